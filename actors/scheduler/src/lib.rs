@@ -1,0 +1,1 @@
+//! The scheduler's deciding code: pure and deterministic, no I/O.

@@ -1,0 +1,1 @@
+//! What lives in the cluster: one module per kind, supervision, event routing.

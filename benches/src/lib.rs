@@ -1,0 +1,1 @@
+//! Benchmarks: criterion benches and the scheduling benchmark program.

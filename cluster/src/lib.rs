@@ -1,0 +1,1 @@
+//! How machines become one cluster: QUIC mesh, gossip membership, identity, consensus, remoting.

@@ -1,0 +1,1 @@
+//! The replicated state machine: objects by key, history by revision, watches; over RocksDB.

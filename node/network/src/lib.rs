@@ -1,0 +1,1 @@
+//! The data plane and cluster DNS: bridge, veth, routes, nftables.

@@ -1,0 +1,1 @@
+//! Starts pods as processes: namespaces, cgroups, images, volumes, logs.

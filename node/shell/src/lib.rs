@@ -1,0 +1,1 @@
+//! The message-based shell and the daily verbs.

@@ -1,0 +1,1 @@
+//! The node process: the binary that is started on every machine.

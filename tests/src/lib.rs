@@ -1,0 +1,1 @@
+//! End-to-end tests over real node processes, and the simulation.
