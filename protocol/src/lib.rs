@@ -15,6 +15,7 @@ pub mod quantity;
 pub mod runtime;
 pub mod selector;
 pub mod store;
+pub mod transport;
 
 pub use identity::{Cause, NodeName, Revision, Uid, UnixMillis};
 pub use key::{Key, Resource};
