@@ -1,1 +1,41 @@
-//! The scheduler's deciding code: pure and deterministic, no I/O.
+//! The scheduler's deciding code: pure and deterministic, no I/O, no clock, no threads of its own.
+//!
+//! Owns the choice of a node for every pending pod, with kube-scheduler's meaning: plugins under their Kubernetes names,
+//! profiles, queues with back-off and event hints, preemption. Called by the scheduler actor, which feeds `Scheduler`
+//! with API objects and carries its `Decision`s out; by the simulation and by the benchmarks. It must never do
+//! anything to the world: the same calls give the same answers.
+//!
+//! ```text
+//! events ──> Scheduler ──> Cluster   nodes, pods, classes of equal pods, counts by topology domain
+//!                     ├──> Queue     active, backing off, unschedulable, gated
+//!                     └──> Cycle     filter, score, choose: the plain path over all nodes
+//! ```
+//!
+//! Invariants: no node is filled above its allocatable by a decision; the sums and counts in `Cluster` equal a recount
+//! after every call; every pending pod of our profiles is in exactly one stage of the queue.
+
+pub mod cluster;
+pub mod config;
+pub mod cycle;
+pub mod decision;
+pub mod diagnosis;
+pub mod framework;
+pub mod intern;
+pub mod node;
+pub mod plugins;
+pub mod pod;
+pub mod quantity;
+pub mod queue;
+pub mod resources;
+pub mod scheduler;
+pub mod selector;
+#[cfg(test)]
+mod testing;
+pub mod topology;
+
+pub use config::{EnabledPlugin, Profile, SchedulerConfiguration};
+pub use decision::{Binding, Decision, Preemption, Unschedulable};
+pub use diagnosis::{Diagnosis, RefusalCount};
+pub use pod::PodKey;
+pub use queue::{QueueLengths, Stage};
+pub use scheduler::{Evaluation, Scheduler, SignatureId};

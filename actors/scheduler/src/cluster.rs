@@ -1,0 +1,604 @@
+//! Owns the state of the cluster as scheduling sees it: nodes, pods, the classes of equal pods, and the change log by
+//! which indexes follow. Called by the `Scheduler` (which alone changes it) and read by plugins. It must keep every
+//! sum and count exact after every call, and must never choose a node.
+
+use crate::intern::{Sym, Symbols};
+use crate::node::{Node, NodeReading};
+use crate::pod::{PodKey, PodSignature, PodTerm};
+use crate::selector::Labels;
+use crate::topology::{
+    CounterId, CounterSpec, TermId, TermKind, TermSpec, Topology, TopologyId, matcher_matches,
+};
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// A node's place in the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u32);
+
+/// A pod's place in the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodId(pub u32);
+
+/// All pods with one signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClassId(pub u32);
+
+/// Where a pod is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Nowhere.
+    Pending,
+    /// Decided here; the store has not confirmed it.
+    Assumed(NodeId),
+    /// Bound, says the store.
+    Bound(NodeId),
+}
+
+impl Placement {
+    /// The node, if there is one.
+    pub fn node(self) -> Option<NodeId> {
+        match self {
+            Self::Pending => None,
+            Self::Assumed(node) | Self::Bound(node) => Some(node),
+        }
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug)]
+pub struct PodRecord {
+    /// Its key.
+    pub key: PodKey,
+    /// Its uid; empty if unknown.
+    pub uid: Box<str>,
+    /// Its class.
+    pub class: ClassId,
+    /// Where it is.
+    pub placement: Placement,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// The node for which preemption nominated it.
+    pub nominated: Option<NodeId>,
+    /// When it started, or was created (milliseconds since 1970).
+    pub started_ms: i64,
+}
+
+/// The pods of one signature, and which counts and terms concern them.
+#[derive(Debug)]
+pub struct Class {
+    /// The signature.
+    pub signature: Arc<PodSignature>,
+    refs: u32,
+    counted_by: Vec<CounterId>,
+    carries: Vec<TermId>,
+    subject_to: Vec<TermId>,
+    /// Changes whenever `subject_to` does.
+    pub(crate) subject_version: u64,
+}
+
+impl Class {
+    /// The terms, carried by pods of any class, that speak of pods of this class.
+    pub fn subject_to(&self) -> &[TermId] {
+        &self.subject_to
+    }
+}
+
+/// The state.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    /// The symbol table.
+    pub symbols: Symbols,
+    nodes: Vec<Node>,
+    node_ids: FxHashMap<Sym, NodeId>,
+    node_vacancies: Vec<NodeId>,
+    nodes_present: usize,
+    pods: Vec<Option<PodRecord>>,
+    pod_vacancies: Vec<PodId>,
+    pod_ids: FxHashMap<PodKey, PodId>,
+    classes: Vec<Option<Class>>,
+    class_vacancies: Vec<ClassId>,
+    class_ids: FxHashMap<Arc<PodSignature>, ClassId>,
+    classes_dropped: Vec<ClassId>,
+    namespaces: FxHashMap<Sym, Labels>,
+    topology: Topology,
+    image_nodes: FxHashMap<Sym, u32>,
+    changes: Vec<NodeId>,
+    changes_before: u64,
+    layout: u64,
+}
+
+impl Cluster {
+    // ---- Reading -------------------------------------------------------------------------------------------------
+
+    /// All node places, also those of absent nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    /// The node of that name, present or not.
+    pub fn node_id(&self, name: Sym) -> Option<NodeId> {
+        self.node_ids.get(&name).copied()
+    }
+
+    /// Number of nodes that the API knows.
+    pub fn nodes_present(&self) -> usize {
+        self.nodes_present
+    }
+
+    /// A pod.
+    pub fn pod(&self, id: PodId) -> &PodRecord {
+        self.pods[id.0 as usize].as_ref().expect("pod ids are used only while the pod is known")
+    }
+
+    /// The pod of that key.
+    pub fn pod_id(&self, key: &PodKey) -> Option<PodId> {
+        self.pod_ids.get(key).copied()
+    }
+
+    /// Number of pods known.
+    pub fn pods_known(&self) -> usize {
+        self.pod_ids.len()
+    }
+
+    /// A class.
+    pub fn class(&self, id: ClassId) -> &Class {
+        self.classes[id.0 as usize].as_ref().expect("class ids are used only while a pod has the class")
+    }
+
+    /// The signature of a pod.
+    pub fn signature(&self, pod: PodId) -> &Arc<PodSignature> {
+        &self.class(self.pod(pod).class).signature
+    }
+
+    /// The topology counts.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// Labels of the namespaces.
+    pub fn namespaces(&self) -> &FxHashMap<Sym, Labels> {
+        &self.namespaces
+    }
+
+    /// Number of nodes that have an image.
+    pub fn nodes_with_image(&self, image: Sym) -> u32 {
+        self.image_nodes.get(&image).copied().unwrap_or(0)
+    }
+
+    /// Counts all changes of nodes; equal positions mean that nothing has changed in between.
+    pub fn position(&self) -> u64 {
+        self.changes_before + self.changes.len() as u64
+    }
+
+    /// Changes when indexes must be built anew rather than follow the change log.
+    pub fn layout(&self) -> u64 {
+        self.layout
+    }
+
+    /// The nodes changed since a position (with repetitions); `None` if the log no longer reaches back that far.
+    pub fn changes_since(&self, position: u64) -> Option<&[NodeId]> {
+        let from = position.checked_sub(self.changes_before)?;
+        self.changes.get(from as usize..)
+    }
+
+    // ---- Nodes ---------------------------------------------------------------------------------------------------
+
+    /// The place of a node, made if the name is new.
+    pub(crate) fn node_place(&mut self, name: Sym) -> NodeId {
+        if let Some(id) = self.node_ids.get(&name) {
+            return *id;
+        }
+        let id = match self.node_vacancies.pop() {
+            Some(id) => {
+                self.nodes[id.0 as usize] = Node::absent(name);
+                id
+            }
+            None => {
+                self.nodes.push(Node::absent(name));
+                NodeId((self.nodes.len() - 1) as u32)
+            }
+        };
+        self.node_ids.insert(name, id);
+        id
+    }
+
+    /// Gives up the place of a node that the API does not know and that no pod names.
+    fn retire(&mut self, id: NodeId) {
+        let node = &self.nodes[id.0 as usize];
+        if !node.present && node.pods.is_empty() && node.nominated.is_empty() {
+            self.node_ids.remove(&node.name);
+            self.node_vacancies.push(id);
+        }
+    }
+
+    /// Sets what the API says of a node; `None` takes it away. True if that changed anything.
+    pub(crate) fn set_node(&mut self, id: NodeId, reading: Option<NodeReading>) -> bool {
+        let slot = id.0 as usize;
+        let node = &self.nodes[slot];
+        if node.present == reading.is_some() && reading.as_ref().is_none_or(|new| *new == node.reading) {
+            return false;
+        }
+        if self.nodes[slot].present {
+            self.count_pods_of(id, false);
+            let flipped = self.topology.detach_node(slot);
+            self.layout += u64::from(flipped);
+            self.nodes[slot].present = false;
+            self.nodes_present -= 1;
+            self.count_images(id, false);
+        }
+        self.nodes[slot].reading = NodeReading::default();
+        if let Some(reading) = reading {
+            self.nodes[slot].reading = reading;
+            self.nodes[slot].present = true;
+            self.nodes_present += 1;
+            let flipped = self.topology.attach_node(&self.symbols, slot, &self.nodes[slot]);
+            self.layout += u64::from(flipped);
+            self.count_pods_of(id, true);
+            self.count_images(id, true);
+        }
+        self.touch(id);
+        self.retire(id);
+        true
+    }
+
+    fn count_images(&mut self, id: NodeId, added: bool) {
+        for (image, _) in &self.nodes[id.0 as usize].reading.images {
+            let nodes = self.image_nodes.entry(*image).or_default();
+            *nodes = if added { *nodes + 1 } else { nodes.saturating_sub(1) };
+            // The spread of an image is part of every node's score for pods that use it.
+            self.layout += 1;
+        }
+    }
+
+    fn count_pods_of(&mut self, id: NodeId, added: bool) {
+        for at in 0..self.nodes[id.0 as usize].pods.len() {
+            let pod = self.nodes[id.0 as usize].pods[at];
+            self.count_pod(pod, id, added);
+        }
+    }
+
+    fn count_pod(&mut self, pod: PodId, node: NodeId, added: bool) {
+        let record = self.pods[pod.0 as usize].as_ref().expect("nodes list known pods only");
+        let class = self.classes[record.class.0 as usize].as_ref().expect("pods have live classes");
+        for counter in &class.counted_by {
+            self.topology.count(*counter, node.0 as usize, record.terminating, added);
+        }
+        for term in &class.carries {
+            self.topology.count_term(*term, node.0 as usize, added);
+        }
+    }
+
+    /// Writes a node into the change log.
+    pub(crate) fn touch(&mut self, id: NodeId) {
+        self.changes.push(id);
+        let kept_max = 4 * self.nodes.len() + 4096;
+        if self.changes.len() > 2 * kept_max {
+            let dropped = self.changes.len() - kept_max;
+            self.changes.drain(..dropped);
+            self.changes_before += dropped as u64;
+        }
+    }
+
+    // ---- Classes -------------------------------------------------------------------------------------------------
+
+    /// The class of a signature, made if it is new. The caller holds one reference.
+    pub(crate) fn hold_class(&mut self, signature: PodSignature) -> ClassId {
+        if let Some(id) = self.class_ids.get(&signature).copied() {
+            self.classes[id.0 as usize].as_mut().expect("indexed classes are live").refs += 1;
+            return id;
+        }
+        let signature = Arc::new(signature);
+        let carries = self.hold_terms(&signature);
+        let counted_by = self
+            .topology
+            .live_counters()
+            .filter(|(_, counter)| self.counts_class(&counter.spec, &signature))
+            .map(|(id, _)| id)
+            .collect();
+        let subject_to = self
+            .topology
+            .live_terms()
+            .filter(|(_, term)| self.speaks_of(&term.spec, &signature))
+            .map(|(id, _)| id)
+            .collect();
+        let class = Class { signature: signature.clone(), refs: 1, counted_by, carries, subject_to, subject_version: 0 };
+        let id = match self.class_vacancies.pop() {
+            Some(id) => {
+                self.classes[id.0 as usize] = Some(class);
+                id
+            }
+            None => {
+                self.classes.push(Some(class));
+                ClassId((self.classes.len() - 1) as u32)
+            }
+        };
+        self.class_ids.insert(signature, id);
+        id
+    }
+
+    /// Holds one more reference to a class.
+    pub(crate) fn hold_class_again(&mut self, id: ClassId) {
+        self.classes[id.0 as usize].as_mut().expect("held classes are live").refs += 1;
+    }
+
+    /// Lets a class go. A class that nobody holds is listed by `take_dropped_classes` and then freed.
+    pub(crate) fn release_class(&mut self, id: ClassId) {
+        let class = self.classes[id.0 as usize].as_mut().expect("released classes are live");
+        class.refs -= 1;
+        if class.refs == 0 {
+            self.classes_dropped.push(id);
+        }
+    }
+
+    /// Frees the classes that nobody holds any more; the caller forgets what it compiled for them.
+    pub(crate) fn take_dropped_classes(&mut self) -> Vec<ClassId> {
+        let mut freed = Vec::new();
+        for id in std::mem::take(&mut self.classes_dropped) {
+            let unheld = self.classes[id.0 as usize].as_ref().is_some_and(|class| class.refs == 0);
+            if !unheld {
+                continue;
+            }
+            let class = self.classes[id.0 as usize].take().expect("looked at above");
+            self.class_ids.remove(&class.signature);
+            for term in class.carries {
+                if self.topology.release_term(term) {
+                    for other in self.classes.iter_mut().flatten() {
+                        if let Some(at) = other.subject_to.iter().position(|t| *t == term) {
+                            other.subject_to.remove(at);
+                            other.subject_version += 1;
+                        }
+                    }
+                }
+            }
+            self.class_vacancies.push(id);
+            freed.push(id);
+        }
+        freed
+    }
+
+    fn hold_terms(&mut self, signature: &PodSignature) -> Vec<TermId> {
+        let mut specs: Vec<(TermKind, &PodTerm)> = Vec::new();
+        specs.extend(signature.affinity_required.iter().map(|term| (TermKind::RequiredAffinity, term)));
+        specs.extend(signature.anti_affinity_required.iter().map(|term| (TermKind::RequiredAntiAffinity, term)));
+        specs.extend(signature.affinity_preferred.iter().map(|(w, term)| (TermKind::Preferred(*w), term)));
+        specs.extend(signature.anti_affinity_preferred.iter().map(|(w, term)| (TermKind::Preferred(-*w), term)));
+        let mut held = Vec::new();
+        for (kind, term) in specs {
+            let key = self.topology.use_key(term.topology_key, &self.nodes);
+            let spec = TermSpec { kind, matcher: term.matcher.clone(), key };
+            let (id, is_new) = self.topology.hold_term(spec.clone());
+            if is_new {
+                self.subject_classes_to(id, &spec);
+            }
+            held.push(id);
+        }
+        held
+    }
+
+    fn subject_classes_to(&mut self, id: TermId, spec: &TermSpec) {
+        for class in self.classes.iter_mut().flatten() {
+            if matcher_matches(&self.symbols, &self.namespaces, &spec.matcher, &class.signature) {
+                class.subject_to.push(id);
+                class.subject_version += 1;
+            }
+        }
+    }
+
+    fn counts_class(&self, spec: &CounterSpec, signature: &PodSignature) -> bool {
+        spec.matchers.iter().all(|m| matcher_matches(&self.symbols, &self.namespaces, m, signature))
+    }
+
+    fn speaks_of(&self, spec: &TermSpec, signature: &PodSignature) -> bool {
+        matcher_matches(&self.symbols, &self.namespaces, &spec.matcher, signature)
+    }
+
+    // ---- Counters ------------------------------------------------------------------------------------------------
+
+    /// Puts a topology key in use.
+    pub fn use_topology_key(&mut self, key: Sym) -> TopologyId {
+        self.topology.use_key(key, &self.nodes)
+    }
+
+    /// Holds a counter, filling it if it is new.
+    pub fn hold_counter(&mut self, spec: CounterSpec) -> CounterId {
+        let (id, is_new) = self.topology.hold_counter(spec.clone());
+        if !is_new {
+            return id;
+        }
+        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
+            self.topology.attach_node_to_counter(&self.symbols, id, slot, node);
+        }
+        let mut counted = vec![false; self.classes.len()];
+        for (at, class) in self.classes.iter_mut().enumerate() {
+            let Some(class) = class else { continue };
+            let all = |m| matcher_matches(&self.symbols, &self.namespaces, m, &class.signature);
+            if spec.matchers.iter().all(all) {
+                class.counted_by.push(id);
+                counted[at] = true;
+            }
+        }
+        for (slot, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.present) {
+            for pod in &node.pods {
+                let record = self.pods[pod.0 as usize].as_ref().expect("nodes list known pods only");
+                if counted[record.class.0 as usize] {
+                    self.topology.count(id, slot, record.terminating, true);
+                }
+            }
+        }
+        id
+    }
+
+    /// Lets a counter go.
+    pub fn release_counter(&mut self, id: CounterId) {
+        if self.topology.release_counter(id) {
+            for class in self.classes.iter_mut().flatten() {
+                class.counted_by.retain(|other| *other != id);
+            }
+        }
+    }
+
+    // ---- Namespaces ----------------------------------------------------------------------------------------------
+
+    /// Sets the labels of a namespace; true if terms with a namespace selector may now speak of other pods.
+    pub(crate) fn set_namespace(&mut self, name: Sym, labels: Option<Labels>) -> bool {
+        let old = match labels {
+            Some(labels) => self.namespaces.insert(name, labels),
+            None => self.namespaces.remove(&name),
+        };
+        if old.as_ref().map(Vec::as_slice) == self.namespaces.get(&name).map(Vec::as_slice) {
+            return false;
+        }
+        let concerned = self.classes.iter().flatten().any(|class| class.signature.namespace == name);
+        let by_selector = |matcher: &crate::pod::PodMatcher| matcher.namespace_selector.is_some();
+        let selectors = self.topology.live_terms().any(|(_, term)| by_selector(&term.spec.matcher))
+            || self.topology.live_counters().any(|(_, c)| c.spec.matchers.iter().any(by_selector));
+        if concerned && selectors {
+            self.match_classes_anew();
+        }
+        concerned && selectors
+    }
+
+    fn match_classes_anew(&mut self) {
+        let present: Vec<NodeId> =
+            (0..self.nodes.len() as u32).map(NodeId).filter(|id| self.node(*id).present).collect();
+        for node in &present {
+            self.count_pods_of(*node, false);
+        }
+        for at in 0..self.classes.len() {
+            let Some(class) = &self.classes[at] else { continue };
+            let signature = class.signature.clone();
+            let counted_by =
+                self.topology.live_counters().filter(|(_, c)| self.counts_class(&c.spec, &signature)).map(|(id, _)| id);
+            let counted_by = counted_by.collect();
+            let subject_to =
+                self.topology.live_terms().filter(|(_, t)| self.speaks_of(&t.spec, &signature)).map(|(id, _)| id);
+            let subject_to = subject_to.collect();
+            let class = self.classes[at].as_mut().expect("looked at above");
+            class.counted_by = counted_by;
+            class.subject_to = subject_to;
+            class.subject_version += 1;
+        }
+        for node in &present {
+            self.count_pods_of(*node, true);
+        }
+        self.layout += 1;
+    }
+
+    // ---- Pods ----------------------------------------------------------------------------------------------------
+
+    /// Takes a pod in, pending. The class reference passes to the record.
+    pub(crate) fn insert_pod(&mut self, record: PodRecord) -> PodId {
+        let key = record.key.clone();
+        let id = match self.pod_vacancies.pop() {
+            Some(id) => {
+                self.pods[id.0 as usize] = Some(record);
+                id
+            }
+            None => {
+                self.pods.push(Some(record));
+                PodId((self.pods.len() - 1) as u32)
+            }
+        };
+        self.pod_ids.insert(key, id);
+        id
+    }
+
+    /// Takes a pod out; it must not be on a node.
+    pub(crate) fn delete_pod(&mut self, id: PodId) -> PodRecord {
+        let record = self.pods[id.0 as usize].take().expect("deleted pods are known");
+        assert!(record.placement == Placement::Pending, "a pod leaves its node before it is forgotten");
+        self.pod_ids.remove(&record.key);
+        self.pod_vacancies.push(id);
+        self.release_class(record.class);
+        record
+    }
+
+    /// Puts a pending pod on a node, or confirms an assumed one.
+    pub(crate) fn place(&mut self, id: PodId, placement: Placement) {
+        let old = self.pod(id).placement;
+        if old.node() != placement.node() {
+            self.lift(id);
+            if let Some(node) = placement.node() {
+                let signature = self.signature(id).clone();
+                self.nodes[node.0 as usize].add(id, &signature);
+                if self.nodes[node.0 as usize].present {
+                    self.count_pod(id, node, true);
+                }
+                self.touch(node);
+            }
+        }
+        self.pod_mut(id).placement = placement;
+    }
+
+    /// Takes a pod off its node.
+    pub(crate) fn lift(&mut self, id: PodId) {
+        if let Some(node) = self.pod(id).placement.node() {
+            self.lift_from(id, node);
+            self.retire(node);
+        }
+    }
+
+    fn lift_from(&mut self, id: PodId, node: NodeId) {
+        let signature = self.signature(id).clone();
+        if self.nodes[node.0 as usize].present {
+            self.count_pod(id, node, false);
+        }
+        self.nodes[node.0 as usize].remove(id, &signature);
+        self.pod_mut(id).placement = Placement::Pending;
+        self.touch(node);
+    }
+
+    /// Nominates a pod for a node, or takes the nomination back.
+    pub(crate) fn nominate(&mut self, id: PodId, node: Option<NodeId>) {
+        let old = self.pod(id).nominated;
+        if old == node {
+            return;
+        }
+        if let Some(old) = old {
+            self.nodes[old.0 as usize].nominated.retain(|other| *other != id);
+            self.touch(old);
+            self.retire(old);
+        }
+        if let Some(new) = node {
+            self.nodes[new.0 as usize].nominated.push(id);
+            self.touch(new);
+        }
+        self.pod_mut(id).nominated = node;
+    }
+
+    /// Changes a pod's class (its labels or resources were updated) in place. The new reference passes in.
+    pub(crate) fn set_class(&mut self, id: PodId, class: ClassId) {
+        let placement = self.pod(id).placement;
+        if let Some(node) = placement.node() {
+            self.lift_from(id, node);
+        }
+        let old = self.pod(id).class;
+        self.pod_mut(id).class = class;
+        self.release_class(old);
+        self.place(id, placement);
+    }
+
+    /// Marks a pod as being deleted.
+    pub(crate) fn set_terminating(&mut self, id: PodId) {
+        let placement = self.pod(id).placement;
+        if self.pod(id).terminating {
+            return;
+        }
+        if let Some(node) = placement.node() {
+            self.lift_from(id, node);
+        }
+        self.pod_mut(id).terminating = true;
+        self.place(id, placement);
+    }
+
+    /// The record of a pod, for changes that no sum depends on.
+    pub(crate) fn pod_mut(&mut self, id: PodId) -> &mut PodRecord {
+        self.pods[id.0 as usize].as_mut().expect("pod ids are used only while the pod is known")
+    }
+}

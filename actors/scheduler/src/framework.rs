@@ -1,0 +1,267 @@
+//! Owns the contract between the scheduler and its plugins, with Kubernetes' extension points. Called by the
+//! `Scheduler`; implemented by every file in `plugins/` and by third parties. It must stay free of any one plugin's
+//! knowledge.
+//!
+//! A plugin is asked once for each pod signature (`Plugin::compile`, the static part of PreFilter and PreScore) and
+//! answers with a `Rule`, which then filters and scores nodes. A rule says how far its answers reach (`Reach`):
+//!
+//! - `Node`: the answer reads only the node itself (and the signature). It changes only when that node does.
+//! - `Site`: the answer reads a few numbers that the rule derives from a node (its *site*: a domain, a count) and
+//!   state that all nodes share (counts by domain). Nodes with equal sites get equal answers, so the scheduler asks once
+//!   for each distinct site rather than for each node.
+//! - `Cluster`: the answer may read anything. Always right, never indexed; the default of a third party's rule.
+//!
+//! With `Node` and `Site` rules only, the scheduler keeps an index by class of pods, and a pod costs O(log nodes + sites).
+
+use crate::cluster::{ClassId, Cluster, NodeId, PodId};
+use crate::diagnosis::Reason;
+use crate::intern::Sym;
+use crate::node::{Node, NodeReading};
+use crate::pod::PodSignature;
+use std::sync::Arc;
+
+/// The largest score that a plugin gives a node, after normalisation.
+pub const MAX_NODE_SCORE: i64 = 100;
+
+/// What rules read.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// The class of the pod that is being placed.
+    pub class: ClassId,
+    /// Its signature.
+    pub signature: &'a PodSignature,
+    /// The pod itself, so that its own nomination is not counted against it; `None` for questions about a class.
+    pub pod: Option<PodId>,
+}
+
+impl<'a> Context<'a> {
+    /// The pods that preemption nominated for a node and that go before this one: their place counts as taken.
+    pub fn nominated_before(&self, node: &'a Node) -> impl Iterator<Item = &'a Arc<PodSignature>> {
+        let cx = *self;
+        node.nominated
+            .iter()
+            .filter(move |other| Some(**other) != cx.pod)
+            .map(move |other| cx.cluster.signature(*other))
+            .filter(move |other| other.priority >= cx.signature.priority)
+    }
+}
+
+/// How far the answers of a rule reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The rule has no such answers.
+    None,
+    /// They read the node.
+    Node,
+    /// They read the node's site.
+    Site,
+    /// They read anything.
+    Cluster,
+}
+
+/// What a filter says of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The pod may go there.
+    Fits,
+    /// It may not, but it might if other pods left (Kubernetes: Unschedulable).
+    Refused,
+    /// It may not, whoever leaves (Kubernetes: UnschedulableAndUnresolvable).
+    NeverFits,
+}
+
+/// Where filters put their reasons.
+#[derive(Debug, Default)]
+pub struct Reasons {
+    /// What was said, in order.
+    pub said: Vec<Reason>,
+    /// Nobody listens: the caller wants the verdict only.
+    pub muted: bool,
+}
+
+impl Reasons {
+    /// Says a reason.
+    pub fn say(&mut self, reason: Reason) {
+        if !self.muted {
+            self.said.push(reason);
+        }
+    }
+}
+
+/// The site of a node: numbers that stand for everything that a `Site` rule reads of it.
+pub type Site = Vec<i64>;
+
+/// The sites among which `pre_score` looks: each with the number of feasible nodes that share it.
+pub type Sites<'a> = [(&'a [i64], u32)];
+
+/// What a plugin has to say about pods of one signature.
+pub trait Rule: Send + Sync {
+    /// How far `filter_node` (Node, Cluster) or `filter_site` (Site) reaches.
+    fn filters(&self) -> Reach {
+        Reach::None
+    }
+
+    /// How far `score_node` (Node, Cluster) or `score_site` (Site) reaches.
+    fn scores(&self) -> Reach {
+        Reach::None
+    }
+
+    /// The only nodes that need to be looked at (PreFilter's result); `None` for all.
+    fn only_nodes(&self) -> Option<&[Sym]> {
+        None
+    }
+
+    /// Filter, for rules that read the node.
+    fn filter_node(&self, _cx: &Context<'_>, _node: &Node, _reasons: &mut Reasons) -> Verdict {
+        Verdict::Fits
+    }
+
+    /// Score, for rules that read the node. `Node` scores are final, from 0 to 100; `Cluster` scores are normalised.
+    fn score_node(&self, _cx: &Context<'_>, _node: &Node) -> i64 {
+        0
+    }
+
+    /// Appends the node's site. Every call for one class, between two changes of the layout, appends equally many numbers.
+    fn site(&self, _cx: &Context<'_>, _id: NodeId, _node: &Node, _site: &mut Site) {}
+
+    /// Filter, for rules that read the site.
+    fn filter_site(&self, _cx: &Context<'_>, _site: &[i64], _reasons: &mut Reasons) -> Verdict {
+        Verdict::Fits
+    }
+
+    /// PreScore: looks at the sites of all feasible nodes and leaves what `score_site` needs in `scratch`.
+    fn pre_score(&self, _cx: &Context<'_>, _sites: &Sites<'_>, _scratch: &mut Vec<f64>) {}
+
+    /// Score, for rules that read the site: a raw score, or `None` for a node that takes no part in normalisation and
+    /// ends with 0.
+    fn score_site(&self, _cx: &Context<'_>, _site: &[i64], _scratch: &[f64]) -> Option<i64> {
+        None
+    }
+
+    /// NormalizeScore: from a raw score and the least and greatest raw scores to 0..100.
+    fn normalize(&self, raw: i64, _least: i64, _greatest: i64) -> i64 {
+        raw
+    }
+
+    /// Lets go of the counters that `compile` held.
+    fn release(&self, _cluster: &mut Cluster) {}
+}
+
+/// Kubernetes' DefaultNormalizeScore: in proportion to the greatest, reversed if a small raw score is good.
+pub fn default_normalize(raw: i64, greatest: i64, reverse: bool) -> i64 {
+    if greatest == 0 {
+        return if reverse { MAX_NODE_SCORE } else { 0 };
+    }
+    let score = raw * MAX_NODE_SCORE / greatest;
+    if reverse { MAX_NODE_SCORE - score } else { score }
+}
+
+/// What `compile` answers.
+pub enum Compiled {
+    /// The plugin has nothing to say about these pods.
+    Skip,
+    /// It has.
+    Rule(Box<dyn Rule>),
+    /// PreFilter refuses these pods on every node, with this message.
+    Refuse(String),
+}
+
+/// Something that happened and that may make a waiting pod schedulable.
+#[derive(Clone, Copy, Debug)]
+pub enum ClusterEvent<'a> {
+    /// A node was added, or became known after its pods.
+    NodeAdded(&'a Node),
+    /// A node was changed.
+    NodeChanged {
+        /// As it was.
+        before: &'a NodeReading,
+        /// As it is.
+        node: &'a Node,
+    },
+    /// A node was removed.
+    NodeRemoved,
+    /// A pod came to a node.
+    PodPlaced(&'a PodSignature),
+    /// A pod left a node.
+    PodLifted(&'a PodSignature),
+    /// A pod on a node changed its signature, or began to be deleted.
+    PodChanged {
+        /// As it was.
+        before: &'a PodSignature,
+        /// As it is.
+        after: &'a PodSignature,
+    },
+    /// The labels of a namespace changed.
+    NamespaceChanged,
+    /// A pod group came, changed, or got another member.
+    GroupChanged(Sym),
+}
+
+/// The place of a pod in the active queue: the least goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct QueueKey(pub i64, pub u64);
+
+/// What PostFilter achieved for a pod that fits nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostFilterOutcome {
+    /// The plugin does not take part.
+    Skipped,
+    /// Nothing could be done; the message says why.
+    Failed(String),
+    /// The pod will fit on this node when the victims are gone.
+    Nominated {
+        /// The node.
+        node: NodeId,
+        /// The pods to evict, the least important last.
+        victims: Vec<PodId>,
+    },
+}
+
+/// A pod that fits nowhere, for PostFilter.
+pub struct Unplaced<'a> {
+    /// The pod.
+    pub pod: PodId,
+    /// Its class.
+    pub class: ClassId,
+    /// Its signature.
+    pub signature: Arc<PodSignature>,
+    /// The rules of its class.
+    pub rules: &'a crate::cycle::CompiledClass,
+    /// The nodes where it might fit if other pods left, in the order of node places.
+    pub candidates: &'a [NodeId],
+    /// A number from the seed, for choices that do not matter.
+    pub chance: u64,
+}
+
+/// A plugin. One file and one registration (`Profile::plugins`) make a new one.
+pub trait Plugin: Send + Sync {
+    /// Its name, as in a KubeSchedulerConfiguration.
+    fn name(&self) -> &'static str;
+
+    /// PreEnqueue: why a pod with these gates must not be queued yet, if it must not.
+    fn holds_back(&self, _gates: &[Box<str>]) -> Option<String> {
+        None
+    }
+
+    /// QueueSort: the place of a pod that entered the queue as the `entered`th; `None` if the plugin does not sort.
+    fn queue_key(&self, _signature: &PodSignature, _entered: u64) -> Option<QueueKey> {
+        None
+    }
+
+    /// PreFilter and PreScore, as far as they depend on the signature only.
+    fn compile(&self, _cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
+        Compiled::Skip
+    }
+
+    /// Queueing hint: whether an event may make pods of a signature schedulable that this plugin refused.
+    fn may_help(&self, _cluster: &Cluster, _event: &ClusterEvent<'_>, _signature: &PodSignature) -> bool {
+        true
+    }
+
+    /// PostFilter: makes room. It may move pods in the state to try things out, and must put them back.
+    fn post_filter(&self, _cluster: &mut Cluster, _unplaced: &Unplaced<'_>) -> PostFilterOutcome {
+        PostFilterOutcome::Skipped
+    }
+}

@@ -1,0 +1,17 @@
+//! SchedulingGates (PreEnqueue): a pod with `spec.schedulingGates` does not enter the queue. No difference from
+//! kube-scheduler is intended. It must never look at nodes.
+
+use crate::framework::Plugin;
+
+/// The plugin.
+pub struct SchedulingGates;
+
+impl Plugin for SchedulingGates {
+    fn name(&self) -> &'static str {
+        "SchedulingGates"
+    }
+
+    fn holds_back(&self, gates: &[Box<str>]) -> Option<String> {
+        (!gates.is_empty()).then(|| format!("waiting for scheduling gates: [{}]", gates.join(" ")))
+    }
+}

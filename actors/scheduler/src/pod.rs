@@ -1,0 +1,498 @@
+//! Owns what scheduling reads of a pod: its key, its signature (everything that decides where it may go, interned, so
+//! that pods made from one template share it) and the reading of both from the API's object. Called by the cluster
+//! state. It must keep out of the signature whatever differs between the replicas of one template but decides
+//! nothing (name, uid, environment), because every distinct signature costs memory and its own index.
+
+use crate::intern::{Sym, Symbols};
+use crate::quantity;
+use crate::resources::{DEFAULT_SCORED_CPU_MILLI, DEFAULT_SCORED_MEMORY_BYTES, Resources};
+use crate::selector::{LabelSelector, Labels, NodeRequirements, NodeSelectorTerm, Operator, Requirement, Toleration, label};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+/// A pod's namespace and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodKey(Arc<str>);
+
+impl PodKey {
+    /// The key of a pod.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self(format!("{namespace}/{name}").into())
+    }
+
+    /// The key of an API object; an absent namespace is `default`.
+    pub fn of(pod: &core::Pod) -> Self {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        Self::new(namespace, pod.metadata.name.as_deref().unwrap_or_default())
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        self.0.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(_, name)| name)
+    }
+
+    /// `namespace/name`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A port of the node that a container takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Address; the symbol of `0.0.0.0` stands for all.
+    pub ip: Sym,
+    /// Whether `ip` stands for all addresses.
+    pub any_ip: bool,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Sym,
+    /// Number.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether two uses cannot share a node.
+    pub fn conflicts(&self, other: &HostPort) -> bool {
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.any_ip || other.any_ip || self.ip == other.ip)
+    }
+}
+
+/// Which pods a term speaks of: those in the namespaces that the selector selects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodMatcher {
+    /// Namespaces by name (sorted).
+    pub namespaces: Vec<Sym>,
+    /// Namespaces by their labels.
+    pub namespace_selector: Option<LabelSelector>,
+    /// Pods by their labels; `None` selects nothing.
+    pub selector: Option<LabelSelector>,
+}
+
+/// One term of pod affinity or anti-affinity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodTerm {
+    /// The pods it speaks of.
+    pub matcher: PodMatcher,
+    /// The node label that makes a topology domain.
+    pub topology_key: Sym,
+}
+
+/// A topology spread constraint.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct SpreadConstraint {
+    /// How uneven domains may be.
+    pub max_skew: i32,
+    /// The node label that makes a domain.
+    pub topology_key: Sym,
+    /// `DoNotSchedule` if true, `ScheduleAnyway` otherwise.
+    pub hard: bool,
+    /// The pods that are counted, all in the pod's namespace.
+    pub matcher: PodMatcher,
+    /// Below this number of domains the least count is taken as zero.
+    pub min_domains: i32,
+    /// Count only nodes that meet the pod's node selector and affinity.
+    pub honor_affinity: bool,
+    /// Count only nodes whose taints the pod tolerates.
+    pub honor_taints: bool,
+}
+
+/// Everything about a pod that decides where it may go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PodSignature {
+    /// Namespace.
+    pub namespace: Sym,
+    /// Labels.
+    pub labels: Labels,
+    /// The profile that schedules it.
+    pub scheduler_name: Sym,
+    /// Priority; the larger goes first.
+    pub priority: i32,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+    /// What it requests.
+    pub requests: Resources,
+    /// Milli-cpu that scoring sees: containers without a request count 100.
+    pub scored_cpu_milli: i64,
+    /// Bytes of memory that scoring sees: containers without a request count 200 MiB.
+    pub scored_memory_bytes: i64,
+    /// The only node that it may go to. Set by what-if questions; in the API a pod with `spec.nodeName` is bound already.
+    pub required_node: Option<Sym>,
+    /// Node selector and required node affinity.
+    pub node_requirements: NodeRequirements,
+    /// Preferred node affinity: weight and term.
+    pub node_preferences: Vec<(i32, NodeSelectorTerm)>,
+    /// Tolerations.
+    pub tolerations: Vec<Toleration>,
+    /// Host ports.
+    pub host_ports: Vec<HostPort>,
+    /// Required pod affinity.
+    pub affinity_required: Vec<PodTerm>,
+    /// Preferred pod affinity.
+    pub affinity_preferred: Vec<(i32, PodTerm)>,
+    /// Required pod anti-affinity.
+    pub anti_affinity_required: Vec<PodTerm>,
+    /// Preferred pod anti-affinity.
+    pub anti_affinity_preferred: Vec<(i32, PodTerm)>,
+    /// Topology spread constraints.
+    pub spread: Vec<SpreadConstraint>,
+    /// Images of the containers, with a tag.
+    pub images: Vec<Sym>,
+    /// The pod group (gang) it belongs to.
+    pub group: Option<Sym>,
+}
+
+/// What one version of an API object says.
+#[derive(Clone, Debug)]
+pub struct PodReading {
+    /// Its uid, empty if the object has none.
+    pub uid: Box<str>,
+    /// Its signature.
+    pub signature: PodSignature,
+    /// The node it is bound to.
+    pub node: Option<Sym>,
+    /// The node for which preemption nominated it.
+    pub nominated_node: Option<Sym>,
+    /// Scheduling gates that hold it back.
+    pub gates: Vec<Box<str>>,
+    /// It has succeeded or failed: it holds no resources.
+    pub terminal: bool,
+    /// It is being deleted.
+    pub terminating: bool,
+    /// When it started, or was created (milliseconds since 1970).
+    pub started_ms: i64,
+}
+
+/// Reads an API object.
+pub fn read_pod(symbols: &mut Symbols, pod: &core::Pod) -> PodReading {
+    let empty = core::PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let status = pod.status.as_ref();
+    let non_empty = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
+    let time_ms = |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map(|t| t.0.as_millisecond());
+    PodReading {
+        uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+        signature: signature(symbols, pod, spec),
+        node: non_empty(spec.node_name.as_ref()).map(|name| symbols.intern(&name)),
+        nominated_node: non_empty(status.and_then(|s| s.nominated_node_name.as_ref())).map(|name| symbols.intern(&name)),
+        gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.as_str().into()).collect(),
+        terminal: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
+        terminating: pod.metadata.deletion_timestamp.is_some(),
+        started_ms: time_ms(status.and_then(|s| s.start_time.as_ref()))
+            .or_else(|| time_ms(pod.metadata.creation_timestamp.as_ref()))
+            .unwrap_or(0),
+    }
+}
+
+fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> PodSignature {
+    let namespace = symbols.intern(pod.metadata.namespace.as_deref().unwrap_or("default"));
+    let labels = read_labels(symbols, pod.metadata.labels.as_ref());
+    let (requests, scored_cpu_milli, scored_memory_bytes) = pod_requests(symbols, spec);
+    let affinity = spec.affinity.as_ref();
+    let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
+    let mut selector: Labels =
+        spec.node_selector.iter().flatten().map(|(k, v)| (symbols.intern(k), symbols.intern(v))).collect();
+    selector.sort_unstable();
+    let required = node_affinity
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+        .map(|s| s.node_selector_terms.iter().map(|term| NodeSelectorTerm::parse(symbols, term)).collect());
+    let node_preferences = node_affinity
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|p| (p.weight, NodeSelectorTerm::parse(symbols, &p.preference)))
+        .collect();
+    let own = Own { namespace, labels: &labels };
+    let pod_affinity = affinity.and_then(|a| a.pod_affinity.as_ref());
+    let anti_affinity = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
+    PodSignature {
+        scheduler_name: symbols.intern(spec.scheduler_name.as_deref().unwrap_or("default-scheduler")),
+        priority: spec.priority.unwrap_or(0),
+        never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+        requests,
+        scored_cpu_milli,
+        scored_memory_bytes,
+        required_node: None,
+        node_requirements: NodeRequirements { selector, required },
+        node_preferences,
+        tolerations: spec.tolerations.iter().flatten().map(|t| Toleration::parse(symbols, t)).collect(),
+        host_ports: host_ports(symbols, spec),
+        affinity_required: required_terms(
+            symbols,
+            &own,
+            pod_affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()),
+        ),
+        affinity_preferred: preferred_terms(
+            symbols,
+            &own,
+            pod_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()),
+        ),
+        anti_affinity_required: required_terms(
+            symbols,
+            &own,
+            anti_affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref()),
+        ),
+        anti_affinity_preferred: preferred_terms(
+            symbols,
+            &own,
+            anti_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_deref()),
+        ),
+        spread: spec
+            .topology_spread_constraints
+            .iter()
+            .flatten()
+            .map(|constraint| spread_constraint(symbols, &own, constraint))
+            .collect(),
+        images: images(symbols, spec),
+        group: spec
+            .scheduling_group
+            .as_ref()
+            .and_then(|group| group.pod_group_name.as_ref())
+            .map(|name| symbols.intern(&format!("{}/{name}", pod.metadata.namespace.as_deref().unwrap_or("default")))),
+        namespace,
+        labels,
+    }
+}
+
+/// Reads a label map into sorted symbols.
+pub fn read_labels(symbols: &mut Symbols, labels: Option<&BTreeMap<String, String>>) -> Labels {
+    let mut read: Labels = labels.into_iter().flatten().map(|(k, v)| (symbols.intern(k), symbols.intern(v))).collect();
+    read.sort_unstable();
+    read
+}
+
+struct Own<'a> {
+    namespace: Sym,
+    labels: &'a Labels,
+}
+
+fn required_terms(symbols: &mut Symbols, own: &Own<'_>, terms: Option<&[core::PodAffinityTerm]>) -> Vec<PodTerm> {
+    terms.into_iter().flatten().map(|term| pod_term(symbols, own, term)).collect()
+}
+
+fn preferred_terms(
+    symbols: &mut Symbols,
+    own: &Own<'_>,
+    terms: Option<&[core::WeightedPodAffinityTerm]>,
+) -> Vec<(i32, PodTerm)> {
+    terms.into_iter().flatten().map(|term| (term.weight, pod_term(symbols, own, &term.pod_affinity_term))).collect()
+}
+
+fn pod_term(symbols: &mut Symbols, own: &Own<'_>, term: &core::PodAffinityTerm) -> PodTerm {
+    let mut namespaces: Vec<Sym> = term.namespaces.iter().flatten().map(|name| symbols.intern(name)).collect();
+    if namespaces.is_empty() && term.namespace_selector.is_none() {
+        namespaces.push(own.namespace);
+    }
+    namespaces.sort_unstable();
+    namespaces.dedup();
+    let mut selector = term.label_selector.as_ref().map(|s| LabelSelector::parse(symbols, s));
+    add_label_keys(symbols, own, &mut selector, term.match_label_keys.as_deref(), false);
+    add_label_keys(symbols, own, &mut selector, term.mismatch_label_keys.as_deref(), true);
+    PodTerm {
+        matcher: PodMatcher {
+            namespaces,
+            namespace_selector: term.namespace_selector.as_ref().map(|s| LabelSelector::parse(symbols, s)),
+            selector,
+        },
+        topology_key: symbols.intern(&term.topology_key),
+    }
+}
+
+/// `matchLabelKeys` and `mismatchLabelKeys`: the pod's own value of a key becomes a requirement. The API server of
+/// Kubernetes does the same at creation; doing it again changes nothing.
+fn add_label_keys(
+    symbols: &mut Symbols,
+    own: &Own<'_>,
+    selector: &mut Option<LabelSelector>,
+    keys: Option<&[String]>,
+    mismatch: bool,
+) {
+    let Some(selector) = selector else { return };
+    for key in keys.into_iter().flatten() {
+        let key = symbols.intern(key);
+        let Some(value) = label(own.labels, key) else { continue };
+        let operator = if mismatch { Operator::NotIn(vec![value]) } else { Operator::In(vec![value]) };
+        let requirement = Requirement { key, operator };
+        if !selector.requirements.contains(&requirement) {
+            selector.requirements.push(requirement);
+        }
+    }
+    selector.requirements.sort_by_key(|requirement| requirement.key);
+}
+
+fn spread_constraint(symbols: &mut Symbols, own: &Own<'_>, c: &core::TopologySpreadConstraint) -> SpreadConstraint {
+    let mut selector = c.label_selector.as_ref().map(|s| LabelSelector::parse(symbols, s));
+    add_label_keys(symbols, own, &mut selector, c.match_label_keys.as_deref(), false);
+    SpreadConstraint {
+        max_skew: c.max_skew,
+        topology_key: symbols.intern(&c.topology_key),
+        hard: c.when_unsatisfiable != "ScheduleAnyway",
+        matcher: PodMatcher { namespaces: vec![own.namespace], namespace_selector: None, selector },
+        min_domains: c.min_domains.unwrap_or(1),
+        honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
+        honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
+    }
+}
+
+/// An image name with a tag or digest, as nodes report it.
+pub fn normalized_image(name: &str) -> String {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    if last.contains(':') || last.contains('@') { name.to_owned() } else { format!("{name}:latest") }
+}
+
+fn images(symbols: &mut Symbols, spec: &core::PodSpec) -> Vec<Sym> {
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let names = containers.map(|container| container.image.as_deref().unwrap_or_default());
+    names.map(|name| symbols.intern(&normalized_image(name))).collect()
+}
+
+fn is_sidecar(container: &core::Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+fn host_ports(symbols: &mut Symbols, spec: &core::PodSpec) -> Vec<HostPort> {
+    let host_network = spec.host_network == Some(true);
+    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+    let mut taken = Vec::new();
+    for port in sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten()) {
+        // The API server defaults the host port of a host-network pod to the container's port.
+        let number = port.host_port.unwrap_or(if host_network { port.container_port } else { 0 });
+        if number <= 0 {
+            continue;
+        }
+        let ip = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+        taken.push(HostPort {
+            ip: symbols.intern(ip),
+            any_ip: ip == "0.0.0.0",
+            protocol: symbols.intern(port.protocol.as_deref().filter(|p| !p.is_empty()).unwrap_or("TCP")),
+            port: number,
+        });
+    }
+    taken
+}
+
+/// What is asked for, and which of cpu and memory were named.
+#[derive(Default, Clone)]
+struct Asked {
+    requests: Resources,
+    scored_cpu_milli: i64,
+    scored_memory_bytes: i64,
+}
+
+impl Asked {
+    fn add(&mut self, other: &Asked) {
+        self.requests.add(&other.requests);
+        self.scored_cpu_milli = self.scored_cpu_milli.saturating_add(other.scored_cpu_milli);
+        self.scored_memory_bytes = self.scored_memory_bytes.saturating_add(other.scored_memory_bytes);
+    }
+
+    fn raise_to(&mut self, other: &Asked) {
+        self.requests.raise_to(&other.requests);
+        self.scored_cpu_milli = self.scored_cpu_milli.max(other.scored_cpu_milli);
+        self.scored_memory_bytes = self.scored_memory_bytes.max(other.scored_memory_bytes);
+    }
+}
+
+/// Reads a list of resources; unreadable amounts count as nothing (the API refuses them before they get here).
+pub fn read_resources<'a>(symbols: &mut Symbols, list: impl Iterator<Item = (&'a String, &'a Quantity)>) -> Resources {
+    let mut resources = Resources::default();
+    for (name, amount) in list {
+        match name.as_str() {
+            "cpu" => resources.cpu_milli = quantity::milli(&amount.0).unwrap_or(0),
+            "memory" => resources.memory_bytes = quantity::whole(&amount.0).unwrap_or(0),
+            "ephemeral-storage" => resources.ephemeral_bytes = quantity::whole(&amount.0).unwrap_or(0),
+            "pods" => {}
+            _ => {
+                let sym = symbols.intern(name);
+                resources.set_extended(sym, quantity::whole(&amount.0).unwrap_or(0));
+            }
+        }
+    }
+    resources
+}
+
+fn container_asked(symbols: &mut Symbols, container: &core::Container) -> Asked {
+    let mut named: BTreeMap<&String, &Quantity> = BTreeMap::new();
+    if let Some(resources) = &container.resources {
+        // The API server defaults absent requests to the limits.
+        named.extend(resources.limits.iter().flatten());
+        named.extend(resources.requests.iter().flatten());
+    }
+    let mut requests = read_resources(symbols, named.iter().map(|(name, amount)| (*name, *amount)));
+    requests.extended.retain(|(_, amount)| *amount != 0);
+    let has = |name: &str| named.keys().any(|key| key.as_str() == name);
+    Asked {
+        scored_cpu_milli: if has("cpu") { requests.cpu_milli } else { DEFAULT_SCORED_CPU_MILLI },
+        scored_memory_bytes: if has("memory") { requests.memory_bytes } else { DEFAULT_SCORED_MEMORY_BYTES },
+        requests,
+    }
+}
+
+/// A pod's requests as Kubernetes computes them: the containers and sidecars together, or the most that any step of
+/// the init phase needs (an init container with the sidecars started before it), and the overhead on top.
+fn pod_requests(symbols: &mut Symbols, spec: &core::PodSpec) -> (Resources, i64, i64) {
+    let mut running = Asked::default();
+    for container in &spec.containers {
+        running.add(&container_asked(symbols, container));
+    }
+    let mut sidecars = Asked::default();
+    let mut initialising = Asked::default();
+    for container in spec.init_containers.iter().flatten() {
+        let mut step = container_asked(symbols, container);
+        if is_sidecar(container) {
+            sidecars.add(&step);
+            step = sidecars.clone();
+        } else {
+            step.add(&sidecars);
+        }
+        initialising.raise_to(&step);
+    }
+    running.add(&sidecars);
+    running.raise_to(&initialising);
+    if let Some(pod_level) = spec.resources.as_ref() {
+        apply_pod_level(symbols, pod_level, &mut running);
+    }
+    let overhead = read_resources(symbols, spec.overhead.iter().flatten());
+    running.scored_cpu_milli = running.scored_cpu_milli.saturating_add(overhead.cpu_milli);
+    running.scored_memory_bytes = running.scored_memory_bytes.saturating_add(overhead.memory_bytes);
+    running.requests.add(&overhead);
+    running.requests.extended.retain(|(_, amount)| *amount != 0);
+    (running.requests, running.scored_cpu_milli, running.scored_memory_bytes)
+}
+
+/// `spec.resources`: what is requested for the whole pod replaces the sum over its containers.
+fn apply_pod_level(symbols: &mut Symbols, pod_level: &core::ResourceRequirements, asked: &mut Asked) {
+    let read = read_resources(symbols, pod_level.requests.iter().flatten());
+    for name in pod_level.requests.iter().flatten().map(|(name, _)| name.as_str()) {
+        match name {
+            "cpu" => {
+                asked.requests.cpu_milli = read.cpu_milli;
+                asked.scored_cpu_milli = read.cpu_milli;
+            }
+            "memory" => {
+                asked.requests.memory_bytes = read.memory_bytes;
+                asked.scored_memory_bytes = read.memory_bytes;
+            }
+            name if name.starts_with("hugepages-") => {
+                let sym = symbols.intern(name);
+                asked.requests.set_extended(sym, read.extended_amount(sym));
+            }
+            _ => {}
+        }
+    }
+}
