@@ -16,6 +16,9 @@ mod memory_store;
 mod replica;
 mod watch;
 
+#[cfg(feature = "rocksdb")]
+mod rocks;
+
 pub use backend::{Backend, BackendError, Batch, Keep, State, View, Visit, VisitEvent};
 pub use list::list;
 pub use machine::{Applied, Machine, Staging};
@@ -23,3 +26,6 @@ pub use memory::MemoryBackend;
 pub use memory_store::MemoryStore;
 pub use replica::Replica;
 pub use watch::{Hub, QUEUE_EVENTS_MAX};
+
+#[cfg(feature = "rocksdb")]
+pub use rocks::{RocksBackend, RocksOptions};

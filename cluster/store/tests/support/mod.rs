@@ -1,7 +1,5 @@
-//! Objects and proposals for the store's tests, and a model of the store that remembers every past state.
+//! Objects, proposals and random histories for the store's tests.
 #![allow(dead_code)] // each test program uses a part of it
-
-use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use protocol::store::{Precondition, Proposal, Write};
@@ -92,10 +90,4 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Reopen),
     ];
     prop::collection::vec(step, 1..25)
-}
-
-/// Every past state, recorded as it was: key to body.
-#[derive(Default)]
-pub struct Past {
-    pub states: BTreeMap<Revision, BTreeMap<Key, Vec<u8>>>,
 }
