@@ -105,10 +105,7 @@ pub fn download(packages: &BTreeSet<String>, cache: &Path) -> Result<Vec<PathBuf
             if !path.is_file() {
                 bail!("apt-get downloaded {package}, but {} is not there", path.display());
             }
-            Ok(PackageFile {
-                name: name.clone(),
-                path,
-            })
+            Ok(path)
         })
         .collect()
 }
