@@ -4,12 +4,11 @@
 
 use crate::intern::{Sym, Symbols};
 use crate::node::{Node, NodeReading};
-use crate::pod::{PodKey, PodSignature, PodTerm};
+use crate::pod::{PodKey, PodMatcher, PodSignature, PodTerm};
 use crate::selector::Labels;
-use crate::topology::{
-    CounterId, CounterSpec, TermId, TermKind, TermSpec, Topology, TopologyId, matcher_matches,
-};
+use crate::topology::{CounterId, CounterSpec, TermId, TermKind, TermSpec, Topology, TopologyId, matcher_matches};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A node's place in the state.
@@ -60,8 +59,21 @@ pub struct PodRecord {
     pub terminating: bool,
     /// The node for which preemption nominated it.
     pub nominated: Option<NodeId>,
+    /// Its eviction was asked for, and is awaited until this time (milliseconds, the scheduler's clock).
+    pub evicted_until_ms: u64,
     /// When it started, or was created (milliseconds since 1970).
     pub started_ms: i64,
+}
+
+/// A PodDisruptionBudget, as far as preemption reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The pods that it covers.
+    pub matcher: PodMatcher,
+    /// How many of them may be disrupted now.
+    pub disruptions_allowed: i32,
+    /// Names of pods whose eviction has been granted already.
+    pub disrupted: Vec<String>,
 }
 
 /// The pods of one signature, and which counts and terms concern them.
@@ -101,6 +113,7 @@ pub struct Cluster {
     class_ids: FxHashMap<Arc<PodSignature>, ClassId>,
     classes_dropped: Vec<ClassId>,
     namespaces: FxHashMap<Sym, Labels>,
+    budgets: BTreeMap<String, Budget>,
     topology: Topology,
     image_nodes: FxHashMap<Sym, u32>,
     changes: Vec<NodeId>,
@@ -133,7 +146,9 @@ impl Cluster {
 
     /// A pod.
     pub fn pod(&self, id: PodId) -> &PodRecord {
-        self.pods[id.0 as usize].as_ref().expect("pod ids are used only while the pod is known")
+        self.pods[id.0 as usize]
+            .as_ref()
+            .expect("pod ids are used only while the pod is known")
     }
 
     /// The pod of that key.
@@ -148,7 +163,9 @@ impl Cluster {
 
     /// A class.
     pub fn class(&self, id: ClassId) -> &Class {
-        self.classes[id.0 as usize].as_ref().expect("class ids are used only while a pod has the class")
+        self.classes[id.0 as usize]
+            .as_ref()
+            .expect("class ids are used only while a pod has the class")
     }
 
     /// The signature of a pod.
@@ -164,6 +181,17 @@ impl Cluster {
     /// Labels of the namespaces.
     pub fn namespaces(&self) -> &FxHashMap<Sym, Labels> {
         &self.namespaces
+    }
+
+    /// The disruption budgets, by `namespace/name`.
+    pub fn budgets(&self) -> impl Iterator<Item = &Budget> {
+        self.budgets.values()
+    }
+
+    /// Whether a budget covers a pod.
+    pub fn covers(&self, budget: &Budget, pod: PodId) -> bool {
+        matcher_matches(&self.symbols, &self.namespaces, &budget.matcher, self.signature(pod))
+            && !budget.disrupted.iter().any(|name| name == self.pod(pod).key.name())
     }
 
     /// Number of nodes that have an image.
@@ -221,7 +249,7 @@ impl Cluster {
     pub(crate) fn set_node(&mut self, id: NodeId, reading: Option<NodeReading>) -> bool {
         let slot = id.0 as usize;
         let node = &self.nodes[slot];
-        if node.present == reading.is_some() && reading.as_ref().is_none_or(|new| *new == node.reading) {
+        if node.present == reading.is_some() && reading.as_ref().is_none_or(|new| *new == *node.reading) {
             return false;
         }
         if self.nodes[slot].present {
@@ -232,9 +260,9 @@ impl Cluster {
             self.nodes_present -= 1;
             self.count_images(id, false);
         }
-        self.nodes[slot].reading = NodeReading::default();
+        self.nodes[slot].reading = Arc::default();
         if let Some(reading) = reading {
-            self.nodes[slot].reading = reading;
+            self.nodes[slot].reading = Arc::new(reading);
             self.nodes[slot].present = true;
             self.nodes_present += 1;
             let flipped = self.topology.attach_node(&self.symbols, slot, &self.nodes[slot]);
@@ -265,9 +293,12 @@ impl Cluster {
 
     fn count_pod(&mut self, pod: PodId, node: NodeId, added: bool) {
         let record = self.pods[pod.0 as usize].as_ref().expect("nodes list known pods only");
-        let class = self.classes[record.class.0 as usize].as_ref().expect("pods have live classes");
+        let class = self.classes[record.class.0 as usize]
+            .as_ref()
+            .expect("pods have live classes");
         for counter in &class.counted_by {
-            self.topology.count(*counter, node.0 as usize, record.terminating, added);
+            self.topology
+                .count(*counter, node.0 as usize, record.terminating, added);
         }
         for term in &class.carries {
             self.topology.count_term(*term, node.0 as usize, added);
@@ -290,7 +321,10 @@ impl Cluster {
     /// The class of a signature, made if it is new. The caller holds one reference.
     pub(crate) fn hold_class(&mut self, signature: PodSignature) -> ClassId {
         if let Some(id) = self.class_ids.get(&signature).copied() {
-            self.classes[id.0 as usize].as_mut().expect("indexed classes are live").refs += 1;
+            self.classes[id.0 as usize]
+                .as_mut()
+                .expect("indexed classes are live")
+                .refs += 1;
             return id;
         }
         let signature = Arc::new(signature);
@@ -307,7 +341,14 @@ impl Cluster {
             .filter(|(_, term)| self.speaks_of(&term.spec, &signature))
             .map(|(id, _)| id)
             .collect();
-        let class = Class { signature: signature.clone(), refs: 1, counted_by, carries, subject_to, subject_version: 0 };
+        let class = Class {
+            signature: signature.clone(),
+            refs: 1,
+            counted_by,
+            carries,
+            subject_to,
+            subject_version: 0,
+        };
         let id = match self.class_vacancies.pop() {
             Some(id) => {
                 self.classes[id.0 as usize] = Some(class);
@@ -324,7 +365,10 @@ impl Cluster {
 
     /// Holds one more reference to a class.
     pub(crate) fn hold_class_again(&mut self, id: ClassId) {
-        self.classes[id.0 as usize].as_mut().expect("held classes are live").refs += 1;
+        self.classes[id.0 as usize]
+            .as_mut()
+            .expect("held classes are live")
+            .refs += 1;
     }
 
     /// Lets a class go. A class that nobody holds is listed by `take_dropped_classes` and then freed.
@@ -340,7 +384,9 @@ impl Cluster {
     pub(crate) fn take_dropped_classes(&mut self) -> Vec<ClassId> {
         let mut freed = Vec::new();
         for id in std::mem::take(&mut self.classes_dropped) {
-            let unheld = self.classes[id.0 as usize].as_ref().is_some_and(|class| class.refs == 0);
+            let unheld = self.classes[id.0 as usize]
+                .as_ref()
+                .is_some_and(|class| class.refs == 0);
             if !unheld {
                 continue;
             }
@@ -364,14 +410,38 @@ impl Cluster {
 
     fn hold_terms(&mut self, signature: &PodSignature) -> Vec<TermId> {
         let mut specs: Vec<(TermKind, &PodTerm)> = Vec::new();
-        specs.extend(signature.affinity_required.iter().map(|term| (TermKind::RequiredAffinity, term)));
-        specs.extend(signature.anti_affinity_required.iter().map(|term| (TermKind::RequiredAntiAffinity, term)));
-        specs.extend(signature.affinity_preferred.iter().map(|(w, term)| (TermKind::Preferred(*w), term)));
-        specs.extend(signature.anti_affinity_preferred.iter().map(|(w, term)| (TermKind::Preferred(-*w), term)));
+        specs.extend(
+            signature
+                .affinity_required
+                .iter()
+                .map(|term| (TermKind::RequiredAffinity, term)),
+        );
+        specs.extend(
+            signature
+                .anti_affinity_required
+                .iter()
+                .map(|term| (TermKind::RequiredAntiAffinity, term)),
+        );
+        specs.extend(
+            signature
+                .affinity_preferred
+                .iter()
+                .map(|(w, term)| (TermKind::Preferred(*w), term)),
+        );
+        specs.extend(
+            signature
+                .anti_affinity_preferred
+                .iter()
+                .map(|(w, term)| (TermKind::Preferred(-*w), term)),
+        );
         let mut held = Vec::new();
         for (kind, term) in specs {
             let key = self.topology.use_key(term.topology_key, &self.nodes);
-            let spec = TermSpec { kind, matcher: term.matcher.clone(), key };
+            let spec = TermSpec {
+                kind,
+                matcher: term.matcher.clone(),
+                key,
+            };
             let (id, is_new) = self.topology.hold_term(spec.clone());
             if is_new {
                 self.subject_classes_to(id, &spec);
@@ -391,7 +461,9 @@ impl Cluster {
     }
 
     fn counts_class(&self, spec: &CounterSpec, signature: &PodSignature) -> bool {
-        spec.matchers.iter().all(|m| matcher_matches(&self.symbols, &self.namespaces, m, signature))
+        spec.matchers
+            .iter()
+            .all(|m| matcher_matches(&self.symbols, &self.namespaces, m, signature))
     }
 
     fn speaks_of(&self, spec: &TermSpec, signature: &PodSignature) -> bool {
@@ -454,10 +526,20 @@ impl Cluster {
         if old.as_ref().map(Vec::as_slice) == self.namespaces.get(&name).map(Vec::as_slice) {
             return false;
         }
-        let concerned = self.classes.iter().flatten().any(|class| class.signature.namespace == name);
-        let by_selector = |matcher: &crate::pod::PodMatcher| matcher.namespace_selector.is_some();
-        let selectors = self.topology.live_terms().any(|(_, term)| by_selector(&term.spec.matcher))
-            || self.topology.live_counters().any(|(_, c)| c.spec.matchers.iter().any(by_selector));
+        let concerned = self
+            .classes
+            .iter()
+            .flatten()
+            .any(|class| class.signature.namespace == name);
+        let by_selector = |matcher: &PodMatcher| matcher.namespace_selector.is_some();
+        let selectors = self
+            .topology
+            .live_terms()
+            .any(|(_, term)| by_selector(&term.spec.matcher))
+            || self
+                .topology
+                .live_counters()
+                .any(|(_, c)| c.spec.matchers.iter().any(by_selector));
         if concerned && selectors {
             self.match_classes_anew();
         }
@@ -465,19 +547,27 @@ impl Cluster {
     }
 
     fn match_classes_anew(&mut self) {
-        let present: Vec<NodeId> =
-            (0..self.nodes.len() as u32).map(NodeId).filter(|id| self.node(*id).present).collect();
+        let present: Vec<NodeId> = (0..self.nodes.len() as u32)
+            .map(NodeId)
+            .filter(|id| self.node(*id).present)
+            .collect();
         for node in &present {
             self.count_pods_of(*node, false);
         }
         for at in 0..self.classes.len() {
             let Some(class) = &self.classes[at] else { continue };
             let signature = class.signature.clone();
-            let counted_by =
-                self.topology.live_counters().filter(|(_, c)| self.counts_class(&c.spec, &signature)).map(|(id, _)| id);
+            let counted_by = self
+                .topology
+                .live_counters()
+                .filter(|(_, c)| self.counts_class(&c.spec, &signature))
+                .map(|(id, _)| id);
             let counted_by = counted_by.collect();
-            let subject_to =
-                self.topology.live_terms().filter(|(_, t)| self.speaks_of(&t.spec, &signature)).map(|(id, _)| id);
+            let subject_to = self
+                .topology
+                .live_terms()
+                .filter(|(_, t)| self.speaks_of(&t.spec, &signature))
+                .map(|(id, _)| id);
             let subject_to = subject_to.collect();
             let class = self.classes[at].as_mut().expect("looked at above");
             class.counted_by = counted_by;
@@ -488,6 +578,14 @@ impl Cluster {
             self.count_pods_of(*node, true);
         }
         self.layout += 1;
+    }
+
+    /// Sets or takes away a disruption budget.
+    pub(crate) fn set_budget(&mut self, key: String, budget: Option<Budget>) {
+        match budget {
+            Some(budget) => self.budgets.insert(key, budget),
+            None => self.budgets.remove(&key),
+        };
     }
 
     // ---- Pods ----------------------------------------------------------------------------------------------------
@@ -512,7 +610,10 @@ impl Cluster {
     /// Takes a pod out; it must not be on a node.
     pub(crate) fn delete_pod(&mut self, id: PodId) -> PodRecord {
         let record = self.pods[id.0 as usize].take().expect("deleted pods are known");
-        assert!(record.placement == Placement::Pending, "a pod leaves its node before it is forgotten");
+        assert!(
+            record.placement == Placement::Pending,
+            "a pod leaves its node before it is forgotten"
+        );
         self.pod_ids.remove(&record.key);
         self.pod_vacancies.push(id);
         self.release_class(record.class);
@@ -551,6 +652,23 @@ impl Cluster {
         }
         self.nodes[node.0 as usize].remove(id, &signature);
         self.pod_mut(id).placement = Placement::Pending;
+        self.touch(node);
+    }
+
+    /// Takes a pod off its node while something is tried out; `resume` puts it back. Its record keeps its place.
+    pub fn suspend(&mut self, id: PodId) {
+        if let Some(node) = self.pod(id).placement.node() {
+            let placement = self.pod(id).placement;
+            self.lift_from(id, node);
+            self.pod_mut(id).placement = placement;
+        }
+    }
+
+    /// Puts a suspended pod back on its node.
+    pub fn resume(&mut self, id: PodId, node: NodeId) {
+        let signature = self.signature(id).clone();
+        self.nodes[node.0 as usize].add(id, &signature);
+        self.count_pod(id, node, true);
         self.touch(node);
     }
 
@@ -599,6 +717,8 @@ impl Cluster {
 
     /// The record of a pod, for changes that no sum depends on.
     pub(crate) fn pod_mut(&mut self, id: PodId) -> &mut PodRecord {
-        self.pods[id.0 as usize].as_mut().expect("pod ids are used only while the pod is known")
+        self.pods[id.0 as usize]
+            .as_mut()
+            .expect("pod ids are used only while the pod is known")
     }
 }

@@ -39,7 +39,10 @@ impl Profile {
 
     /// Adds a plugin at the end.
     pub fn with(mut self, plugin: impl Plugin + 'static, weight: i64) -> Self {
-        self.plugins.push(EnabledPlugin { plugin: Arc::new(plugin), weight });
+        self.plugins.push(EnabledPlugin {
+            plugin: Arc::new(plugin),
+            weight,
+        });
         self
     }
 
@@ -52,7 +55,10 @@ impl Profile {
     /// Puts a plugin in the place of the one of the same name.
     pub fn replacing(mut self, plugin: impl Plugin + 'static, weight: i64) -> Self {
         let name = plugin.name();
-        let replacement = EnabledPlugin { plugin: Arc::new(plugin), weight };
+        let replacement = EnabledPlugin {
+            plugin: Arc::new(plugin),
+            weight,
+        };
         match self.plugins.iter_mut().find(|enabled| enabled.plugin.name() == name) {
             Some(enabled) => *enabled = replacement,
             None => self.plugins.push(replacement),

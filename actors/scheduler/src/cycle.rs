@@ -6,6 +6,7 @@ use crate::config::Profile;
 use crate::diagnosis::{Diagnosis, RefusalCount, Tally};
 use crate::framework::{Compiled, Context, Reach, Reasons, Rule, Verdict};
 use crate::intern::Sym;
+use crate::node::Node;
 use crate::pod::PodSignature;
 use std::sync::Arc;
 
@@ -48,8 +49,13 @@ impl CompiledClass {
     /// Asks every plugin of a profile.
     pub fn new(cluster: &mut Cluster, profile_at: usize, profile: &Profile, signature: &PodSignature) -> Self {
         let plugin_names = profile.plugins.iter().map(|enabled| enabled.plugin.name()).collect();
-        let mut class =
-            Self { profile: profile_at, plugin_names, rules: Vec::new(), refusal: None, only_nodes: None };
+        let mut class = Self {
+            profile: profile_at,
+            plugin_names,
+            rules: Vec::new(),
+            refusal: None,
+            only_nodes: None,
+        };
         for (at, enabled) in profile.plugins.iter().enumerate() {
             match enabled.plugin.compile(cluster, signature) {
                 Compiled::Skip => {}
@@ -63,7 +69,13 @@ impl CompiledClass {
                         plugins.push(at);
                     }
                     let (filters, scores) = (rule.filters(), rule.scores());
-                    class.rules.push(CompiledRule { plugin: at, weight: enabled.weight, rule, filters, scores });
+                    class.rules.push(CompiledRule {
+                        plugin: at,
+                        weight: enabled.weight,
+                        rule,
+                        filters,
+                        scores,
+                    });
                 }
             }
         }
@@ -74,7 +86,10 @@ impl CompiledClass {
     pub fn is_indexable(&self) -> bool {
         self.refusal.is_none()
             && self.only_nodes.is_none()
-            && !self.rules.iter().any(|r| r.filters == Reach::Cluster || r.scores == Reach::Cluster)
+            && !self
+                .rules
+                .iter()
+                .any(|r| r.filters == Reach::Cluster || r.scores == Reach::Cluster)
     }
 
     /// Lets go of what the rules held.
@@ -139,7 +154,15 @@ impl<'a> Cycle<'a> {
     /// Prepares the cycle of a pod.
     pub fn new(cluster: &'a Cluster, class_id: ClassId, pod: Option<PodId>, class: &'a CompiledClass) -> Self {
         let signature = &cluster.class(class_id).signature;
-        Self { cx: Context { cluster, class: class_id, signature, pod }, class }
+        Self {
+            cx: Context {
+                cluster,
+                class: class_id,
+                signature,
+                pod,
+            },
+            class,
+        }
     }
 
     /// Appends a node's sites under all rules.
@@ -185,20 +208,37 @@ impl<'a> Cycle<'a> {
         (Verdict::Fits, 0)
     }
 
+    /// Runs the filters that read the node only, on a copy of a node.
+    pub fn filter_copy(&self, node: &Node, reasons: &mut Reasons) -> Verdict {
+        let local = self.class.rules.iter().filter(|rule| rule.filters == Reach::Node);
+        local
+            .map(|rule| rule.rule.filter_node(&self.cx, node, reasons))
+            .find(|verdict| *verdict != Verdict::Fits)
+            .unwrap_or(Verdict::Fits)
+    }
+
     /// Runs the filters that read the node only.
     pub fn filter_local(&self, id: NodeId) -> bool {
         let node = self.cx.cluster.node(id);
-        let mut reasons = Reasons { said: Vec::new(), muted: true };
-        let local = self.class.rules.iter().filter(|rule| rule.filters == Reach::Node);
-        local.into_iter().all(|rule| rule.rule.filter_node(&self.cx, node, &mut reasons) == Verdict::Fits)
+        let mut reasons = Reasons {
+            said: Vec::new(),
+            muted: true,
+        };
+        self.filter_copy(node, &mut reasons) == Verdict::Fits
     }
 
     /// Runs the filters that read the site.
     pub fn filter_site(&self, site: &[i64], bounds: &[usize]) -> bool {
-        let mut reasons = Reasons { said: Vec::new(), muted: true };
+        let mut reasons = Reasons {
+            said: Vec::new(),
+            muted: true,
+        };
         self.class.rules.iter().enumerate().all(|(at, rule)| {
             rule.filters != Reach::Site
-                || rule.rule.filter_site(&self.cx, &site[bounds[at]..bounds[at + 1]], &mut reasons) == Verdict::Fits
+                || rule
+                    .rule
+                    .filter_site(&self.cx, &site[bounds[at]..bounds[at + 1]], &mut reasons)
+                    == Verdict::Fits
         })
     }
 
@@ -206,7 +246,9 @@ impl<'a> Cycle<'a> {
     pub fn score_local(&self, id: NodeId) -> i64 {
         let node = self.cx.cluster.node(id);
         let local = self.class.rules.iter().filter(|rule| rule.scores == Reach::Node);
-        local.map(|rule| rule.weight * rule.rule.score_node(&self.cx, node)).sum()
+        local
+            .map(|rule| rule.weight * rule.rule.score_node(&self.cx, node))
+            .sum()
     }
 
     /// For each site (with the number of feasible nodes that share it), the weighted sum of the scores that read it,
@@ -216,13 +258,22 @@ impl<'a> Cycle<'a> {
         totals.resize(sites.len(), 0);
         let mut scratch = Vec::new();
         let mut raws: Vec<Option<i64>> = Vec::new();
-        for (at, rule) in self.class.rules.iter().enumerate().filter(|(_, rule)| rule.scores == Reach::Site) {
+        for (at, rule) in self
+            .class
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.scores == Reach::Site)
+        {
             let (from, to) = (bounds[at], bounds[at + 1]);
             scratch.clear();
             let own: Vec<(&[i64], u32)> = sites.iter().map(|(site, nodes)| (&site[from..to], *nodes)).collect();
             rule.rule.pre_score(&self.cx, &own, &mut scratch);
             raws.clear();
-            raws.extend(own.iter().map(|(site, _)| rule.rule.score_site(&self.cx, site, &scratch)));
+            raws.extend(
+                own.iter()
+                    .map(|(site, _)| rule.rule.score_site(&self.cx, site, &scratch)),
+            );
             add_normalized(rule, &raws, totals);
         }
     }
@@ -264,7 +315,12 @@ impl<'a> Cycle<'a> {
         }
         candidates.site_len = candidates.sites.len() / candidates.nodes.len();
         let (node, score) = self.choose(&candidates, search.tie_start);
-        Ok(Found { node, score, feasible: candidates.nodes.len(), examined })
+        Ok(Found {
+            node,
+            score,
+            feasible: candidates.nodes.len(),
+            examined,
+        })
     }
 
     fn choose(&self, candidates: &Candidates, tie_start: usize) -> (NodeId, i64) {
@@ -322,12 +378,16 @@ impl<'a> Cycle<'a> {
                     let mut all = Vec::new();
                     nodes.iter().for_each(|id| self.site(*id, &mut all));
                     let len = bounds[bounds.len() - 1];
-                    let own: Vec<(&[i64], u32)> =
-                        all.chunks(len).map(|site| (&site[bounds[at]..bounds[at + 1]], 1)).collect();
+                    let own: Vec<(&[i64], u32)> = all
+                        .chunks(len)
+                        .map(|site| (&site[bounds[at]..bounds[at + 1]], 1))
+                        .collect();
                     let mut scratch = Vec::new();
                     rule.rule.pre_score(&self.cx, &own, &mut scratch);
-                    let raws: Vec<Option<i64>> =
-                        own.iter().map(|(site, _)| rule.rule.score_site(&self.cx, site, &scratch)).collect();
+                    let raws: Vec<Option<i64>> = own
+                        .iter()
+                        .map(|(site, _)| rule.rule.score_site(&self.cx, site, &scratch))
+                        .collect();
                     add_normalized(rule, &raws, &mut column);
                 }
             }
@@ -359,13 +419,20 @@ impl<'a> Cycle<'a> {
                 });
             }
         }
-        NotFound { diagnosis: Arc::new(diagnosis), resolvable: resolvable.into() }
+        NotFound {
+            diagnosis: Arc::new(diagnosis),
+            resolvable: resolvable.into(),
+        }
     }
 }
 
 /// How far after `start` a place is, going round.
 pub fn distance(place: usize, start: usize, slots: usize) -> usize {
-    if place >= start { place - start } else { place + slots - start }
+    if place >= start {
+        place - start
+    } else {
+        place + slots - start
+    }
 }
 
 fn add_normalized(rule: &CompiledRule, raws: &[Option<i64>], totals: &mut [i64]) {

@@ -25,13 +25,18 @@ pub enum Reason {
 }
 
 impl Reason {
-    fn words(&self, symbols: &Symbols) -> String {
+    /// The words.
+    pub fn words(&self, symbols: &Symbols) -> String {
         match self {
             Self::Text(words) => (*words).to_owned(),
             Self::Made(words) => words.to_string(),
             Self::Insufficient(resource) => format!("Insufficient {}", symbols.text(*resource)),
             Self::UntoleratedTaint { key, value } => {
-                format!("node(s) had untolerated taint {{{}: {}}}", symbols.text(*key), symbols.text(*value))
+                format!(
+                    "node(s) had untolerated taint {{{}: {}}}",
+                    symbols.text(*key),
+                    symbols.text(*value)
+                )
             }
         }
     }
@@ -87,7 +92,10 @@ pub(crate) fn histogram<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> S
     for (reason, nodes) in counts {
         *by_reason.entry(reason).or_default() += nodes;
     }
-    let mut parts: Vec<String> = by_reason.iter().map(|(reason, nodes)| format!("{nodes} {reason}")).collect();
+    let mut parts: Vec<String> = by_reason
+        .iter()
+        .map(|(reason, nodes)| format!("{nodes} {reason}"))
+        .collect();
     parts.sort();
     parts.join(", ")
 }
@@ -123,7 +131,11 @@ impl Tally {
             pre_filter_message: None,
             refusals: rows
                 .into_iter()
-                .map(|(plugin, reason, nodes)| RefusalCount { plugin: Some(names[plugin]), reason, nodes })
+                .map(|(plugin, reason, nodes)| RefusalCount {
+                    plugin: Some(names[plugin]),
+                    reason,
+                    nodes,
+                })
                 .collect(),
             plugins: plugins.into_iter().map(|plugin| names[plugin]).collect(),
         };

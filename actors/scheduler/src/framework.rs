@@ -208,8 +208,10 @@ pub struct QueueKey(pub i64, pub u64);
 pub enum PostFilterOutcome {
     /// The plugin does not take part.
     Skipped,
-    /// Nothing could be done; the message says why.
+    /// Nothing could be done; the message says why. A nomination is taken back.
     Failed(String),
+    /// Nothing needs to be done now; the message says why. A nomination stays.
+    Waiting(String),
     /// The pod will fit on this node when the victims are gone.
     Nominated {
         /// The node.
@@ -231,6 +233,8 @@ pub struct Unplaced<'a> {
     pub rules: &'a crate::cycle::CompiledClass,
     /// The nodes where it might fit if other pods left, in the order of node places.
     pub candidates: &'a [NodeId],
+    /// The time (milliseconds, the scheduler's clock).
+    pub now_ms: u64,
     /// A number from the seed, for choices that do not matter.
     pub chance: u64,
 }

@@ -8,6 +8,7 @@ use crate::quantity;
 use crate::resources::Resources;
 use crate::selector::{Labels, Taint};
 use k8s_openapi::api::core::v1 as core;
+use std::sync::Arc;
 
 /// What the API says of a node, as far as scheduling reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -34,7 +35,7 @@ pub struct Node {
     /// Whether the API knows it. A node that is only known by the pods bound to it is absent.
     pub present: bool,
     /// What the API says of it.
-    pub reading: NodeReading,
+    pub reading: Arc<NodeReading>,
     /// The sum of its pods' requests.
     pub requested: Resources,
     /// The sum of its pods' milli-cpu as scoring sees it.
@@ -55,7 +56,7 @@ impl Node {
         Self {
             name,
             present: false,
-            reading: NodeReading::default(),
+            reading: Arc::default(),
             requested: Resources::default(),
             scored_cpu_milli: 0,
             scored_memory_bytes: 0,
@@ -110,7 +111,10 @@ pub fn read_node(symbols: &mut Symbols, node: &core::Node) -> NodeReading {
         unschedulable: spec.and_then(|s| s.unschedulable) == Some(true),
         taints: taints.map(|taint| Taint::parse(symbols, taint)).collect(),
         allocatable: read_resources(symbols, allocatable.into_iter().flatten()),
-        pods_max: allocatable.and_then(|a| a.get("pods")).and_then(|q| quantity::whole(&q.0)).unwrap_or(0),
+        pods_max: allocatable
+            .and_then(|a| a.get("pods"))
+            .and_then(|q| quantity::whole(&q.0))
+            .unwrap_or(0),
         images,
     }
 }

@@ -6,7 +6,9 @@
 use crate::intern::{Sym, Symbols};
 use crate::quantity;
 use crate::resources::{DEFAULT_SCORED_CPU_MILLI, DEFAULT_SCORED_MEMORY_BYTES, Resources};
-use crate::selector::{LabelSelector, Labels, NodeRequirements, NodeSelectorTerm, Operator, Requirement, Toleration, label};
+use crate::selector::{
+    LabelSelector, Labels, NodeRequirements, NodeSelectorTerm, Operator, Requirement, Toleration, label,
+};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
@@ -184,13 +186,20 @@ pub fn read_pod(symbols: &mut Symbols, pod: &core::Pod) -> PodReading {
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let status = pod.status.as_ref();
     let non_empty = |text: Option<&String>| text.filter(|text| !text.is_empty()).cloned();
-    let time_ms = |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map(|t| t.0.as_millisecond());
+    let time_ms =
+        |time: Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>| time.map(|t| t.0.as_millisecond());
     PodReading {
         uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
         signature: signature(symbols, pod, spec),
         node: non_empty(spec.node_name.as_ref()).map(|name| symbols.intern(&name)),
-        nominated_node: non_empty(status.and_then(|s| s.nominated_node_name.as_ref())).map(|name| symbols.intern(&name)),
-        gates: spec.scheduling_gates.iter().flatten().map(|gate| gate.name.as_str().into()).collect(),
+        nominated_node: non_empty(status.and_then(|s| s.nominated_node_name.as_ref()))
+            .map(|name| symbols.intern(&name)),
+        gates: spec
+            .scheduling_gates
+            .iter()
+            .flatten()
+            .map(|gate| gate.name.as_str().into())
+            .collect(),
         terminal: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
         terminating: pod.metadata.deletion_timestamp.is_some(),
         started_ms: time_ms(status.and_then(|s| s.start_time.as_ref()))
@@ -205,19 +214,31 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
     let (requests, scored_cpu_milli, scored_memory_bytes) = pod_requests(symbols, spec);
     let affinity = spec.affinity.as_ref();
     let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
-    let mut selector: Labels =
-        spec.node_selector.iter().flatten().map(|(k, v)| (symbols.intern(k), symbols.intern(v))).collect();
+    let mut selector: Labels = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .map(|(k, v)| (symbols.intern(k), symbols.intern(v)))
+        .collect();
     selector.sort_unstable();
     let required = node_affinity
         .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .map(|s| s.node_selector_terms.iter().map(|term| NodeSelectorTerm::parse(symbols, term)).collect());
+        .map(|s| {
+            s.node_selector_terms
+                .iter()
+                .map(|term| NodeSelectorTerm::parse(symbols, term))
+                .collect()
+        });
     let node_preferences = node_affinity
         .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
         .into_iter()
         .flatten()
         .map(|p| (p.weight, NodeSelectorTerm::parse(symbols, &p.preference)))
         .collect();
-    let own = Own { namespace, labels: &labels };
+    let own = Own {
+        namespace,
+        labels: &labels,
+    };
     let pod_affinity = affinity.and_then(|a| a.pod_affinity.as_ref());
     let anti_affinity = affinity.and_then(|a| a.pod_anti_affinity.as_ref());
     PodSignature {
@@ -230,7 +251,12 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
         required_node: None,
         node_requirements: NodeRequirements { selector, required },
         node_preferences,
-        tolerations: spec.tolerations.iter().flatten().map(|t| Toleration::parse(symbols, t)).collect(),
+        tolerations: spec
+            .tolerations
+            .iter()
+            .flatten()
+            .map(|t| Toleration::parse(symbols, t))
+            .collect(),
         host_ports: host_ports(symbols, spec),
         affinity_required: required_terms(
             symbols,
@@ -263,7 +289,12 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
             .scheduling_group
             .as_ref()
             .and_then(|group| group.pod_group_name.as_ref())
-            .map(|name| symbols.intern(&format!("{}/{name}", pod.metadata.namespace.as_deref().unwrap_or("default")))),
+            .map(|name| {
+                symbols.intern(&format!(
+                    "{}/{name}",
+                    pod.metadata.namespace.as_deref().unwrap_or("default")
+                ))
+            }),
         namespace,
         labels,
     }
@@ -271,7 +302,11 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
 
 /// Reads a label map into sorted symbols.
 pub fn read_labels(symbols: &mut Symbols, labels: Option<&BTreeMap<String, String>>) -> Labels {
-    let mut read: Labels = labels.into_iter().flatten().map(|(k, v)| (symbols.intern(k), symbols.intern(v))).collect();
+    let mut read: Labels = labels
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (symbols.intern(k), symbols.intern(v)))
+        .collect();
     read.sort_unstable();
     read
 }
@@ -282,7 +317,11 @@ struct Own<'a> {
 }
 
 fn required_terms(symbols: &mut Symbols, own: &Own<'_>, terms: Option<&[core::PodAffinityTerm]>) -> Vec<PodTerm> {
-    terms.into_iter().flatten().map(|term| pod_term(symbols, own, term)).collect()
+    terms
+        .into_iter()
+        .flatten()
+        .map(|term| pod_term(symbols, own, term))
+        .collect()
 }
 
 fn preferred_terms(
@@ -290,11 +329,20 @@ fn preferred_terms(
     own: &Own<'_>,
     terms: Option<&[core::WeightedPodAffinityTerm]>,
 ) -> Vec<(i32, PodTerm)> {
-    terms.into_iter().flatten().map(|term| (term.weight, pod_term(symbols, own, &term.pod_affinity_term))).collect()
+    terms
+        .into_iter()
+        .flatten()
+        .map(|term| (term.weight, pod_term(symbols, own, &term.pod_affinity_term)))
+        .collect()
 }
 
 fn pod_term(symbols: &mut Symbols, own: &Own<'_>, term: &core::PodAffinityTerm) -> PodTerm {
-    let mut namespaces: Vec<Sym> = term.namespaces.iter().flatten().map(|name| symbols.intern(name)).collect();
+    let mut namespaces: Vec<Sym> = term
+        .namespaces
+        .iter()
+        .flatten()
+        .map(|name| symbols.intern(name))
+        .collect();
     if namespaces.is_empty() && term.namespace_selector.is_none() {
         namespaces.push(own.namespace);
     }
@@ -306,7 +354,10 @@ fn pod_term(symbols: &mut Symbols, own: &Own<'_>, term: &core::PodAffinityTerm) 
     PodTerm {
         matcher: PodMatcher {
             namespaces,
-            namespace_selector: term.namespace_selector.as_ref().map(|s| LabelSelector::parse(symbols, s)),
+            namespace_selector: term
+                .namespace_selector
+                .as_ref()
+                .map(|s| LabelSelector::parse(symbols, s)),
             selector,
         },
         topology_key: symbols.intern(&term.topology_key),
@@ -326,7 +377,11 @@ fn add_label_keys(
     for key in keys.into_iter().flatten() {
         let key = symbols.intern(key);
         let Some(value) = label(own.labels, key) else { continue };
-        let operator = if mismatch { Operator::NotIn(vec![value]) } else { Operator::In(vec![value]) };
+        let operator = if mismatch {
+            Operator::NotIn(vec![value])
+        } else {
+            Operator::In(vec![value])
+        };
         let requirement = Requirement { key, operator };
         if !selector.requirements.contains(&requirement) {
             selector.requirements.push(requirement);
@@ -342,7 +397,11 @@ fn spread_constraint(symbols: &mut Symbols, own: &Own<'_>, c: &core::TopologySpr
         max_skew: c.max_skew,
         topology_key: symbols.intern(&c.topology_key),
         hard: c.when_unsatisfiable != "ScheduleAnyway",
-        matcher: PodMatcher { namespaces: vec![own.namespace], namespace_selector: None, selector },
+        matcher: PodMatcher {
+            namespaces: vec![own.namespace],
+            namespace_selector: None,
+            selector,
+        },
         min_domains: c.min_domains.unwrap_or(1),
         honor_affinity: c.node_affinity_policy.as_deref() != Some("Ignore"),
         honor_taints: c.node_taints_policy.as_deref() == Some("Honor"),
@@ -352,7 +411,11 @@ fn spread_constraint(symbols: &mut Symbols, own: &Own<'_>, c: &core::TopologySpr
 /// An image name with a tag or digest, as nodes report it.
 pub fn normalized_image(name: &str) -> String {
     let last = name.rsplit('/').next().unwrap_or(name);
-    if last.contains(':') || last.contains('@') { name.to_owned() } else { format!("{name}:latest") }
+    if last.contains(':') || last.contains('@') {
+        name.to_owned()
+    } else {
+        format!("{name}:latest")
+    }
 }
 
 fn images(symbols: &mut Symbols, spec: &core::PodSpec) -> Vec<Sym> {
@@ -367,11 +430,20 @@ fn is_sidecar(container: &core::Container) -> bool {
 
 fn host_ports(symbols: &mut Symbols, spec: &core::PodSpec) -> Vec<HostPort> {
     let host_network = spec.host_network == Some(true);
-    let sidecars = spec.init_containers.iter().flatten().filter(|container| is_sidecar(container));
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .filter(|container| is_sidecar(container));
     let mut taken = Vec::new();
-    for port in sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten()) {
+    for port in sidecars
+        .chain(&spec.containers)
+        .flat_map(|container| container.ports.iter().flatten())
+    {
         // The API server defaults the host port of a host-network pod to the container's port.
-        let number = port.host_port.unwrap_or(if host_network { port.container_port } else { 0 });
+        let number = port
+            .host_port
+            .unwrap_or(if host_network { port.container_port } else { 0 });
         if number <= 0 {
             continue;
         }
@@ -437,8 +509,16 @@ fn container_asked(symbols: &mut Symbols, container: &core::Container) -> Asked 
     requests.extended.retain(|(_, amount)| *amount != 0);
     let has = |name: &str| named.keys().any(|key| key.as_str() == name);
     Asked {
-        scored_cpu_milli: if has("cpu") { requests.cpu_milli } else { DEFAULT_SCORED_CPU_MILLI },
-        scored_memory_bytes: if has("memory") { requests.memory_bytes } else { DEFAULT_SCORED_MEMORY_BYTES },
+        scored_cpu_milli: if has("cpu") {
+            requests.cpu_milli
+        } else {
+            DEFAULT_SCORED_CPU_MILLI
+        },
+        scored_memory_bytes: if has("memory") {
+            requests.memory_bytes
+        } else {
+            DEFAULT_SCORED_MEMORY_BYTES
+        },
         requests,
     }
 }

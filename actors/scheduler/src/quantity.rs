@@ -18,7 +18,9 @@ fn scaled(text: &str, extra_decimals: i32) -> Option<i64> {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),
     };
-    let number_end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let number_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(number_end);
     let (integer, fraction) = number.split_once('.').unwrap_or((number, ""));
     if integer.is_empty() && fraction.is_empty() || fraction.contains('.') {
@@ -103,7 +105,14 @@ mod tests {
         ] {
             assert_eq!(whole(text), Some(want), "{text}");
         }
-        for (text, want) in [("100m", 100), ("2", 2000), ("0.1", 100), ("1u", 1), ("1500u", 2), ("4", 4000)] {
+        for (text, want) in [
+            ("100m", 100),
+            ("2", 2000),
+            ("0.1", 100),
+            ("1u", 1),
+            ("1500u", 2),
+            ("4", 4000),
+        ] {
             assert_eq!(milli(text), Some(want), "{text}");
         }
     }

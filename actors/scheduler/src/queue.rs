@@ -141,7 +141,11 @@ impl Queue {
             Stage::BackingOff { until_ms } => {
                 self.backing_off.remove(&(until_ms, pod));
             }
-            Stage::Parked { since_ms, class, refused_by } => {
+            Stage::Parked {
+                since_ms,
+                class,
+                refused_by,
+            } => {
                 self.parked_by_age.remove(&(since_ms, pod));
                 if let Some(pods) = self.parked.get_mut(&(class, refused_by)) {
                     pods.remove(&pod);
@@ -162,7 +166,11 @@ impl Queue {
             Stage::BackingOff { until_ms } => {
                 self.backing_off.insert((until_ms, pod));
             }
-            Stage::Parked { since_ms, class, refused_by } => {
+            Stage::Parked {
+                since_ms,
+                class,
+                refused_by,
+            } => {
                 self.parked_by_age.insert((since_ms, pod));
                 self.parked.entry((class, refused_by)).or_default().insert(pod);
             }
@@ -186,7 +194,15 @@ impl Queue {
         }
         self.entered += 1;
         let entered = self.entered;
-        self.waiting.insert(pod, Waiting { stage: Stage::Gated, attempts: 0, failed_ms: 0, entered });
+        self.waiting.insert(
+            pod,
+            Waiting {
+                stage: Stage::Gated,
+                attempts: 0,
+                failed_ms: 0,
+                entered,
+            },
+        );
         self.gated += 1;
         entered
     }
@@ -228,13 +244,25 @@ impl Queue {
     /// Parks a pod that was just refused.
     pub fn park(&mut self, pod: PodId, now_ms: u64, class: ClassId, refused_by: PluginMask) {
         self.failed(pod, now_ms);
-        self.move_to(pod, Stage::Parked { since_ms: now_ms, class, refused_by });
+        self.move_to(
+            pod,
+            Stage::Parked {
+                since_ms: now_ms,
+                class,
+                refused_by,
+            },
+        );
     }
 
     /// Lets a pod back off that failed for another reason than its own.
     pub fn back_off(&mut self, pod: PodId, now_ms: u64) {
         let attempts = self.failed(pod, now_ms);
-        self.move_to(pod, Stage::BackingOff { until_ms: now_ms + self.back_off.after(attempts) });
+        self.move_to(
+            pod,
+            Stage::BackingOff {
+                until_ms: now_ms + self.back_off.after(attempts),
+            },
+        );
     }
 
     /// The groups of parked pods, in a fixed order.
@@ -251,8 +279,11 @@ impl Queue {
             let waiting = self.waiting[&pod];
             let until_ms = waiting.failed_ms + self.back_off.after(waiting.attempts);
             let ready = until_ms <= now_ms;
-            let stage =
-                if ready { Stage::Active(key_of(pod, waiting.entered)) } else { Stage::BackingOff { until_ms } };
+            let stage = if ready {
+                Stage::Active(key_of(pod, waiting.entered))
+            } else {
+                Stage::BackingOff { until_ms }
+            };
             self.move_to(pod, stage);
         }
     }
@@ -276,7 +307,10 @@ impl Queue {
     /// When `advance` has something to do.
     pub fn next_wakeup_ms(&self) -> Option<u64> {
         let back_off = self.backing_off.first().map(|(until_ms, _)| *until_ms);
-        let parked = self.parked_by_age.first().map(|(since_ms, _)| since_ms + self.parked_max_ms);
+        let parked = self
+            .parked_by_age
+            .first()
+            .map(|(since_ms, _)| since_ms + self.parked_max_ms);
         back_off.into_iter().chain(parked).min()
     }
 

@@ -24,7 +24,10 @@ pub struct Resources {
 impl Resources {
     /// The amount of one extended resource.
     pub fn extended_amount(&self, name: Sym) -> i64 {
-        self.extended.iter().find(|(sym, _)| *sym == name).map_or(0, |(_, amount)| *amount)
+        self.extended
+            .iter()
+            .find(|(sym, _)| *sym == name)
+            .map_or(0, |(_, amount)| *amount)
     }
 
     /// Sets the amount of an extended resource.

@@ -2,15 +2,17 @@
 //! the scheduler actor, the simulation and the benchmarks. It must stay pure: the same calls give the same answers, time
 //! and seed come from outside, and nothing is done to the world here.
 
-use crate::cluster::{ClassId, Cluster, NodeId, Placement, PodId, PodRecord};
+use crate::cluster::{Budget, ClassId, Cluster, NodeId, Placement, PodId, PodRecord};
 use crate::config::{Profile, SchedulerConfiguration};
 use crate::cycle::{CompiledClass, Cycle, Found, NotFound, Search};
 use crate::decision::{Binding, Decision, Preemption, Unschedulable};
 use crate::framework::{ClusterEvent, PostFilterOutcome, QueueKey, Reasons, Unplaced, Verdict};
 use crate::node::read_node;
-use crate::pod::{PodKey, PodReading, PodSignature, read_labels, read_pod};
+use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, read_labels, read_pod};
 use crate::queue::{BackOff, PluginMask, Queue, QueueLengths, Stage, mask_of};
+use crate::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::policy::v1 as policy;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -41,7 +43,10 @@ impl Scheduler {
             .enumerate()
             .map(|(at, profile)| (cluster.symbols.intern(&profile.scheduler_name), at))
             .collect();
-        let back_off = BackOff { initial_ms: configuration.backoff_initial_ms, max_ms: configuration.backoff_max_ms };
+        let back_off = BackOff {
+            initial_ms: configuration.backoff_initial_ms,
+            max_ms: configuration.backoff_max_ms,
+        };
         Self {
             queue: Queue::new(back_off, configuration.unschedulable_max_ms),
             configuration,
@@ -89,7 +94,10 @@ impl Scheduler {
 
     /// A node was added or changed. True if scheduling reads anything that changed.
     pub fn upsert_node(&mut self, node: &core::Node) -> bool {
-        let name = self.cluster.symbols.intern(node.metadata.name.as_deref().unwrap_or_default());
+        let name = self
+            .cluster
+            .symbols
+            .intern(node.metadata.name.as_deref().unwrap_or_default());
         let reading = read_node(&mut self.cluster.symbols, node);
         let id = self.cluster.node_place(name);
         let before = self.cluster.node(id).reading.clone();
@@ -99,7 +107,10 @@ impl Scheduler {
         }
         let node = self.cluster.node(id).clone();
         if was_present {
-            self.wake(&ClusterEvent::NodeChanged { before: &before, node: &node });
+            self.wake(&ClusterEvent::NodeChanged {
+                before: &before,
+                node: &node,
+            });
         } else {
             self.wake(&ClusterEvent::NodeAdded(&node));
         }
@@ -108,7 +119,11 @@ impl Scheduler {
 
     /// A node was removed. Pods on it stay accounted for on its name until they are removed themselves.
     pub fn remove_node(&mut self, name: &str) {
-        let id = self.cluster.symbols.lookup(name).and_then(|sym| self.cluster.node_id(sym));
+        let id = self
+            .cluster
+            .symbols
+            .lookup(name)
+            .and_then(|sym| self.cluster.node_id(sym));
         if let Some(id) = id
             && self.cluster.set_node(id, None)
         {
@@ -116,9 +131,43 @@ impl Scheduler {
         }
     }
 
+    /// A disruption budget was added or changed: preemption prefers not to violate it.
+    pub fn upsert_budget(&mut self, budget: &policy::PodDisruptionBudget) {
+        let symbols = &mut self.cluster.symbols;
+        let namespace = budget.metadata.namespace.as_deref().unwrap_or("default");
+        let spec = budget.spec.as_ref();
+        let status = budget.status.as_ref();
+        let read = Budget {
+            matcher: PodMatcher {
+                namespaces: vec![symbols.intern(namespace)],
+                namespace_selector: None,
+                selector: spec
+                    .and_then(|s| s.selector.as_ref())
+                    .map(|s| LabelSelector::parse(symbols, s)),
+            },
+            disruptions_allowed: status.and_then(|s| s.disruptions_allowed).unwrap_or(0),
+            disrupted: status
+                .and_then(|s| s.disrupted_pods.as_ref())
+                .into_iter()
+                .flatten()
+                .map(|(n, _)| n.clone())
+                .collect(),
+        };
+        let key = format!("{namespace}/{}", budget.metadata.name.as_deref().unwrap_or_default());
+        self.cluster.set_budget(key, Some(read));
+    }
+
+    /// A disruption budget was removed.
+    pub fn remove_budget(&mut self, namespace: &str, name: &str) {
+        self.cluster.set_budget(format!("{namespace}/{name}"), None);
+    }
+
     /// A namespace was added or changed: its labels decide for terms with a namespace selector.
     pub fn upsert_namespace(&mut self, namespace: &core::Namespace) {
-        let name = self.cluster.symbols.intern(namespace.metadata.name.as_deref().unwrap_or_default());
+        let name = self
+            .cluster
+            .symbols
+            .intern(namespace.metadata.name.as_deref().unwrap_or_default());
         let labels = read_labels(&mut self.cluster.symbols, namespace.metadata.labels.as_ref());
         if self.cluster.set_namespace(name, Some(labels)) {
             self.wake(&ClusterEvent::NamespaceChanged);
@@ -271,7 +320,10 @@ impl Scheduler {
         }
         if self.cluster.pod(id).placement.node().is_some() && (changed || was_terminating != reading.terminating) {
             let after = self.cluster.signature(id).clone();
-            self.wake(&ClusterEvent::PodChanged { before: &before, after: &after });
+            self.wake(&ClusterEvent::PodChanged {
+                before: &before,
+                after: &after,
+            });
         }
     }
 
@@ -315,7 +367,9 @@ impl Scheduler {
     }
 
     fn enqueue(&mut self, id: PodId, gates: &[Box<str>]) {
-        let Some(profile) = self.profile_of(self.cluster.signature(id)) else { return };
+        let Some(profile) = self.profile_of(self.cluster.signature(id)) else {
+            return;
+        };
         let plugins = &self.configuration.profiles[profile].plugins;
         if plugins.iter().any(|enabled| enabled.plugin.holds_back(gates).is_some()) {
             self.queue.gate(id);
@@ -326,7 +380,8 @@ impl Scheduler {
 
     fn activate(&mut self, id: PodId) {
         let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
-        self.queue.activate(id, |entered| queue_key(profiles, cluster, id, entered));
+        self.queue
+            .activate(id, |entered| queue_key(profiles, cluster, id, entered));
     }
 
     fn wake(&mut self, event: &ClusterEvent<'_>) {
@@ -334,14 +389,18 @@ impl Scheduler {
         for group in self.queue.parked_groups() {
             let (class, refused_by) = group;
             let signature = &cluster.class(class).signature;
-            let Some(profile) = self.profiles.get(&signature.scheduler_name) else { continue };
+            let Some(profile) = self.profiles.get(&signature.scheduler_name) else {
+                continue;
+            };
             let mut plugins = profiles[*profile].plugins.iter().enumerate();
             let helps = refused_by == 0
                 || plugins.any(|(at, enabled)| {
                     refused_by & mask_of(at) != 0 && enabled.plugin.may_help(cluster, event, signature)
                 });
             if helps {
-                self.queue.wake(group, self.now_ms, |pod, entered| queue_key(profiles, cluster, pod, entered));
+                self.queue.wake(group, self.now_ms, |pod, entered| {
+                    queue_key(profiles, cluster, pod, entered)
+                });
             }
         }
     }
@@ -353,7 +412,8 @@ impl Scheduler {
     pub fn schedule_batch(&mut self, now_ms: u64, pods_max: usize) -> Vec<Decision> {
         self.now_ms = self.now_ms.max(now_ms);
         let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
-        self.queue.advance(self.now_ms, |pod, entered| queue_key(profiles, cluster, pod, entered));
+        self.queue
+            .advance(self.now_ms, |pod, entered| queue_key(profiles, cluster, pod, entered));
         let mut decisions = Vec::new();
         while decisions.len() < pods_max {
             let Some(pod) = self.queue.pop() else { break };
@@ -382,9 +442,16 @@ impl Scheduler {
         }
         if self.compiled[at].is_none() {
             let signature = self.cluster.class(class).signature.clone();
-            let profile = self.profile_of(&signature).expect("only pods of our profiles are queued");
+            let profile = self
+                .profile_of(&signature)
+                .expect("only pods of our profiles are queued");
             let plugins = &self.configuration.profiles[profile];
-            self.compiled[at] = Some(Box::new(CompiledClass::new(&mut self.cluster, profile, plugins, &signature)));
+            self.compiled[at] = Some(Box::new(CompiledClass::new(
+                &mut self.cluster,
+                profile,
+                plugins,
+                &signature,
+            )));
         }
     }
 
@@ -397,7 +464,11 @@ impl Scheduler {
         }
         let slots = self.cluster.nodes().len();
         let search = Search {
-            tie_start: if slots == 0 { 0 } else { (chance % slots as u64) as usize },
+            tie_start: if slots == 0 {
+                0
+            } else {
+                (chance % slots as u64) as usize
+            },
             window_start: if slots == 0 { 0 } else { self.window_start % slots },
             feasible_max: self.feasible_max(class.profile),
         };
@@ -416,8 +487,19 @@ impl Scheduler {
         if !self.cluster.node(node).present || cycle.class.refusal.is_some() {
             return None;
         }
-        let (verdict, _) = cycle.filter(node, &mut Reasons { said: Vec::new(), muted: true });
-        (verdict == Verdict::Fits).then_some(Found { node, score: 0, feasible: 1, examined: 1 })
+        let (verdict, _) = cycle.filter(
+            node,
+            &mut Reasons {
+                said: Vec::new(),
+                muted: true,
+            },
+        );
+        (verdict == Verdict::Fits).then_some(Found {
+            node,
+            score: 0,
+            feasible: 1,
+            examined: 1,
+        })
     }
 
     /// How many feasible nodes are enough.
@@ -436,7 +518,11 @@ impl Scheduler {
             node: self.cluster.symbols.text(self.cluster.node(found.node).name).clone(),
             score: found.score,
             feasible_nodes: found.feasible,
-            group: self.cluster.signature(pod).group.map(|group| self.cluster.symbols.text(group).clone()),
+            group: self
+                .cluster
+                .signature(pod)
+                .group
+                .map(|group| self.cluster.symbols.text(group).clone()),
         })
     }
 
@@ -444,15 +530,22 @@ impl Scheduler {
         let outcome = self.post_filter(pod, class_id, class, &why);
         let preemption = match outcome {
             PostFilterOutcome::Skipped => Preemption::NotTried,
+            PostFilterOutcome::Waiting(words) => Preemption::Failed(words.into()),
             PostFilterOutcome::Failed(words) => {
                 self.cluster.nominate(pod, None);
                 Preemption::Failed(words.into())
             }
             PostFilterOutcome::Nominated { node, victims } => {
                 self.cluster.nominate(pod, Some(node));
+                for victim in &victims {
+                    self.cluster.pod_mut(*victim).evicted_until_ms = self.now_ms + EVICTION_AWAITED_MS;
+                }
                 Preemption::Nominated {
                     node: self.cluster.symbols.text(self.cluster.node(node).name).clone(),
-                    victims: victims.iter().map(|victim| self.cluster.pod(*victim).key.clone()).collect(),
+                    victims: victims
+                        .iter()
+                        .map(|victim| self.cluster.pod(*victim).key.clone())
+                        .collect(),
                 }
             }
         };
@@ -469,7 +562,8 @@ impl Scheduler {
 
     fn mask(&self, profile: usize, plugins: &[&'static str]) -> PluginMask {
         let all = self.configuration.profiles[profile].plugins.iter().enumerate();
-        all.filter(|(_, enabled)| plugins.contains(&enabled.plugin.name())).fold(0, |mask, (at, _)| mask | mask_of(at))
+        all.filter(|(_, enabled)| plugins.contains(&enabled.plugin.name()))
+            .fold(0, |mask, (at, _)| mask | mask_of(at))
     }
 
     fn post_filter(
@@ -485,6 +579,7 @@ impl Scheduler {
             signature: self.cluster.class(class_id).signature.clone(),
             rules: class,
             candidates: &why.resolvable,
+            now_ms: self.now_ms,
             chance: chance(self.configuration.seed, self.decided),
         };
         for enabled in &self.configuration.profiles[class.profile].plugins {
@@ -526,7 +621,13 @@ impl Scheduler {
             let name = self.cluster.symbols.text(self.cluster.node(id).name).clone();
             let refused = match &class.refusal {
                 Some((plugin, _)) => Some(*plugin),
-                None => match cycle.filter(id, &mut Reasons { said: Vec::new(), muted: true }) {
+                None => match cycle.filter(
+                    id,
+                    &mut Reasons {
+                        said: Vec::new(),
+                        muted: true,
+                    },
+                ) {
                     (Verdict::Fits, _) => None,
                     (_, plugin) => Some(plugin),
                 },
@@ -548,6 +649,10 @@ impl Scheduler {
     }
 }
 
+/// How long a pod that waits for its victims to go does not look for others. Longer than a round trip to the store;
+/// from then on the victims' deletion timestamps say the same.
+const EVICTION_AWAITED_MS: u64 = 30_000;
+
 /// The answer to a what-if question.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evaluation {
@@ -565,6 +670,7 @@ fn new_record(key: PodKey, class: ClassId) -> PodRecord {
         placement: Placement::Pending,
         terminating: false,
         nominated: None,
+        evicted_until_ms: 0,
         started_ms: 0,
     }
 }

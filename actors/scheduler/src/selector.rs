@@ -10,7 +10,10 @@ pub type Labels = Vec<(Sym, Sym)>;
 
 /// The value of a label.
 pub fn label(labels: &[(Sym, Sym)], key: Sym) -> Option<Sym> {
-    labels.binary_search_by_key(&key, |(k, _)| *k).ok().map(|at| labels[at].1)
+    labels
+        .binary_search_by_key(&key, |(k, _)| *k)
+        .ok()
+        .map(|at| labels[at].1)
 }
 
 /// One test on the value of a key.
@@ -60,7 +63,10 @@ impl Requirement {
             "Lt" => bound().map_or(Operator::Invalid, Operator::Lt),
             _ => Operator::Invalid,
         };
-        Self { key: symbols.intern(key), operator }
+        Self {
+            key: symbols.intern(key),
+            operator,
+        }
     }
 
     /// Whether labels meet the requirement.
@@ -101,7 +107,12 @@ impl LabelSelector {
         }
         for expression in selector.match_expressions.iter().flatten() {
             let values = expression.values.as_deref().unwrap_or_default();
-            requirements.push(Requirement::parse(symbols, &expression.key, &expression.operator, values));
+            requirements.push(Requirement::parse(
+                symbols,
+                &expression.key,
+                &expression.operator,
+                values,
+            ));
         }
         requirements.sort_by_key(|requirement| requirement.key);
         Self { requirements }
@@ -109,7 +120,9 @@ impl LabelSelector {
 
     /// Whether labels are selected.
     pub fn matches(&self, symbols: &Symbols, labels: &[(Sym, Sym)]) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(symbols, labels))
+        self.requirements
+            .iter()
+            .all(|requirement| requirement.matches(symbols, labels))
     }
 }
 
@@ -139,7 +152,10 @@ impl NodeSelectorTerm {
                 field.operator = Operator::Invalid;
             }
         }
-        Self { expressions, name_fields }
+        Self {
+            expressions,
+            name_fields,
+        }
     }
 
     /// Whether a node with this name and these labels matches.
@@ -176,8 +192,13 @@ pub struct NodeRequirements {
 impl NodeRequirements {
     /// Whether a node meets them.
     pub fn matches(&self, symbols: &Symbols, name: Sym, labels: &[(Sym, Sym)]) -> bool {
-        self.selector.iter().all(|(key, value)| label(labels, *key) == Some(*value))
-            && self.required.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(symbols, name, labels)))
+        self.selector
+            .iter()
+            .all(|(key, value)| label(labels, *key) == Some(*value))
+            && self
+                .required
+                .as_ref()
+                .is_none_or(|terms| terms.iter().any(|t| t.matches(symbols, name, labels)))
     }
 
     /// Whether every node meets them.
@@ -264,7 +285,11 @@ impl Toleration {
     /// Reads a toleration.
     pub fn parse(symbols: &mut Symbols, toleration: &core::Toleration) -> Self {
         Self {
-            key: toleration.key.as_deref().filter(|key| !key.is_empty()).map(|key| symbols.intern(key)),
+            key: toleration
+                .key
+                .as_deref()
+                .filter(|key| !key.is_empty())
+                .map(|key| symbols.intern(key)),
             operator: match toleration.operator.as_deref().unwrap_or_default() {
                 "" | "Equal" => TolerationOperator::Equal,
                 "Exists" => TolerationOperator::Exists,
@@ -273,7 +298,11 @@ impl Toleration {
                 _ => TolerationOperator::Invalid,
             },
             value: symbols.intern(toleration.value.as_deref().unwrap_or_default()),
-            effect: toleration.effect.as_deref().filter(|e| !e.is_empty()).map(TaintEffect::parse),
+            effect: toleration
+                .effect
+                .as_deref()
+                .filter(|e| !e.is_empty())
+                .map(TaintEffect::parse),
         }
     }
 
@@ -282,7 +311,12 @@ impl Toleration {
         if self.effect.is_some_and(|effect| effect != taint.effect) || self.key.is_some_and(|key| key != taint.key) {
             return false;
         }
-        let numbers = || Some((symbols.text(taint.value).parse::<i64>().ok()?, symbols.text(self.value).parse::<i64>().ok()?));
+        let numbers = || {
+            Some((
+                symbols.text(taint.value).parse::<i64>().ok()?,
+                symbols.text(self.value).parse::<i64>().ok()?,
+            ))
+        };
         match self.operator {
             TolerationOperator::Exists => true,
             TolerationOperator::Equal => self.value == taint.value,
@@ -300,10 +334,11 @@ pub fn untolerated<'a>(
     tolerations: &[Toleration],
     concerns: impl Fn(TaintEffect) -> bool,
 ) -> Option<&'a Taint> {
-    taints
-        .iter()
-        .filter(|taint| concerns(taint.effect))
-        .find(|taint| !tolerations.iter().any(|toleration| toleration.tolerates(symbols, taint)))
+    taints.iter().filter(|taint| concerns(taint.effect)).find(|taint| {
+        !tolerations
+            .iter()
+            .any(|toleration| toleration.tolerates(symbols, taint))
+    })
 }
 
 /// Whether an effect keeps pods away.

@@ -43,8 +43,10 @@ fn merge(base: &mut Value, over: Value) {
 
 /// A node with 32 cpus, 64 Gi and 110 pods.
 pub fn node(name: &str) -> Object {
-    Object(json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
-        "status": {"allocatable": {"cpu": "32", "memory": "64Gi", "pods": "110"}}}))
+    Object(
+        json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "status": {"allocatable": {"cpu": "32", "memory": "64Gi", "pods": "110"}}}),
+    )
 }
 
 /// A pod with one container that requests nothing.
@@ -74,7 +76,10 @@ impl Bench {
 
     /// With a configuration.
     pub fn with(configuration: SchedulerConfiguration) -> Self {
-        Self { scheduler: Scheduler::new(configuration), now_ms: 0 }
+        Self {
+            scheduler: Scheduler::new(configuration),
+            now_ms: 0,
+        }
     }
 
     /// Adds a node.
@@ -104,7 +109,10 @@ impl Bench {
         self.scheduler.upsert_pod(&object);
         let key = PodKey::of(&object);
         let decided = self.decide();
-        decided.into_iter().find(|decision| *decision.pod() == key).expect("the pod was ready")
+        decided
+            .into_iter()
+            .find(|decision| *decision.pod() == key)
+            .expect("the pod was ready")
     }
 
     /// Schedules a pod and gives its node.
@@ -143,7 +151,10 @@ impl Bench {
             .iter()
             .find(|enabled| enabled.plugin.name() == plugin)
             .map_or(1, |enabled| enabled.weight);
-        let evaluation = self.scheduler.evaluate(&pod.pod()).expect("the default profile schedules it");
+        let evaluation = self
+            .scheduler
+            .evaluate(&pod.pod())
+            .expect("the default profile schedules it");
         let mut scores: Vec<(String, i64)> = evaluation
             .feasible
             .iter()

@@ -36,7 +36,13 @@ pub struct TopologyKey {
 
 impl TopologyKey {
     fn new(key: Sym) -> Self {
-        Self { key, domain_of: Vec::new(), domains: FxHashMap::default(), nodes_in: Vec::new(), crowded: 0 }
+        Self {
+            key,
+            domain_of: Vec::new(),
+            domains: FxHashMap::default(),
+            nodes_in: Vec::new(),
+            crowded: 0,
+        }
     }
 
     /// The domain of a node, `NO_DOMAIN` if it lacks the label or is absent.
@@ -304,7 +310,11 @@ pub fn matcher_matches(
             let labels = namespaces.get(&signature.namespace).map_or(&[][..], Vec::as_slice);
             selector.matches(symbols, labels)
         });
-    in_namespace && matcher.selector.as_ref().is_some_and(|s| s.matches(symbols, &signature.labels))
+    in_namespace
+        && matcher
+            .selector
+            .as_ref()
+            .is_some_and(|s| s.matches(symbols, &signature.labels))
 }
 
 impl Topology {
@@ -320,22 +330,32 @@ impl Topology {
 
     /// A counter.
     pub fn counter(&self, id: CounterId) -> &Counter {
-        self.counters[id.0 as usize].as_ref().expect("a counter is used only while it is held")
+        self.counters[id.0 as usize]
+            .as_ref()
+            .expect("a counter is used only while it is held")
     }
 
     /// A carried term.
     pub fn term(&self, id: TermId) -> &Term {
-        self.terms[id.0 as usize].as_ref().expect("a term is used only while a class carries it")
+        self.terms[id.0 as usize]
+            .as_ref()
+            .expect("a term is used only while a class carries it")
     }
 
     /// The live counters.
     pub(crate) fn live_counters(&self) -> impl Iterator<Item = (CounterId, &Counter)> {
-        self.counters.iter().enumerate().filter_map(|(at, c)| Some((CounterId(at as u32), c.as_ref()?)))
+        self.counters
+            .iter()
+            .enumerate()
+            .filter_map(|(at, c)| Some((CounterId(at as u32), c.as_ref()?)))
     }
 
     /// The live terms.
     pub(crate) fn live_terms(&self) -> impl Iterator<Item = (TermId, &Term)> {
-        self.terms.iter().enumerate().filter_map(|(at, t)| Some((TermId(at as u32), t.as_ref()?)))
+        self.terms
+            .iter()
+            .enumerate()
+            .filter_map(|(at, t)| Some((TermId(at as u32), t.as_ref()?)))
     }
 
     /// The id of a key, put in use if it was not.
@@ -356,7 +376,10 @@ impl Topology {
     /// Holds a counter; the second is true if it was made now and must be filled.
     pub(crate) fn hold_counter(&mut self, spec: CounterSpec) -> (CounterId, bool) {
         if let Some(id) = self.counter_ids.get(&spec).copied() {
-            self.counters[id.0 as usize].as_mut().expect("indexed counters are live").refs += 1;
+            self.counters[id.0 as usize]
+                .as_mut()
+                .expect("indexed counters are live")
+                .refs += 1;
             return (id, false);
         }
         let mut counter = Counter::new(spec.clone());
@@ -385,7 +408,15 @@ impl Topology {
             self.terms[id.0 as usize].as_mut().expect("indexed terms are live").refs += 1;
             return (id, false);
         }
-        let at = vacancy(&mut self.terms, Term { spec: spec.clone(), refs: 1, counts: Vec::new(), total: 0 });
+        let at = vacancy(
+            &mut self.terms,
+            Term {
+                spec: spec.clone(),
+                refs: 1,
+                counts: Vec::new(),
+                total: 0,
+            },
+        );
         self.term_ids.insert(spec, TermId(at));
         (TermId(at), true)
     }
@@ -418,9 +449,14 @@ impl Topology {
 
     /// Gives a node its place in one counter.
     pub(crate) fn attach_node_to_counter(&mut self, symbols: &Symbols, id: CounterId, slot: usize, node: &Node) {
-        let Some(counter) = self.counters[id.0 as usize].as_mut() else { return };
+        let Some(counter) = self.counters[id.0 as usize].as_mut() else {
+            return;
+        };
         let eligible = &counter.spec.eligible;
-        let fits = eligible.keys.iter().all(|key| self.keys[key.0 as usize].domain(slot) != NO_DOMAIN)
+        let fits = eligible
+            .keys
+            .iter()
+            .all(|key| self.keys[key.0 as usize].domain(slot) != NO_DOMAIN)
             && eligible
                 .requirements
                 .as_ref()
@@ -452,7 +488,9 @@ impl Topology {
 
     /// Counts a pod in, or out, of one counter.
     pub(crate) fn count(&mut self, id: CounterId, slot: usize, terminating: bool, added: bool) {
-        let counter = self.counters[id.0 as usize].as_mut().expect("classes list live counters only");
+        let counter = self.counters[id.0 as usize]
+            .as_mut()
+            .expect("classes list live counters only");
         if terminating && counter.spec.skips_terminating {
             return;
         }
@@ -462,7 +500,9 @@ impl Topology {
 
     /// Counts a carrier of a term in, or out.
     pub(crate) fn count_term(&mut self, id: TermId, slot: usize, added: bool) {
-        let term = self.terms[id.0 as usize].as_mut().expect("classes list live terms only");
+        let term = self.terms[id.0 as usize]
+            .as_mut()
+            .expect("classes list live terms only");
         let domain = self.keys[term.spec.key.0 as usize].domain(slot);
         term.change(domain, added);
     }

@@ -23,7 +23,11 @@ impl Plugin for ImageLocality {
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
-        if signature.images.is_empty() { Compiled::Skip } else { Compiled::Rule(Box::new(Locality)) }
+        if signature.images.is_empty() {
+            Compiled::Skip
+        } else {
+            Compiled::Rule(Box::new(Locality))
+        }
     }
 
     fn may_help(&self, _cluster: &Cluster, _event: &ClusterEvent<'_>, _signature: &PodSignature) -> bool {
@@ -72,6 +76,9 @@ mod tests {
             [("n1".into(), 23), ("n2".into(), 0)]
         );
         bench.node(node("n2").merge(with_image(10 * 1024 * 1024)));
-        assert_eq!(bench.scores(pod("p").merge(wants), "ImageLocality"), [("n1".into(), 48), ("n2".into(), 0)]);
+        assert_eq!(
+            bench.scores(pod("p").merge(wants), "ImageLocality"),
+            [("n1".into(), 48), ("n2".into(), 0)]
+        );
     }
 }

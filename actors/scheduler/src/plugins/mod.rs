@@ -1,6 +1,7 @@
 //! Owns the list of the plugins that Kubernetes enables by default. Each plugin is one file; enabling it is one line
 //! here. Third parties add theirs with `Profile::with`.
 
+pub mod default_preemption;
 pub mod image_locality;
 pub mod node_affinity;
 pub mod node_name;
@@ -19,7 +20,10 @@ use std::sync::Arc;
 /// The default plugins with Kubernetes' default weights, in Kubernetes' order.
 pub fn default_plugins() -> Vec<EnabledPlugin> {
     fn enabled(plugin: impl Plugin + 'static, weight: i64) -> EnabledPlugin {
-        EnabledPlugin { plugin: Arc::new(plugin), weight }
+        EnabledPlugin {
+            plugin: Arc::new(plugin),
+            weight,
+        }
     }
     vec![
         enabled(scheduling_gates::SchedulingGates, 0),
@@ -30,7 +34,11 @@ pub fn default_plugins() -> Vec<EnabledPlugin> {
         enabled(node_affinity::NodeAffinity, 2),
         enabled(node_ports::NodePorts, 0),
         enabled(node_resources_fit::NodeResourcesFit::default(), 1),
-        enabled(node_resources_balanced_allocation::NodeResourcesBalancedAllocation::default(), 1),
+        enabled(default_preemption::DefaultPreemption::default(), 0),
+        enabled(
+            node_resources_balanced_allocation::NodeResourcesBalancedAllocation::default(),
+            1,
+        ),
         enabled(image_locality::ImageLocality, 1),
     ]
 }

@@ -50,12 +50,18 @@ impl Plugin for NodeAffinity {
         if !filters && !scores {
             return Compiled::Skip;
         }
-        Compiled::Rule(Box::new(Affinity { filters, scores, only_nodes }))
+        Compiled::Rule(Box::new(Affinity {
+            filters,
+            scores,
+            only_nodes,
+        }))
     }
 
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
         let matches = |node: &Node| {
-            signature.node_requirements.matches(&cluster.symbols, node.name, &node.reading.labels)
+            signature
+                .node_requirements
+                .matches(&cluster.symbols, node.name, &node.reading.labels)
         };
         match event {
             ClusterEvent::NodeAdded(node) => matches(node),
@@ -79,7 +85,11 @@ impl Rule for Affinity {
     }
 
     fn filter_node(&self, cx: &Context<'_>, node: &Node, reasons: &mut Reasons) -> Verdict {
-        if cx.signature.node_requirements.matches(&cx.cluster.symbols, node.name, &node.reading.labels) {
+        if cx
+            .signature
+            .node_requirements
+            .matches(&cx.cluster.symbols, node.name, &node.reading.labels)
+        {
             return Verdict::Fits;
         }
         reasons.say(Reason::Text("node(s) didn't match Pod's node affinity/selector"));
@@ -178,7 +188,10 @@ mod tests {
             {"key": "metadata.name", "operator": "In", "values": ["n1"]},
             {"key": "metadata.name", "operator": "In", "values": ["n2"]}]}]));
         let message = bench.why_not(pod("q").merge(conflict));
-        assert!(message.starts_with("0/3 nodes are available: pod affinity terms conflict."), "{message}");
+        assert!(
+            message.starts_with("0/3 nodes are available: pod affinity terms conflict."),
+            "{message}"
+        );
     }
 
     #[test]
@@ -188,9 +201,7 @@ mod tests {
         bench.node(node("n2").merge(json!({"metadata": {"labels": {"b": "1"}}})));
         bench.node(node("n3").merge(json!({"metadata": {"labels": {"a": "1", "b": "1"}}})));
         let prefers = |a: i32, b: i32| {
-            let term = |key: &str, weight: i32| {
-                json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}})
-            };
+            let term = |key: &str, weight: i32| json!({"weight": weight, "preference": {"matchExpressions": [{"key": key, "operator": "Exists"}]}});
             json!({"spec": {"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
                 [term("a", a), term("b", b)]}}}})
         };

@@ -22,7 +22,11 @@ impl Plugin for NodePorts {
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
-        if signature.host_ports.is_empty() { Compiled::Skip } else { Compiled::Rule(Box::new(FreePorts)) }
+        if signature.host_ports.is_empty() {
+            Compiled::Skip
+        } else {
+            Compiled::Rule(Box::new(FreePorts))
+        }
     }
 
     fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
@@ -41,11 +45,15 @@ impl Rule for FreePorts {
 
     fn filter_node(&self, cx: &Context<'_>, node: &Node, reasons: &mut Reasons) -> Verdict {
         let wanted = &cx.signature.host_ports;
-        let promised = cx.nominated_before(node).any(|other| conflict(wanted, &other.host_ports));
+        let promised = cx
+            .nominated_before(node)
+            .any(|other| conflict(wanted, &other.host_ports));
         if !promised && !conflict(wanted, &node.host_ports) {
             return Verdict::Fits;
         }
-        reasons.say(Reason::Text("node(s) didn't have free ports for the requested pod ports"));
+        reasons.say(Reason::Text(
+            "node(s) didn't have free ports for the requested pod ports",
+        ));
         Verdict::Refused
     }
 }
@@ -77,9 +85,11 @@ mod tests {
         bench.node(node("n1"));
         bench.place(pod("a").merge(port(80, "TCP", "127.0.0.1")));
         assert!(bench.fits(pod("b").merge(port(80, "TCP", "10.0.0.1"))));
-        assert!(bench.why_not(pod("c").merge(port(80, "TCP", "0.0.0.0"))).contains(
-            "1 node(s) didn't have free ports for the requested pod ports"
-        ));
+        assert!(
+            bench
+                .why_not(pod("c").merge(port(80, "TCP", "0.0.0.0")))
+                .contains("1 node(s) didn't have free ports for the requested pod ports")
+        );
     }
 
     #[test]

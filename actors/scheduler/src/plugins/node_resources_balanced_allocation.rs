@@ -15,7 +15,9 @@ pub struct NodeResourcesBalancedAllocation {
 
 impl Default for NodeResourcesBalancedAllocation {
     fn default() -> Self {
-        Self { resources: cpu_and_memory() }
+        Self {
+            resources: cpu_and_memory(),
+        }
     }
 }
 
@@ -29,7 +31,11 @@ impl Plugin for NodeResourcesBalancedAllocation {
     }
 
     fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
-        let resources: Vec<_> = self.resources.iter().map(|r| ScoredResource::named(cluster, &r.name)).collect();
+        let resources: Vec<_> = self
+            .resources
+            .iter()
+            .map(|r| ScoredResource::named(cluster, &r.name))
+            .collect();
         if resources.iter().all(|resource| resource.of(&signature.requests) == 0) {
             return Compiled::Skip;
         }

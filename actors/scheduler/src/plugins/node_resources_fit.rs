@@ -57,7 +57,12 @@ pub struct ResourceWeight {
 
 /// Cpu and memory, equally.
 pub fn cpu_and_memory() -> Vec<ResourceWeight> {
-    ["cpu", "memory"].map(|name| ResourceWeight { name: name.to_owned(), weight: 1 }).to_vec()
+    ["cpu", "memory"]
+        .map(|name| ResourceWeight {
+            name: name.to_owned(),
+            weight: 1,
+        })
+        .to_vec()
 }
 
 /// Which node is better.
@@ -84,7 +89,9 @@ pub struct NodeResourcesFit {
 
 impl Default for NodeResourcesFit {
     fn default() -> Self {
-        Self { strategy: ScoringStrategy::LeastAllocated(cpu_and_memory()) }
+        Self {
+            strategy: ScoringStrategy::LeastAllocated(cpu_and_memory()),
+        }
     }
 }
 
@@ -110,11 +117,16 @@ impl Plugin for NodeResourcesFit {
             ScoringStrategy::MostAllocated(weights) => (Curve::Most, weights),
             ScoringStrategy::RequestedToCapacityRatio { shape, resources } => {
                 // Scores from 0 to 10 become 0 to 100.
-                let scaled = shape.iter().map(|(utilisation, score)| (*utilisation, score * MAX_NODE_SCORE / 10));
+                let scaled = shape
+                    .iter()
+                    .map(|(utilisation, score)| (*utilisation, score * MAX_NODE_SCORE / 10));
                 (Curve::Shape(scaled.collect()), resources)
             }
         };
-        let resources = weights.iter().map(|w| (ScoredResource::named(cluster, &w.name), w.weight)).collect();
+        let resources = weights
+            .iter()
+            .map(|w| (ScoredResource::named(cluster, &w.name), w.weight))
+            .collect();
         Compiled::Rule(Box::new(Fit { curve, resources }))
     }
 
@@ -140,7 +152,10 @@ fn could_hold(reading: &NodeReading, signature: &PodSignature) -> bool {
         && have.cpu_milli >= want.cpu_milli
         && have.memory_bytes >= want.memory_bytes
         && have.ephemeral_bytes >= want.ephemeral_bytes
-        && want.extended.iter().all(|(name, amount)| have.extended_amount(*name) >= *amount)
+        && want
+            .extended
+            .iter()
+            .all(|(name, amount)| have.extended_amount(*name) >= *amount)
 }
 
 impl Rule for Fit {
@@ -174,11 +189,29 @@ impl Rule for Fit {
                 never |= want > have;
             }
         };
-        check(want.cpu_milli, have.cpu_milli, taken.cpu_milli, promised.cpu_milli, Reason::Text("Insufficient cpu"));
+        check(
+            want.cpu_milli,
+            have.cpu_milli,
+            taken.cpu_milli,
+            promised.cpu_milli,
+            Reason::Text("Insufficient cpu"),
+        );
         let memory = Reason::Text("Insufficient memory");
-        check(want.memory_bytes, have.memory_bytes, taken.memory_bytes, promised.memory_bytes, memory);
+        check(
+            want.memory_bytes,
+            have.memory_bytes,
+            taken.memory_bytes,
+            promised.memory_bytes,
+            memory,
+        );
         let disk = Reason::Text("Insufficient ephemeral-storage");
-        check(want.ephemeral_bytes, have.ephemeral_bytes, taken.ephemeral_bytes, promised.ephemeral_bytes, disk);
+        check(
+            want.ephemeral_bytes,
+            have.ephemeral_bytes,
+            taken.ephemeral_bytes,
+            promised.ephemeral_bytes,
+            disk,
+        );
         for (name, amount) in &want.extended {
             let amounts = [have, taken, &promised].map(|resources| resources.extended_amount(*name));
             check(*amount, amounts[0], amounts[1], amounts[2], Reason::Insufficient(*name));
@@ -194,7 +227,9 @@ impl Rule for Fit {
         let (mut sum, mut weights) = (0, 0);
         for (resource, weight) in &self.resources {
             let have = resource.of(&node.reading.allocatable);
-            let Some(used) = scored_use(*resource, cx.signature, node) else { continue };
+            let Some(used) = scored_use(*resource, cx.signature, node) else {
+                continue;
+            };
             if have == 0 {
                 continue;
             }
@@ -242,7 +277,9 @@ fn scored_use(resource: ScoredResource, signature: &PodSignature, node: &Node) -
 fn along(points: &[(i64, i64)], at: i64) -> i64 {
     for (index, (x, y)) in points.iter().enumerate() {
         if at <= *x {
-            let Some((x0, y0)) = index.checked_sub(1).map(|before| points[before]) else { return *y };
+            let Some((x0, y0)) = index.checked_sub(1).map(|before| points[before]) else {
+                return *y;
+            };
             return y0 + (y - y0) * (at - x0) / (x - x0);
         }
     }
@@ -271,14 +308,26 @@ mod tests {
             (json!({"ephemeral-storage": "2Gi"}), "1 Insufficient ephemeral-storage."),
             (json!({"example.com/gpu": "2"}), "1 Insufficient example.com/gpu."),
             (json!({"example.com/other": "1"}), "1 Insufficient example.com/other."),
-            (json!({"cpu": "2", "memory": "2Gi"}), "1 Insufficient cpu, 1 Insufficient memory."),
+            (
+                json!({"cpu": "2", "memory": "2Gi"}),
+                "1 Insufficient cpu, 1 Insufficient memory.",
+            ),
         ] {
             let message = bench.why_not(pod("p").merge(requests(list.clone())));
-            assert!(message.starts_with(&format!("0/1 nodes are available: {words}")), "{list}: {message}");
+            assert!(
+                message.starts_with(&format!("0/1 nodes are available: {words}")),
+                "{list}: {message}"
+            );
         }
-        assert_eq!(bench.place(pod("a").merge(requests(json!({"cpu": "1", "memory": "1Gi"})))), "n1");
+        assert_eq!(
+            bench.place(pod("a").merge(requests(json!({"cpu": "1", "memory": "1Gi"})))),
+            "n1"
+        );
         let message = bench.why_not(pod("b").merge(requests(json!({"cpu": "1m"}))));
-        assert!(message.starts_with("0/1 nodes are available: 1 Insufficient cpu, 1 Too many pods."), "{message}");
+        assert!(
+            message.starts_with("0/1 nodes are available: 1 Insufficient cpu, 1 Too many pods."),
+            "{message}"
+        );
     }
 
     #[test]
@@ -288,13 +337,34 @@ mod tests {
         sidecar["restartPolicy"] = json!("Always");
         for (spec, want) in [
             (json!({"containers": [cpu("a", "100m"), cpu("b", "200m")]}), 300),
-            (json!({"containers": [cpu("a", "100m")], "initContainers": [cpu("i", "500m"), cpu("j", "400m")]}), 500),
-            (json!({"containers": [cpu("a", "100m")], "initContainers": [sidecar.clone()]}), 400),
-            (json!({"containers": [cpu("a", "100m")], "initContainers": [sidecar.clone(), cpu("i", "500m")]}), 800),
-            (json!({"containers": [cpu("a", "100m")], "initContainers": [cpu("i", "350m"), sidecar.clone()]}), 400),
-            (json!({"containers": [cpu("a", "100m")], "overhead": {"cpu": "50m"}}), 150),
-            (json!({"containers": [cpu("a", "100m")], "resources": {"requests": {"cpu": "1"}}}), 1000),
-            (json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "70m"}}}]}), 70),
+            (
+                json!({"containers": [cpu("a", "100m")], "initContainers": [cpu("i", "500m"), cpu("j", "400m")]}),
+                500,
+            ),
+            (
+                json!({"containers": [cpu("a", "100m")], "initContainers": [sidecar.clone()]}),
+                400,
+            ),
+            (
+                json!({"containers": [cpu("a", "100m")], "initContainers": [sidecar.clone(), cpu("i", "500m")]}),
+                800,
+            ),
+            (
+                json!({"containers": [cpu("a", "100m")], "initContainers": [cpu("i", "350m"), sidecar.clone()]}),
+                400,
+            ),
+            (
+                json!({"containers": [cpu("a", "100m")], "overhead": {"cpu": "50m"}}),
+                150,
+            ),
+            (
+                json!({"containers": [cpu("a", "100m")], "resources": {"requests": {"cpu": "1"}}}),
+                1000,
+            ),
+            (
+                json!({"containers": [{"name": "a", "resources": {"limits": {"cpu": "70m"}}}]}),
+                70,
+            ),
         ] {
             let signature = crate::testing::signature_of(json!({"spec": spec}));
             assert_eq!(signature.requests.cpu_milli, want, "{spec}");
@@ -318,18 +388,22 @@ mod tests {
             ),
         ] {
             let mut configuration = SchedulerConfiguration::default();
-            configuration.profiles = vec![
-                Profile::with_default_plugins("default-scheduler")
-                    .replacing(NodeResourcesFit { strategy: strategy.clone() }, 1),
-            ];
+            configuration.profiles = vec![Profile::with_default_plugins("default-scheduler").replacing(
+                NodeResourcesFit {
+                    strategy: strategy.clone(),
+                },
+                1,
+            )];
             let mut bench = Bench::with(configuration);
-            let sized = |cpu: &str, memory: &str| {
-                json!({"status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "10"}}})
-            };
+            let sized = |cpu: &str, memory: &str| json!({"status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "10"}}});
             bench.node(node("n1").merge(sized("4", "8Gi")));
             bench.node(node("n2").merge(sized("2", "10Gi")));
             let got = bench.scores(pod_asks(), "NodeResourcesFit");
-            assert_eq!(got, [("n1".into(), scores[0]), ("n2".into(), scores[1])], "{strategy:?}");
+            assert_eq!(
+                got,
+                [("n1".into(), scores[0]), ("n2".into(), scores[1])],
+                "{strategy:?}"
+            );
         }
     }
 

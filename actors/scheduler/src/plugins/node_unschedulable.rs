@@ -24,7 +24,11 @@ impl Plugin for NodeUnschedulable {
             value: cluster.symbols.intern(""),
             effect: TaintEffect::NoSchedule,
         };
-        if signature.tolerations.iter().any(|toleration| toleration.tolerates(&cluster.symbols, &taint)) {
+        if signature
+            .tolerations
+            .iter()
+            .any(|toleration| toleration.tolerates(&cluster.symbols, &taint))
+        {
             return Compiled::Skip;
         }
         Compiled::Rule(Box::new(NotCordoned))

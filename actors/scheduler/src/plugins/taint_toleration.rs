@@ -54,7 +54,10 @@ impl Rule for Tolerance {
         match untolerated(symbols, &node.reading.taints, tolerations, keeps_away) {
             None => Verdict::Fits,
             Some(taint) => {
-                reasons.say(Reason::UntoleratedTaint { key: taint.key, value: taint.value });
+                reasons.say(Reason::UntoleratedTaint {
+                    key: taint.key,
+                    value: taint.value,
+                });
                 Verdict::NeverFits
             }
         }
@@ -66,7 +69,12 @@ impl Rule for Tolerance {
             .taints
             .iter()
             .filter(|taint| taint.effect == TaintEffect::PreferNoSchedule)
-            .filter(|taint| !cx.signature.tolerations.iter().any(|t| t.tolerates(&cx.cluster.symbols, taint)))
+            .filter(|taint| {
+                !cx.signature
+                    .tolerations
+                    .iter()
+                    .any(|t| t.tolerates(&cx.cluster.symbols, taint))
+            })
             .count();
         site.push(disliked as i64);
     }
@@ -92,13 +100,19 @@ mod tests {
     #[test]
     fn tolerations_match_by_key_operator_value_and_effect() {
         for (toleration, admitted) in [
-            (json!({"key": "team", "operator": "Equal", "value": "db", "effect": "NoSchedule"}), true),
+            (
+                json!({"key": "team", "operator": "Equal", "value": "db", "effect": "NoSchedule"}),
+                true,
+            ),
             (json!({"key": "team", "value": "db"}), true),
             (json!({"key": "team", "operator": "Exists"}), true),
             (json!({"operator": "Exists"}), true),
             (json!({"key": "team", "value": "web"}), false),
             (json!({"key": "other", "operator": "Exists"}), false),
-            (json!({"key": "team", "operator": "Exists", "effect": "NoExecute"}), false),
+            (
+                json!({"key": "team", "operator": "Exists", "effect": "NoExecute"}),
+                false,
+            ),
             (json!({"key": "team", "operator": "Unheard", "value": "db"}), false),
         ] {
             let mut bench = Bench::new();
@@ -114,7 +128,9 @@ mod tests {
             let mut bench = Bench::new();
             bench.node(tainted("n1", effect));
             assert!(
-                bench.why_not(pod("a")).contains("1 node(s) had untolerated taint {team: db}."),
+                bench
+                    .why_not(pod("a"))
+                    .contains("1 node(s) had untolerated taint {team: db}."),
                 "{effect}: {}",
                 bench.why_not(pod("a"))
             );
