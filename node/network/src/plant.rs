@@ -148,8 +148,11 @@ impl Plant {
     fn set_kernel_settings(&self) -> Result<(), NetworkError> {
         let bridge = format!("/proc/sys/net/ipv4/conf/{}/", self.config.bridge);
         write_setting(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
-        // A route to the sender's own interface is what we want here: see the redirect rule of the ruleset.
+        // Traffic between two pods leaves by the interface on which it came. The kernel would tell the sender of a "better" way,
+        // which the isolated ports do not offer, and would count that against its budget of ICMP errors for the sender. It
+        // does so if either setting is on.
         write_setting(&Path::new(&bridge).join("send_redirects"), "0")?;
+        write_setting(Path::new("/proc/sys/net/ipv4/conf/all/send_redirects"), "0")?;
         // Only the gateway itself may be reached through the bridge's loopback: never the node's 127.0.0.0/8.
         write_setting(&Path::new(&bridge).join("route_localnet"), "0")?;
         self.keep_netfilter_out_of_the_bridge()

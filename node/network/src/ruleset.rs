@@ -25,7 +25,7 @@ use nftables::{
         PayloadField, Prefix, SetItem, Verdict,
     },
     schema::{Chain, Element, FlushObject, Map, NfCmd, NfListObject, Rule, Set, SetFlag, SetType, SetTypeValue, Table},
-    stmt::{JumpTarget, Mangle, Match, NAT, NATFamily, NATFlag, Operator, Statement, VerdictMap},
+    stmt::{JumpTarget, Mangle, Match, NAT, NATFamily, NATFlag, Operator, Reject, RejectType, Statement, VerdictMap},
     types::{NfChainPolicy, NfChainType, NfFamily, NfHook},
 };
 
@@ -125,15 +125,22 @@ fn fixed_rules(rules: &BaseRules) -> Vec<(&'static str, Vec<Statement<'static>>)
             target: Cow::Borrowed(SERVICES),
         })
     };
-    let refuse_unknown_service = || {
-        // What still has a service address after the services' rules has no endpoint, or is no service. It is refused at
-        // once, so that a client need not wait for its time-out.
-        vec![
+    // What still has a service address after the services' rules has no endpoint, or is no service. It is refused at once, so
+    // that a client need not wait for its time-out. TCP is reset, since the kernel limits ICMP errors to about one a second
+    // and client.
+    let unknown_service = |how: Vec<Statement<'static>>| {
+        let mut statements = vec![
             matches(service(), Operator::EQ, range(rules.service_cidr)),
             matches(destination_type(), Operator::NEQ, text("local")),
-            Statement::Reject(None),
-        ]
+        ];
+        statements.extend(how);
+        statements
     };
+    let reset = || {
+        let with_reset = Reject::new(Some(RejectType::TCPReset), None);
+        unknown_service(vec![match_protocol(Protocol::Tcp), Statement::Reject(Some(with_reset))])
+    };
+    let refuse = || unknown_service(vec![Statement::Reject(None)]);
     vec![
         (
             SERVICES,
@@ -194,8 +201,10 @@ fn fixed_rules(rules: &BaseRules) -> Vec<(&'static str, Vec<Statement<'static>>)
                 masquerade(),
             ],
         ),
-        ("filter-forward", refuse_unknown_service()),
-        ("filter-output", refuse_unknown_service()),
+        ("filter-forward", reset()),
+        ("filter-forward", refuse()),
+        ("filter-output", reset()),
+        ("filter-output", refuse()),
         // Traffic between two pods leaves by the interface on which it came, and the kernel would tell the sender of a
         // "better" way that the isolated ports do not offer.
         (
