@@ -8,7 +8,8 @@
 //! ```text
 //! events ──> Scheduler ──> Cluster   nodes, pods, classes of equal pods, counts by topology domain
 //!                     ├──> Queue     active, backing off, unschedulable, gated
-//!                     └──> Cycle     filter, score, choose: the plain path over all nodes
+//!                     ├──> Cycle     filter, score, choose: the plain path over all nodes
+//!                     └──> Index     the same choice for a class of equal pods in O(sites + log nodes)
 //! ```
 //!
 //! Invariants: no node is filled above its allocatable by a decision; the sums and counts in `Cluster` equal a recount
@@ -20,6 +21,7 @@ pub mod cycle;
 pub mod decision;
 pub mod diagnosis;
 pub mod framework;
+pub mod index;
 pub mod intern;
 pub mod node;
 pub mod plugins;

@@ -7,6 +7,7 @@ use crate::config::{Profile, SchedulerConfiguration};
 use crate::cycle::{CompiledClass, Cycle, Found, NotFound, Search};
 use crate::decision::{Binding, Decision, Preemption, Unschedulable};
 use crate::framework::{ClusterEvent, PostFilterOutcome, QueueKey, Reasons, Unplaced, Verdict};
+use crate::index::ClassIndex;
 use crate::node::read_node;
 use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, read_labels, read_pod};
 use crate::queue::{BackOff, PluginMask, Queue, QueueLengths, Stage, mask_of};
@@ -22,11 +23,33 @@ pub struct Scheduler {
     profiles: FxHashMap<crate::intern::Sym, usize>,
     cluster: Cluster,
     queue: Queue,
-    compiled: Vec<Option<Box<CompiledClass>>>,
+    compiled: Vec<Option<Box<Compiled>>>,
+    indexed: usize,
     now_ms: u64,
     decided: u64,
     window_start: usize,
 }
+
+/// What is kept for a class while it has pods.
+struct Compiled {
+    class: CompiledClass,
+    index: Option<ClassIndex>,
+    failure: Option<Failure>,
+    uses: u64,
+    last_used: u64,
+}
+
+/// Why a class fitted nowhere, and when that was found: it holds until something changes.
+struct Failure {
+    position: u64,
+    layout: u64,
+    why: NotFound,
+}
+
+/// Nodes times indexed classes, at most: about 100 bytes each.
+const INDEX_ENTRIES_MAX: usize = 4_000_000;
+/// An index that was not used for so many decisions may give way to another.
+const INDEX_IDLE_DECISIONS: u64 = 10_000;
 
 /// A reference to an interned pod signature, for callers that make many equal pods (`Scheduler::intern`). It lives as
 /// long as the scheduler.
@@ -53,6 +76,7 @@ impl Scheduler {
             profiles,
             cluster,
             compiled: Vec::new(),
+            indexed: 0,
             now_ms: 0,
             decided: 0,
             window_start: 0,
@@ -355,7 +379,8 @@ impl Scheduler {
     fn sweep(&mut self) {
         for class in self.cluster.take_dropped_classes() {
             if let Some(compiled) = self.compiled.get_mut(class.0 as usize).and_then(Option::take) {
-                compiled.release(&mut self.cluster);
+                self.indexed -= usize::from(compiled.index.is_some());
+                compiled.class.release(&mut self.cluster);
             }
         }
     }
@@ -425,13 +450,13 @@ impl Scheduler {
     fn decide(&mut self, pod: PodId) -> Decision {
         let class_id = self.cluster.pod(pod).class;
         self.compile(class_id);
-        let class = self.compiled[class_id.0 as usize].take().expect("compiled above");
-        let outcome = self.find(pod, class_id, &class);
+        let mut compiled = self.compiled[class_id.0 as usize].take().expect("compiled above");
+        let outcome = self.find(pod, class_id, &mut compiled);
         let decision = match outcome {
             Ok(found) => self.assume(pod, found),
-            Err(not_found) => self.refuse(pod, class_id, &class, not_found),
+            Err(not_found) => self.refuse(pod, class_id, &compiled.class, not_found),
         };
-        self.compiled[class_id.0 as usize] = Some(class);
+        self.compiled[class_id.0 as usize] = Some(compiled);
         decision
     }
 
@@ -446,39 +471,111 @@ impl Scheduler {
                 .profile_of(&signature)
                 .expect("only pods of our profiles are queued");
             let plugins = &self.configuration.profiles[profile];
-            self.compiled[at] = Some(Box::new(CompiledClass::new(
-                &mut self.cluster,
-                profile,
-                plugins,
-                &signature,
-            )));
+            let class = CompiledClass::new(&mut self.cluster, profile, plugins, &signature);
+            self.compiled[at] = Some(Box::new(Compiled {
+                class,
+                index: None,
+                failure: None,
+                uses: 0,
+                last_used: 0,
+            }));
         }
     }
 
-    fn find(&mut self, pod: PodId, class_id: ClassId, class: &CompiledClass) -> Result<Found, NotFound> {
+    fn find(&mut self, pod: PodId, class_id: ClassId, compiled: &mut Compiled) -> Result<Found, NotFound> {
         let chance = chance(self.configuration.seed, self.decided);
         self.decided += 1;
-        let cycle = Cycle::new(&self.cluster, class_id, Some(pod), class);
-        if let Some(found) = self.try_nominated(pod, &cycle) {
+        compiled.uses += 1;
+        compiled.last_used = self.decided;
+        let feasible_max = self.feasible_max(compiled.class.profile);
+        let nominated = self.cluster.pod(pod).nominated.is_some();
+        if nominated && let Some(found) = self.try_nominated(pod, &self.cycle(class_id, pod, &compiled.class)) {
             return Ok(found);
         }
         let slots = self.cluster.nodes().len();
-        let search = Search {
-            tie_start: if slots == 0 {
-                0
-            } else {
-                (chance % slots as u64) as usize
-            },
-            window_start: if slots == 0 { 0 } else { self.window_start % slots },
-            feasible_max: self.feasible_max(class.profile),
+        let tie_start = if slots == 0 {
+            0
+        } else {
+            (chance % slots as u64) as usize
         };
-        let found = cycle.find(&search);
-        if search.feasible_max < usize::MAX
-            && let Ok(found) = &found
-        {
-            self.window_start = self.window_start.wrapping_add(found.examined);
+        let whole = feasible_max == usize::MAX && !nominated;
+        if whole && let Some(failure) = &compiled.failure {
+            if failure.position == self.cluster.position() && failure.layout == self.cluster.layout() {
+                return Err(failure.why.clone());
+            }
+            compiled.failure = None;
+        }
+        if whole && self.may_index(compiled) {
+            // The index is of the class, so the cycle is of no pod in particular.
+            let cycle = Cycle::new(&self.cluster, class_id, None, &compiled.class);
+            let index = match compiled.index.take() {
+                Some(mut index) => {
+                    index.catch_up(&cycle);
+                    index
+                }
+                None => {
+                    self.indexed += 1;
+                    ClassIndex::new(&cycle)
+                }
+            };
+            let found = index.find(&cycle, tie_start);
+            compiled.index = Some(index);
+            if let Some(found) = found {
+                return Ok(found);
+            }
+        }
+        let window_start = if slots == 0 { 0 } else { self.window_start % slots };
+        let found = self.cycle(class_id, pod, &compiled.class).find(&Search {
+            tie_start,
+            window_start,
+            feasible_max,
+        });
+        match &found {
+            Ok(found) if feasible_max < usize::MAX => {
+                self.window_start = self.window_start.wrapping_add(found.examined);
+            }
+            Err(why) if whole => {
+                let (position, layout) = (self.cluster.position(), self.cluster.layout());
+                compiled.failure = Some(Failure {
+                    position,
+                    layout,
+                    why: why.clone(),
+                });
+            }
+            _ => {}
         }
         found
+    }
+
+    fn cycle<'a>(&'a self, class_id: ClassId, pod: PodId, class: &'a CompiledClass) -> Cycle<'a> {
+        Cycle::new(&self.cluster, class_id, Some(pod), class)
+    }
+
+    /// Whether the class has an index, or is worth one: it is used again, and there is room, or an index is idle.
+    fn may_index(&mut self, compiled: &Compiled) -> bool {
+        if compiled.index.is_some() {
+            return true;
+        }
+        if !self.configuration.indexed || compiled.uses < 2 || !compiled.class.is_indexable() {
+            return false;
+        }
+        let classes_max = (INDEX_ENTRIES_MAX / self.cluster.nodes().len().max(1)).max(8);
+        if self.indexed < classes_max {
+            return true;
+        }
+        let idle_since = self.decided.saturating_sub(INDEX_IDLE_DECISIONS);
+        let idle = self.compiled.iter_mut().flatten().filter(|other| other.index.is_some());
+        match idle
+            .min_by_key(|other| other.last_used)
+            .filter(|other| other.last_used < idle_since)
+        {
+            Some(idle) => {
+                idle.index = None;
+                self.indexed -= 1;
+                true
+            }
+            None => false,
+        }
     }
 
     /// A pod for which room was made looks at that node first.
@@ -600,9 +697,9 @@ impl Scheduler {
         self.profile_of(&reading.signature)?;
         let class_id = self.cluster.hold_class(reading.signature);
         self.compile(class_id);
-        let class = self.compiled[class_id.0 as usize].take().expect("compiled above");
-        let evaluation = self.evaluate_class(class_id, &class);
-        self.compiled[class_id.0 as usize] = Some(class);
+        let compiled = self.compiled[class_id.0 as usize].take().expect("compiled above");
+        let evaluation = self.evaluate_class(class_id, &compiled.class);
+        self.compiled[class_id.0 as usize] = Some(compiled);
         self.cluster.release_class(class_id);
         self.sweep();
         Some(evaluation)
