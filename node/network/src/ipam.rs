@@ -5,7 +5,7 @@
 //! A record outlives the node process, as the pods do. The choice is pure ([`choose`]); this module never touches links.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs, io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
@@ -75,6 +75,8 @@ pub struct AddressBook {
     directory: PathBuf,
     by_address: BTreeMap<Ipv4Addr, String>,
     by_pod: HashMap<String, Ipv4Addr>,
+    /// Free on disk, but not to be given out before the old link is gone. A new process removes such links first.
+    resting: BTreeSet<Ipv4Addr>,
     last: Option<Ipv4Addr>,
 }
 
@@ -88,6 +90,7 @@ impl AddressBook {
             directory: directory.to_owned(),
             by_address: BTreeMap::new(),
             by_pod: HashMap::new(),
+            resting: BTreeSet::new(),
             last: None,
         };
         let entries = fs::read_dir(directory).map_err(|source| record_error("list", directory, source))?;
@@ -137,7 +140,7 @@ impl AddressBook {
             capacity: self.cidr.size().saturating_sub(3),
         };
         let address = choose(self.cidr, self.last, |candidate| {
-            self.by_address.contains_key(&candidate)
+            self.by_address.contains_key(&candidate) || self.resting.contains(&candidate)
         })
         .ok_or(exhausted)?;
         self.write_record(address, pod_uid)?;
@@ -160,6 +163,18 @@ impl AddressBook {
         // A draft that stays behind is removed by the next opening: its name is no address.
         let _ = fs::remove_file(&draft);
         linked
+    }
+
+    /// Forgets the pod, but keeps its address from being given out until [`AddressBook::wake`].
+    pub(crate) fn release_later(&mut self, pod_uid: &str) -> Result<Option<Ipv4Addr>, IpamError> {
+        let released = self.release(pod_uid)?;
+        self.resting.extend(released);
+        Ok(released)
+    }
+
+    /// Lets a resting address be given out again.
+    pub(crate) fn wake(&mut self, address: Ipv4Addr) {
+        self.resting.remove(&address);
     }
 
     /// Forgets the pod and frees its address; returns the address that it had.
@@ -241,6 +256,18 @@ mod tests {
         assert_eq!(book.release("a").unwrap(), None);
         let c = book.allocate("c").unwrap();
         assert!(c > b, "a freed address is used again last, but {c} was given after {b}");
+    }
+
+    #[test]
+    fn a_resting_address_is_not_given_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut book = AddressBook::open(cidr("10.0.0.0/30"), directory.path()).unwrap();
+        let only = book.allocate("a").unwrap();
+        assert_eq!(book.release_later("a").unwrap(), Some(only));
+        assert_eq!(book.address_of("a"), None);
+        assert!(matches!(book.allocate("b"), Err(IpamError::Exhausted { .. })));
+        book.wake(only);
+        assert_eq!(book.allocate("b").unwrap(), only);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use netlink_packet_route::{
     link::{InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkMessage},
     route::{RouteProtocol, RouteScope},
 };
-use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -154,6 +154,15 @@ pub(crate) fn create_pod_link(link: &PodLink, bridge_index: u32, namespace: RawF
     ]
 }
 
+/// Puts an existing link on the bridge.
+pub(crate) fn adopt_port(name: &str, bridge_index: u32) -> Vec<Request> {
+    let message = LinkUnspec::new_with_name(name).controller(bridge_index).up().build();
+    vec![
+        Request::new(RouteNetlinkMessage::SetLink(message), 0),
+        isolate_port(name),
+    ]
+}
+
 fn isolate_port(name: &str) -> Request {
     let message = LinkUnspec::new_with_name(name)
         .set_port_kind(InfoPortKind::Bridge)
@@ -206,6 +215,24 @@ pub(crate) fn delete_link(index: u32) -> Request {
         RouteNetlinkMessage::DelLink(LinkUnspec::new_with_index(index).build()),
         0,
     )
+}
+
+/// The group of links that are to be deleted together: the kernel waits for all processors once a deletion (16-20 ms), not
+/// once a link. The number is the letters "actd".
+const RETIRED_GROUP: u32 = 0x6163_7464;
+
+/// Puts a link among those that [`delete_retired`] deletes.
+pub(crate) fn retire_link(name: &str) -> Request {
+    let message = LinkUnspec::new_with_name(name).link_group(RETIRED_GROUP).build();
+    Request::new(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Deletes all retired links.
+pub(crate) fn delete_retired() -> Request {
+    let message = LinkMessageBuilder::<LinkUnspec>::default()
+        .link_group(RETIRED_GROUP)
+        .build();
+    Request::new(RouteNetlinkMessage::DelLink(message), 0)
 }
 
 /// What we read of a link.

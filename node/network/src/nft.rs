@@ -12,7 +12,8 @@ use nftables::batch::Batch;
 use crate::{
     error::NetworkError,
     ruleset::{self, BaseRules, TABLE},
-    service::{self, Plan, Programmed, ServiceTable},
+    service::{self, Plan, Programmed, ServiceChange, ServiceRule, ServiceTable},
+    worker::Chores,
 };
 
 const PROGRAM: &str = "nft";
@@ -20,26 +21,72 @@ const PROGRAM: &str = "nft";
 /// The state of the nft worker.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) services: ServiceTable,
+    base: BaseRules,
+    services: ServiceTable,
 }
+
+impl Chores for Rules {}
 
 impl Rules {
     /// Makes the table, or brings an existing one up to date and reads which services it holds.
-    pub(crate) fn open(base: &BaseRules) -> Result<Self, NetworkError> {
+    pub(crate) fn open(base: BaseRules) -> Result<Self, NetworkError> {
         let programmed = list()?;
-        apply(ruleset::base(base), "set up the table inet actorium")?;
-        Ok(Self {
-            services: ServiceTable::adopt(base.pod_cidr, programmed),
-        })
+        apply(ruleset::base(&base), "set up the table inet actorium")?;
+        let services = ServiceTable::adopt(base.pod_cidr, programmed);
+        Ok(Self { base, services })
+    }
+
+    /// Applies changes of some services.
+    pub(crate) fn change(&mut self, changes: &[ServiceChange]) -> Result<(), NetworkError> {
+        match self.carry_out(self.services.plan(changes)) {
+            Err(error @ NetworkError::NftRefused { .. }) => self.recover(error, |services| services.plan(changes)),
+            outcome => outcome,
+        }
+    }
+
+    /// Makes these services all there are.
+    pub(crate) fn replace_all(&mut self, rules: &[ServiceRule]) -> Result<(), NetworkError> {
+        match self.carry_out(self.services.plan_all(rules)) {
+            Err(error @ NetworkError::NftRefused { .. }) => self.recover(error, |services| services.plan_all(rules)),
+            outcome => outcome,
+        }
+    }
+
+    /// Compares the kernel's table with what it should hold, and corrects it. Returns whether anything was wrong.
+    pub(crate) fn repair(&mut self) -> Result<bool, NetworkError> {
+        let found = list()?;
+        let differs = found != *self.services.programmed();
+        // The fixed rules are filled in anew in any case: that costs less than comparing them.
+        apply(ruleset::base(&self.base), "set up the table inet actorium")?;
+        if differs {
+            self.services.replace_programmed(found);
+            self.carry_out(self.services.plan_repair())?;
+        }
+        Ok(differs)
+    }
+
+    /// The names of the services that are known.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.services.names().map(str::to_owned).collect()
     }
 
     /// Applies a plan; the table's memory follows only if nft accepted it.
-    pub(crate) fn carry_out(&mut self, plan: Plan) -> Result<(), NetworkError> {
+    fn carry_out(&mut self, plan: Plan) -> Result<(), NetworkError> {
         if !plan.is_empty() {
             apply(plan.batch(), "change the services")?;
         }
         self.services.commit(plan);
         Ok(())
+    }
+
+    /// A refused change means that the kernel does not hold what we remember: somebody has flushed the ruleset, as firewalls
+    /// do when they are reloaded. So the table is read and corrected, and the change tried once more.
+    fn recover(&mut self, refusal: NetworkError, plan: impl Fn(&ServiceTable) -> Plan) -> Result<(), NetworkError> {
+        if !self.repair()? {
+            return Err(refusal);
+        }
+        tracing::warn!(%refusal, "the nftables table had been changed by somebody else; it is as it should be again");
+        self.carry_out(plan(&self.services))
     }
 }
 

@@ -11,6 +11,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use nix::sched::{CloneFlags, setns};
@@ -24,6 +25,7 @@ use crate::{
     netlink::{RouteSocket, is_absent, is_present},
     pod_network::NodeNetworkConfig,
     route::{self, PeerRoute, RouteChange},
+    worker::Chores,
 };
 
 /// Where a pod's network namespace is found.
@@ -92,6 +94,45 @@ pub(crate) struct Plant {
     home: File,
     bridge_index: u32,
     book: AddressBook,
+    retired: Option<Retired>,
+}
+
+/// Links that are to be deleted, and the addresses that rest until then.
+struct Retired {
+    since: Instant,
+    addresses: Vec<Ipv4Addr>,
+}
+
+/// How long a detached pod's link waits for others to be deleted with it. Most links vanish with their namespace meanwhile
+/// and need no deletion at all.
+const RETIREMENT: Duration = Duration::from_millis(200);
+
+impl Chores for Plant {
+    fn chore_due_in(&self) -> Option<Duration> {
+        self.retired
+            .as_ref()
+            .map(|retired| RETIREMENT.saturating_sub(retired.since.elapsed()))
+    }
+
+    fn run_chore(&mut self) {
+        let Some(mut retired) = self.retired.take() else { return };
+        match self.socket.send_one(link::delete_retired()) {
+            Err(error) if !is_absent(&error) => {
+                tracing::warn!(%error, "cannot delete the links of detached pods; trying again");
+                retired.since = now();
+                self.retired = Some(retired);
+            }
+            _ => retired
+                .addresses
+                .into_iter()
+                .for_each(|address| self.book.wake(address)),
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "when to clean up decides nothing about pods")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl Plant {
@@ -111,11 +152,25 @@ impl Plant {
             home,
             bridge_index: 0,
             book,
+            retired: None,
         };
-        plant.set_up_bridge()?;
-        plant.set_kernel_settings()?;
+        plant.repair()?;
         plant.remove_stray_links()?;
         Ok(plant)
+    }
+
+    /// Makes what is missing and corrects what is wrong: bridge, addresses, kernel's settings, pods' links on the bridge.
+    pub(crate) fn repair(&mut self) -> Result<(), NetworkError> {
+        self.set_up_bridge()?;
+        self.set_kernel_settings()?;
+        let known: BTreeSet<String> = self.book.iter().map(|(_, pod)| link::host_interface(pod)).collect();
+        for lost in self.pod_links()? {
+            if known.contains(&lost.name) && lost.controller != Some(self.bridge_index) {
+                let action = format!("put {} back on the bridge", lost.name);
+                self.send_all(link::adopt_port(&lost.name, self.bridge_index), &action, None)?;
+            }
+        }
+        Ok(())
     }
 
     fn set_up_bridge(&mut self) -> Result<(), NetworkError> {
@@ -230,6 +285,10 @@ impl Plant {
             }
             self.delete_link(&present)?;
         }
+        if !known {
+            // The pod may have been detached a moment ago, and its link wait for its deletion.
+            self.remove_link_named(&link.host_interface)?;
+        }
         let create = format!("create the veth pair {} into {name}", link.host_interface);
         let requests = link::create_pod_link(link, self.bridge_index, namespace.as_raw_fd());
         self.send_all(requests, &create, Some(Feature::Veth))?;
@@ -252,11 +311,23 @@ impl Plant {
         })
     }
 
-    /// Takes the pod's link and address away. It is no error if it has none.
+    /// Takes the pod's link and address away. It is no error if it has none. The link is only marked; it goes with others a
+    /// moment later, and until then the address is not given to another pod.
     pub(crate) fn detach(&mut self, pod_uid: &str) -> Result<Option<Ipv4Addr>, NetworkError> {
-        // The link first: as long as it exists, the address must not be given to another pod.
-        self.remove_link_named(&link::host_interface(pod_uid))?;
-        Ok(self.book.release(pod_uid)?)
+        let name = link::host_interface(pod_uid);
+        match self.socket.send_one(link::retire_link(&name)) {
+            Ok(()) => {}
+            // It has vanished with its namespace: nothing to wait for.
+            Err(error) if is_absent(&error) => return Ok(self.book.release(pod_uid)?),
+            Err(source) => return Err(kernel(format!("retire the link {name}"), source, None)),
+        }
+        let released = self.book.release_later(pod_uid)?;
+        let retired = self.retired.get_or_insert_with(|| Retired {
+            since: now(),
+            addresses: Vec::new(),
+        });
+        retired.addresses.extend(released);
+        Ok(released)
     }
 
     /// All pods that have an address.

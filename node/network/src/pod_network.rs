@@ -57,7 +57,7 @@ impl PodNetwork {
         };
         let for_links = config.clone();
         let links = Worker::start("network-links", move || Plant::open(for_links, gateway)).await?;
-        let rules = Worker::start("network-nft", move || Rules::open(&base)).await?;
+        let rules = Worker::start("network-nft", move || Rules::open(base)).await?;
         tracing::info!(node = config.node_name, pod_cidr = %config.pod_cidr, %gateway, "the pod network is open");
         Ok(Self {
             config,
@@ -116,24 +116,14 @@ impl PodNetwork {
     /// Applies changes of services in one transaction: all or none. Unchanged services cost nothing.
     pub async fn apply_services(&self, changes: &[ServiceChange]) -> Result<(), NetworkError> {
         let changes = changes.to_vec();
-        self.rules
-            .run(move |rules| {
-                let plan = rules.services.plan(&changes);
-                rules.carry_out(plan)
-            })
-            .await
+        self.rules.run(move |rules| rules.change(&changes)).await
     }
 
     /// Makes these services all there are, in one transaction. To be called once after a start, with everything that is known:
     /// it removes what an earlier process programmed and nobody asks for any more.
     pub async fn sync_services(&self, services: &[ServiceRule]) -> Result<(), NetworkError> {
         let services = services.to_vec();
-        self.rules
-            .run(move |rules| {
-                let plan = rules.services.plan_all(&services);
-                rules.carry_out(plan)
-            })
-            .await
+        self.rules.run(move |rules| rules.replace_all(&services)).await
     }
 
     /// Programs one service.
@@ -148,9 +138,15 @@ impl PodNetwork {
 
     /// The names of the services that this process has programmed.
     pub async fn services(&self) -> Result<Vec<String>, NetworkError> {
-        self.rules
-            .run(|rules| Ok(rules.services.names().map(str::to_owned).collect()))
-            .await
+        self.rules.run(|rules| Ok(rules.names())).await
+    }
+
+    /// Compares the node with what the data plane has made, and corrects it: the bridge and its settings, pods' links on it,
+    /// the nftables table. Returns whether the table was wrong. For a node process to call from time to time, since other
+    /// programs flush rulesets and change settings. A change of services that finds the table wrong repairs it by itself.
+    pub async fn repair(&self) -> Result<bool, NetworkError> {
+        self.links.run(Plant::repair).await?;
+        self.rules.run(Rules::repair).await
     }
 
     /// Removes all that the data plane has made: links, bridge, routes, table and records. `ip_forward` stays set, since

@@ -118,6 +118,15 @@ pub(crate) struct ServiceTable {
     hairpin_users: BTreeMap<Ipv4Addr, usize>,
 }
 
+/// How far a plan looks.
+#[derive(Debug, Clone, Copy)]
+struct Scope {
+    /// At all known services, not only at those that change.
+    all_services: bool,
+    /// At what the kernel holds and no known service explains, to remove it.
+    purge: bool,
+}
+
 /// A change of a map or set element: what is there, and what shall be.
 type Turn<K> = BTreeMap<K, (Option<String>, Option<String>)>;
 
@@ -150,7 +159,24 @@ impl ServiceTable {
     /// The plan for some changes. Of several changes of one service the last one counts. What the kernel holds and no known
     /// service explains is left alone, since its service may only not have been told yet.
     pub(crate) fn plan(&self, changes: &[ServiceChange]) -> Plan {
-        self.plan_changes(changes, false)
+        self.plan_changes(
+            changes,
+            Scope {
+                all_services: false,
+                purge: false,
+            },
+        )
+    }
+
+    /// The plan that gives all known services what they need, after the kernel's table was found different.
+    pub(crate) fn plan_repair(&self) -> Plan {
+        self.plan_changes(
+            &[],
+            Scope {
+                all_services: true,
+                purge: false,
+            },
+        )
     }
 
     /// The plan that makes `rules` all there is: whatever else the kernel holds goes.
@@ -161,10 +187,16 @@ impl ServiceTable {
             .map(|name| ServiceChange::Remove(name.clone()))
             .chain(rules.iter().map(|rule| ServiceChange::Set(rule.clone())))
             .collect();
-        self.plan_changes(&changes, true)
+        self.plan_changes(
+            &changes,
+            Scope {
+                all_services: true,
+                purge: true,
+            },
+        )
     }
 
-    fn plan_changes(&self, changes: &[ServiceChange], everything: bool) -> Plan {
+    fn plan_changes(&self, changes: &[ServiceChange], scope: Scope) -> Plan {
         let mut plan = Plan::default();
         for change in changes {
             let after = match change {
@@ -175,9 +207,9 @@ impl ServiceTable {
         }
         plan.contributions
             .retain(|name, after| self.contributions.get(name) != after.as_ref());
-        self.plan_elements(&mut plan, everything);
-        self.plan_hairpins(&mut plan, everything);
-        self.plan_chains(&mut plan, everything);
+        self.plan_elements(&mut plan, scope);
+        self.plan_hairpins(&mut plan, scope);
+        self.plan_chains(&mut plan, scope);
         plan
     }
 
@@ -196,11 +228,11 @@ impl ServiceTable {
     }
 
     /// Contributions that will be in force after the plan, of the services that it changes (or of all).
-    fn after<'a>(&'a self, plan: &'a Plan, everything: bool) -> impl Iterator<Item = &'a Contribution> {
+    fn after<'a>(&'a self, plan: &'a Plan, scope: Scope) -> impl Iterator<Item = &'a Contribution> {
         let unchanged = self
             .contributions
             .iter()
-            .filter(move |(name, _)| everything && !plan.contributions.contains_key(*name));
+            .filter(move |(name, _)| scope.all_services && !plan.contributions.contains_key(*name));
         plan.contributions
             .values()
             .flatten()
@@ -213,7 +245,7 @@ impl ServiceTable {
             .filter_map(|name| self.contributions.get(name))
     }
 
-    fn plan_elements(&self, plan: &mut Plan, everything: bool) {
+    fn plan_elements(&self, plan: &mut Plan, scope: Scope) {
         let mut service_ips: BTreeMap<ServiceKey, Option<String>> = BTreeMap::new();
         let mut node_ports: BTreeMap<NodePortKey, Option<String>> = BTreeMap::new();
         for old in self.before(plan) {
@@ -228,11 +260,11 @@ impl ServiceTable {
                 node_ports.insert(key, None);
             }
         }
-        if everything {
+        if scope.purge {
             service_ips.extend(self.programmed.service_ips.keys().map(|key| (*key, None)));
             node_ports.extend(self.programmed.node_ports.keys().map(|key| (*key, None)));
         }
-        for new in self.after(plan, everything) {
+        for new in self.after(plan, scope) {
             service_ips.insert(new.service_key, new.chains.service_entry.clone());
             if let Some(key) = new.node_port_key {
                 node_ports.insert(key, new.chains.node_port_entry.clone());
@@ -242,7 +274,7 @@ impl ServiceTable {
         plan.node_ports = turns(&self.programmed.node_ports, node_ports);
     }
 
-    fn plan_hairpins(&self, plan: &mut Plan, everything: bool) {
+    fn plan_hairpins(&self, plan: &mut Plan, scope: Scope) {
         let mut users: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
         let mut touch = |address: &Ipv4Addr, step: isize| {
             let count = users
@@ -256,8 +288,12 @@ impl ServiceTable {
         for new in plan.contributions.values().flatten() {
             new.local_endpoints.iter().for_each(|address| touch(address, 1));
         }
-        let unexplained = self.programmed.hairpin_ips.iter().filter(|_| everything);
-        unexplained.for_each(|address| touch(address, 0));
+        if scope.all_services {
+            self.hairpin_users.keys().for_each(|address| touch(address, 0));
+        }
+        if scope.purge {
+            self.programmed.hairpin_ips.iter().for_each(|address| touch(address, 0));
+        }
         for (address, count) in &users {
             match (self.programmed.hairpin_ips.contains(address), *count > 0) {
                 (false, true) => drop(plan.hairpin_added.insert(*address)),
@@ -268,11 +304,11 @@ impl ServiceTable {
         plan.hairpin_users = users;
     }
 
-    fn plan_chains(&self, plan: &mut Plan, everything: bool) {
+    fn plan_chains(&self, plan: &mut Plan, scope: Scope) {
         let mut kept: BTreeSet<String> = BTreeSet::new();
         let mut kept_sets: BTreeSet<String> = BTreeSet::new();
         let (mut chains, mut sets) = (Vec::new(), Vec::new());
-        for new in self.after(plan, everything) {
+        for new in self.after(plan, scope) {
             for chain in &new.chains.chains {
                 if kept.insert(chain.name.clone()) && !self.programmed.chains.contains(&chain.name) {
                     chains.push(chain.clone());
@@ -290,7 +326,7 @@ impl ServiceTable {
             dropped.extend(old.chains.chains.iter().map(|chain| chain.name.clone()));
             dropped_sets.extend(old.chains.sets.iter().map(|set| set.name.clone()));
         }
-        if everything {
+        if scope.purge {
             dropped.extend(self.programmed.chains.iter().cloned());
             dropped_sets.extend(self.programmed.sets.iter().cloned());
         }
@@ -343,8 +379,12 @@ impl ServiceTable {
         self.contributions.keys().map(String::as_str)
     }
 
+    /// Corrects what we believe that the kernel holds.
+    pub(crate) fn replace_programmed(&mut self, found: Programmed) {
+        self.programmed = found;
+    }
+
     /// What the kernel holds, as far as we know.
-    #[cfg(test)]
     pub(crate) fn programmed(&self) -> &Programmed {
         &self.programmed
     }
@@ -629,6 +669,29 @@ mod tests {
         table.commit(plan);
         assert_eq!(table.programmed(), &Programmed::default());
         assert_eq!(table.names().count(), 1);
+    }
+
+    #[test]
+    fn a_repair_restores_every_service_whatever_was_lost() {
+        let rules = [rule(1, &[(0, 2), (1, 2)], true, true), rule(2, &[(0, 3)], false, false)];
+        let mut table = ServiceTable::adopt(cidr(), Programmed::default());
+        let plan = table.plan_all(&rules);
+        table.commit(plan);
+        let whole = table.programmed().clone();
+        assert!(table.plan_repair().is_empty());
+        let spoil: [fn(&mut Programmed); 3] = [
+            |kernel| *kernel = Programmed::default(),
+            |kernel| kernel.service_ips.clear(),
+            |kernel| kernel.hairpin_ips.clear(),
+        ];
+        for spoil in spoil {
+            let mut kernel = whole.clone();
+            spoil(&mut kernel);
+            table.replace_programmed(kernel);
+            let plan = table.plan_repair();
+            table.commit(plan);
+            assert_eq!(table.programmed(), &whole);
+        }
     }
 
     #[test]

@@ -5,13 +5,28 @@
 //! (deleting a veth takes 16-20 ms) and because sockets and children must belong to the namespace of one known thread.
 //! Jobs hold no policy.
 
-use std::{fmt, sync::mpsc};
+use std::{
+    fmt,
+    sync::mpsc::{self, RecvTimeoutError},
+    time::Duration,
+};
 
 use tokio::sync::oneshot;
 
 use crate::error::NetworkError;
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// What a worker's state has to do by itself, between jobs.
+pub(crate) trait Chores {
+    /// In how long the next chore is due; `None` if there is none.
+    fn chore_due_in(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Does it.
+    fn run_chore(&mut self) {}
+}
 
 /// The sending side of a worker thread. The thread ends when this is dropped and all jobs are done.
 pub(crate) struct Worker<S> {
@@ -27,7 +42,7 @@ impl<S> fmt::Debug for Worker<S> {
     }
 }
 
-impl<S: 'static> Worker<S> {
+impl<S: Chores + 'static> Worker<S> {
     /// Starts the thread in the caller's network namespace. `make` builds the state on the new thread.
     pub(crate) async fn start(
         name: &'static str,
@@ -41,9 +56,7 @@ impl<S: 'static> Worker<S> {
                 Ok(mut state) => {
                     // The receiver is gone only if the opening call was cancelled; the loop then ends at once.
                     let _ = ready.send(Ok(()));
-                    while let Ok(job) = inbox.recv() {
-                        job(&mut state);
-                    }
+                    serve(&mut state, &inbox);
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -79,9 +92,65 @@ impl<S: 'static> Worker<S> {
     }
 }
 
+/// Runs jobs until nobody can send any more, and chores as they fall due. A chore that is due goes before a waiting job, so
+/// that a busy worker does not put it off for ever. What is left to do at the end is done at once.
+fn serve<S: Chores>(state: &mut S, inbox: &mpsc::Receiver<Job<S>>) {
+    loop {
+        let received = match state.chore_due_in() {
+            None => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(Duration::ZERO) => Err(RecvTimeoutError::Timeout),
+            Some(wait) => inbox.recv_timeout(wait),
+        };
+        match received {
+            Ok(job) => job(state),
+            Err(RecvTimeoutError::Timeout) => state.run_chore(),
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    if state.chore_due_in().is_some() {
+        state.run_chore();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Chores for u32 {}
+    impl Chores for () {}
+
+    /// Counts its chores; one is due at once after each job.
+    #[derive(Default)]
+    struct Busy {
+        due: bool,
+        chores: u32,
+    }
+
+    impl Chores for Busy {
+        fn chore_due_in(&self) -> Option<Duration> {
+            self.due.then_some(Duration::ZERO)
+        }
+
+        fn run_chore(&mut self) {
+            self.due = false;
+            self.chores += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn chores_are_done_between_jobs_that_wait() {
+        let worker = Worker::start("busy", || Ok(Busy::default())).await.unwrap();
+        for expected in 0..50 {
+            let chores = worker
+                .run(|busy| {
+                    busy.due = true;
+                    Ok(busy.chores)
+                })
+                .await
+                .unwrap();
+            assert_eq!(chores, expected);
+        }
+    }
 
     #[tokio::test]
     async fn jobs_run_in_order_on_one_state() {

@@ -2,6 +2,8 @@
 //!
 //! Needs root. Two "nodes" are joined by a veth pair, as two machines by a cable; every pod is a namespace of its own.
 
+#![allow(clippy::disallowed_methods, reason = "waiting with a bound needs the clock")]
+
 use std::{
     fs::File,
     io::{Read, Write},
@@ -679,6 +681,57 @@ async fn a_failed_attachment_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_detached_and_attached_at_once_is_connected() {
+    let node = Node::new(1);
+    let network = node.open();
+    let pod = Pod::on(&network, "pod").await;
+    for _ in 0..3 {
+        network.detach_pod("pod").await.unwrap();
+        let again = network
+            .attach_pod("pod", NetNamespace::Path(pod.namespace.path()))
+            .await
+            .unwrap();
+        assert_ne!(again.ip, pod.address.ip);
+        assert!(pod.namespace.pings(network.gateway()));
+        assert!(node.namespace.pings(again.ip));
+    }
+    // The deletion of what was retired spares the new link.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(pod.namespace.pings(network.gateway()));
+}
+
+#[tokio::test]
+async fn damage_by_others_is_repaired() {
+    let node = Node::new(1);
+    let network = node.open();
+    let (server, client) = (Pod::on(&network, "server").await, Pod::on(&network, "client").await);
+    let _server = server.serve(8080);
+    let rule = service(7, 80, vec![server.endpoint(8080)]);
+    network.set_service(rule.clone()).await.unwrap();
+    assert!(!network.repair().await.unwrap(), "nothing is wrong");
+    let works = || ask(&client.namespace, rule.cluster_ip, 80).is_ok();
+
+    assert!(node.namespace.sh("nft", "flush ruleset").0);
+    assert!(!works());
+    assert!(network.repair().await.unwrap());
+    assert!(works());
+
+    // A change of another service finds the damage by itself.
+    assert!(node.namespace.sh("nft", "flush ruleset").0);
+    network
+        .set_service(service(8, 80, vec![server.endpoint(8080)]))
+        .await
+        .unwrap();
+    assert!(works());
+
+    assert!(node.namespace.sh("ip", "link delete act0").0);
+    assert!(node.namespace.sh("sysctl", "-q -w net.ipv4.ip_forward=0").0);
+    assert!(!works());
+    network.repair().await.unwrap();
+    assert!(works());
+}
+
+#[tokio::test]
 async fn detaching_frees_the_link_and_the_address() {
     let node = Node::new(1);
     let network = node.open();
@@ -686,13 +739,17 @@ async fn detaching_frees_the_link_and_the_address() {
     assert_eq!(network.detach_pod("pod").await.unwrap(), Some(pod.address.ip));
     assert_eq!(network.detach_pod("pod").await.unwrap(), None);
     assert!(network.attached().await.unwrap().is_empty());
-    assert!(
-        !node
-            .namespace
-            .sh("ip", "-br link")
-            .1
-            .contains(&pod.address.host_interface)
-    );
+    let deadline = Instant::now() + PATIENCE;
+    while node
+        .namespace
+        .sh("ip", "-br link")
+        .1
+        .contains(&pod.address.host_interface)
+    {
+        assert!(Instant::now() < deadline, "the link should be deleted soon");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(pod);
     // A pod whose namespace vanished first.
     let pod = Pod::on(&network, "pod").await;
     drop(pod);

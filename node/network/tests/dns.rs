@@ -2,6 +2,8 @@
 //!
 //! The namespace test needs root.
 
+#![allow(clippy::disallowed_methods, reason = "waiting with a bound needs the clock")]
+
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::Command,

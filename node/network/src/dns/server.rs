@@ -227,7 +227,8 @@ impl Handler {
                 reply
             }
             Decision::Forward { name, prefix } => {
-                match self.0.upstreams.ask(&name, question.query_type(), rand::random()).await {
+                let id = unguessable_id();
+                match self.0.upstreams.ask(&name, question.query_type(), id).await {
                     Ok(answer) => merge(prefix, answer),
                     Err(error) => {
                         tracing::debug!(%name, %error, "a name outside the cluster has no answer");
@@ -237,6 +238,15 @@ impl Handler {
             }
         }
     }
+}
+
+/// A message id that nobody can guess.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a secret of this socket's conversation, which no decision depends on"
+)]
+fn unguessable_id() -> u16 {
+    rand::random()
 }
 
 /// An upstream's answer, after the aliases that led to it.
