@@ -5,7 +5,7 @@
 use crate::intern::{Sym, Symbols};
 use crate::node::{Node, NodeReading};
 use crate::pod::{PodKey, PodMatcher, PodSignature, PodTerm};
-use crate::selector::Labels;
+use crate::selector::{LabelSelector, Labels};
 use crate::topology::{CounterId, CounterSpec, TermId, TermKind, TermSpec, Topology, TopologyId, matcher_matches};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
@@ -114,6 +114,8 @@ pub struct Cluster {
     classes_dropped: Vec<ClassId>,
     namespaces: FxHashMap<Sym, Labels>,
     budgets: BTreeMap<String, Budget>,
+    services: BTreeMap<(Sym, String), LabelSelector>,
+    controllers: FxHashMap<Sym, LabelSelector>,
     topology: Topology,
     image_nodes: FxHashMap<Sym, u32>,
     changes: Vec<NodeId>,
@@ -586,6 +588,56 @@ impl Cluster {
             Some(budget) => self.budgets.insert(key, budget),
             None => self.budgets.remove(&key),
         };
+    }
+
+    /// Sets or takes away the selector of a service; true if that changed anything.
+    pub(crate) fn set_service(&mut self, namespace: Sym, name: &str, selector: Option<LabelSelector>) -> bool {
+        let key = (namespace, name.to_owned());
+        let old = match selector.clone() {
+            Some(new) => self.services.insert(key, new),
+            None => self.services.remove(&key),
+        };
+        old != selector
+    }
+
+    /// Sets or takes away the selector of a controller (by `controller_name`); true if that changed anything.
+    pub(crate) fn set_controller(&mut self, controller: Sym, selector: Option<LabelSelector>) -> bool {
+        let old = match selector.clone() {
+            Some(new) => self.controllers.insert(controller, new),
+            None => self.controllers.remove(&controller),
+        };
+        old != selector
+    }
+
+    /// The pods that belong with a pod: those that all its Services and its controller select. `None` without any.
+    pub fn default_spread_matcher(&self, signature: &PodSignature) -> Option<PodMatcher> {
+        let namespace = signature.namespace;
+        let services = self
+            .services
+            .range((namespace, String::new())..)
+            .take_while(|((of, _), _)| *of == namespace);
+        let selecting = services
+            .map(|(_, selector)| selector)
+            .filter(|selector| !selector.requirements.is_empty())
+            .filter(|selector| selector.matches(&self.symbols, &signature.labels));
+        let controller = signature
+            .controller
+            .and_then(|controller| self.controllers.get(&controller));
+        let mut requirements: Vec<_> = selecting
+            .chain(controller)
+            .flat_map(|s| s.requirements.clone())
+            .collect();
+        if requirements.is_empty() {
+            return None;
+        }
+        requirements.sort_by_key(|requirement| requirement.key);
+        requirements.dedup();
+        let selector = Some(LabelSelector { requirements });
+        Some(PodMatcher {
+            namespaces: vec![namespace],
+            namespace_selector: None,
+            selector,
+        })
     }
 
     // ---- Pods ----------------------------------------------------------------------------------------------------

@@ -155,8 +155,16 @@ pub struct PodSignature {
     pub spread: Vec<SpreadConstraint>,
     /// Images of the containers, with a tag.
     pub images: Vec<Sym>,
-    /// The pod group (gang) it belongs to.
+    /// The ReplicaSet, StatefulSet or ReplicationController that owns it (`controller_name`), which matters for default
+    /// spreading.
+    pub controller: Option<Sym>,
+    /// The pod group (gang) it belongs to (`namespace/name`).
     pub group: Option<Sym>,
+}
+
+/// The name under which a controller is known here.
+pub fn controller_name(symbols: &mut Symbols, kind: &str, namespace: &str, name: &str) -> Sym {
+    symbols.intern(&format!("{kind}/{namespace}/{name}"))
 }
 
 /// What one version of an API object says.
@@ -285,6 +293,22 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
             .map(|constraint| spread_constraint(symbols, &own, constraint))
             .collect(),
         images: images(symbols, spec),
+        controller: pod
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.controller == Some(true))
+            .filter(|owner| {
+                matches!(
+                    owner.kind.as_str(),
+                    "ReplicaSet" | "StatefulSet" | "ReplicationController"
+                )
+            })
+            .map(|owner| {
+                let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+                controller_name(symbols, &owner.kind, namespace, &owner.name)
+            }),
         group: spec
             .scheduling_group
             .as_ref()

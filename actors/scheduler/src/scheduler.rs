@@ -9,11 +9,12 @@ use crate::decision::{Binding, Decision, Preemption, Unschedulable};
 use crate::framework::{ClusterEvent, PostFilterOutcome, QueueKey, Reasons, Unplaced, Verdict};
 use crate::index::ClassIndex;
 use crate::node::read_node;
-use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, read_labels, read_pod};
+use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, controller_name, read_labels, read_pod};
 use crate::queue::{BackOff, PluginMask, Queue, QueueLengths, Stage, mask_of};
 use crate::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1 as policy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
@@ -186,6 +187,72 @@ impl Scheduler {
         self.cluster.set_budget(format!("{namespace}/{name}"), None);
     }
 
+    /// A service was added or changed: pods that it selects are spread by default.
+    pub fn upsert_service(&mut self, service: &core::Service) {
+        let symbols = &mut self.cluster.symbols;
+        let namespace = symbols.intern(service.metadata.namespace.as_deref().unwrap_or("default"));
+        let match_labels = service.spec.as_ref().and_then(|spec| spec.selector.clone());
+        let selector = LabelSelector::parse(
+            symbols,
+            &meta::LabelSelector {
+                match_labels,
+                match_expressions: None,
+            },
+        );
+        let name = service.metadata.name.as_deref().unwrap_or_default();
+        if self.cluster.set_service(namespace, name, Some(selector)) {
+            self.recompile(namespace);
+        }
+    }
+
+    /// A service was removed.
+    pub fn remove_service(&mut self, namespace: &str, name: &str) {
+        let namespace = self.cluster.symbols.intern(namespace);
+        if self.cluster.set_service(namespace, name, None) {
+            self.recompile(namespace);
+        }
+    }
+
+    /// A ReplicaSet, StatefulSet or ReplicationController was added or changed: its pods are spread by default.
+    pub fn upsert_controller(&mut self, kind: &str, namespace: &str, name: &str, selector: &meta::LabelSelector) {
+        let controller = controller_name(&mut self.cluster.symbols, kind, namespace, name);
+        let selector = LabelSelector::parse(&mut self.cluster.symbols, selector);
+        if self.cluster.set_controller(controller, Some(selector)) {
+            let namespace = self.cluster.symbols.intern(namespace);
+            self.recompile(namespace);
+        }
+    }
+
+    /// Such a controller was removed.
+    pub fn remove_controller(&mut self, kind: &str, namespace: &str, name: &str) {
+        let controller = controller_name(&mut self.cluster.symbols, kind, namespace, name);
+        if self.cluster.set_controller(controller, None) {
+            let namespace = self.cluster.symbols.intern(namespace);
+            self.recompile(namespace);
+        }
+    }
+
+    /// Forgets what was compiled for the pods of a namespace that name no spread constraints of their own.
+    fn recompile(&mut self, namespace: crate::intern::Sym) {
+        for at in 0..self.compiled.len() {
+            if self.compiled[at].is_none() {
+                continue;
+            }
+            let signature = &self.cluster.class(ClassId(at as u32)).signature;
+            if signature.namespace == namespace && signature.spread.is_empty() {
+                self.discard(at);
+            }
+        }
+    }
+
+    /// Forgets what was compiled for a class.
+    fn discard(&mut self, at: usize) {
+        if let Some(compiled) = self.compiled.get_mut(at).and_then(Option::take) {
+            self.indexed -= usize::from(compiled.index.is_some());
+            compiled.class.release(&mut self.cluster);
+        }
+    }
+
     /// A namespace was added or changed: its labels decide for terms with a namespace selector.
     pub fn upsert_namespace(&mut self, namespace: &core::Namespace) {
         let name = self
@@ -194,6 +261,7 @@ impl Scheduler {
             .intern(namespace.metadata.name.as_deref().unwrap_or_default());
         let labels = read_labels(&mut self.cluster.symbols, namespace.metadata.labels.as_ref());
         if self.cluster.set_namespace(name, Some(labels)) {
+            (0..self.compiled.len()).for_each(|at| self.discard(at));
             self.wake(&ClusterEvent::NamespaceChanged);
         }
     }
@@ -202,6 +270,7 @@ impl Scheduler {
     pub fn remove_namespace(&mut self, name: &str) {
         let name = self.cluster.symbols.intern(name);
         if self.cluster.set_namespace(name, None) {
+            (0..self.compiled.len()).for_each(|at| self.discard(at));
             self.wake(&ClusterEvent::NamespaceChanged);
         }
     }
@@ -378,10 +447,7 @@ impl Scheduler {
     /// Drops what was compiled for classes that no pod has any more.
     fn sweep(&mut self) {
         for class in self.cluster.take_dropped_classes() {
-            if let Some(compiled) = self.compiled.get_mut(class.0 as usize).and_then(Option::take) {
-                self.indexed -= usize::from(compiled.index.is_some());
-                compiled.class.release(&mut self.cluster);
-            }
+            self.discard(class.0 as usize);
         }
     }
 

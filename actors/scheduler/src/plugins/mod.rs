@@ -3,12 +3,14 @@
 
 pub mod default_preemption;
 pub mod image_locality;
+pub mod inter_pod_affinity;
 pub mod node_affinity;
 pub mod node_name;
 pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod pod_topology_spread;
 pub mod priority_sort;
 pub mod scheduling_gates;
 pub mod taint_toleration;
@@ -34,6 +36,8 @@ pub fn default_plugins() -> Vec<EnabledPlugin> {
         enabled(node_affinity::NodeAffinity, 2),
         enabled(node_ports::NodePorts, 0),
         enabled(node_resources_fit::NodeResourcesFit::default(), 1),
+        enabled(pod_topology_spread::PodTopologySpread::default(), 2),
+        enabled(inter_pod_affinity::InterPodAffinity::default(), 2),
         enabled(default_preemption::DefaultPreemption::default(), 0),
         enabled(
             node_resources_balanced_allocation::NodeResourcesBalancedAllocation::default(),
