@@ -1,0 +1,292 @@
+//! The table of kinds. One row is all that the gateway, discovery, OpenAPI, the store and the shell need to serve a kind;
+//! the row names the pure functions that are the kind's behaviour: its defaults, what an update may change, what is
+//! valid, what `kubectl get` shows. A new kind is a new file here and a line in `ROWS`.
+//!
+//! Nothing outside this folder knows a kind by name, and nothing in here does I/O.
+
+mod apps;
+mod config_map;
+mod container;
+mod deployment;
+mod endpoint_slice;
+mod event;
+mod lease;
+mod namespace;
+mod node;
+mod pod;
+mod pod_defaults;
+mod pod_print;
+mod pod_spec;
+mod pod_update;
+mod priority_class;
+mod probe;
+mod replica_set;
+mod scheduling;
+mod secret;
+mod service;
+mod service_account;
+mod volume;
+
+use protocol::object::DraftError;
+use protocol::{Draft, Resource, UnixMillis};
+use schemars::SchemaGenerator;
+use serde_json::Value;
+
+use crate::access::Access;
+use crate::cause::Causes;
+use crate::rules::{self, Problems};
+use crate::table::Column;
+
+/// What hangs below an object's path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subresource {
+    /// The object's status: writes change nothing else.
+    Status,
+    /// The number of replicas, as autoscaling/v1 Scale.
+    Scale,
+    /// The containers' output.
+    Log,
+    /// Assigns a pod to a node.
+    Binding,
+    /// Deletes a pod if its budgets allow it.
+    Eviction,
+    /// Sets a namespace's `spec.finalizers`.
+    Finalize,
+}
+
+impl Subresource {
+    /// The path's last segment.
+    pub fn name(self) -> &'static str {
+        match self {
+            Subresource::Status => "status",
+            Subresource::Scale => "scale",
+            Subresource::Log => "log",
+            Subresource::Binding => "binding",
+            Subresource::Eviction => "eviction",
+            Subresource::Finalize => "finalize",
+        }
+    }
+
+    /// The subresource of this name.
+    pub fn find(name: &str) -> Option<Subresource> {
+        use Subresource::*;
+        [Status, Scale, Log, Binding, Eviction, Finalize]
+            .into_iter()
+            .find(|subresource| subresource.name() == name)
+    }
+
+    /// Group, version and kind of what a request sends and what a read answers, for a kind that has this subresource.
+    pub fn body(self, kind: &Kind) -> (&'static str, &'static str, &'static str) {
+        match self {
+            Subresource::Status | Subresource::Finalize | Subresource::Log => (kind.group, kind.version, kind.kind),
+            Subresource::Scale => ("autoscaling", "v1", "Scale"),
+            Subresource::Binding => ("", "v1", "Binding"),
+            Subresource::Eviction => ("policy", "v1", "Eviction"),
+        }
+    }
+
+    /// The verbs that discovery lists.
+    pub fn verbs(self) -> &'static [&'static str] {
+        match self {
+            Subresource::Status | Subresource::Scale => &["get", "patch", "update"],
+            Subresource::Log => &["get"],
+            Subresource::Binding | Subresource::Eviction => &["create"],
+            Subresource::Finalize => &["update"],
+        }
+    }
+}
+
+/// Which changes raise `metadata.generation`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Generation {
+    /// The kind has no generation.
+    None,
+    /// Every change outside metadata and status.
+    Spec,
+    /// The same, and changes of annotations.
+    SpecAndAnnotations,
+}
+
+/// One row of the table: what a kind is called, and what is particular to it.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// The API group; empty for the core group.
+    pub group: &'static str,
+    /// The version: `v1`.
+    pub version: &'static str,
+    /// `Pod`.
+    pub kind: &'static str,
+    /// `PodList`.
+    pub list_kind: &'static str,
+    /// `pods`, as in paths and store keys.
+    pub plural: &'static str,
+    /// `pod`.
+    pub singular: &'static str,
+    /// `po`.
+    pub short_names: &'static [&'static str],
+    /// `all`: groups of kinds that kubectl knows by one name.
+    pub categories: &'static [&'static str],
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// What hangs below its objects.
+    pub subresources: &'static [Subresource],
+    /// Field selectors beside `metadata.name` and `metadata.namespace`.
+    pub selectable_fields: &'static [&'static str],
+    /// The name of its type in k8s-openapi and in OpenAPI documents: `io.k8s.api.core.v1.Pod`.
+    pub definition: &'static str,
+    /// Puts its type, and all that it reaches, into a generator.
+    pub schema: fn(&mut SchemaGenerator),
+    /// What its objects may be called.
+    pub name_rule: fn(&str) -> Problems,
+    /// Which changes raise its generation.
+    pub generation: Generation,
+    /// Fills in what the client left out.
+    pub default: fn(&mut Value),
+    /// Last touches before a new object is validated: its first status, fields that clients may not set.
+    pub prepare_create: fn(&mut Value),
+    /// Last touches before a changed object (old, new) is validated: fields that this path may not change.
+    pub prepare_update: fn(&Value, &mut Value),
+    /// Finds what is wrong with a complete object, metadata aside.
+    pub validate: fn(&Value, &mut Causes),
+    /// Finds what is wrong with a change (old, new).
+    pub validate_update: fn(&Value, &Value, &mut Causes),
+    /// The columns that `kubectl get` shows.
+    pub columns: &'static [Column],
+    /// An object's cells, one for each column.
+    pub cells: fn(&Value, UnixMillis) -> Vec<Value>,
+    /// The value of a selectable field.
+    pub field_value: fn(&Value, &str) -> String,
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kind({}, {})", self.api_version(), self.kind)
+    }
+}
+
+impl PartialEq for Kind {
+    fn eq(&self, other: &Kind) -> bool {
+        (self.group, self.version, self.kind) == (other.group, other.version, other.kind)
+    }
+}
+
+/// What a row starts from: a stored, namespaced kind without particulars. A row sets its names and what differs.
+const STORED: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "",
+    list_kind: "",
+    plural: "",
+    singular: "",
+    short_names: &[],
+    categories: &[],
+    namespaced: true,
+    subresources: &[],
+    selectable_fields: &[],
+    definition: "",
+    schema: |_| {},
+    name_rule: rules::dns_subdomain,
+    generation: Generation::None,
+    default: |_| {},
+    prepare_create: |_| {},
+    prepare_update: |_, _| {},
+    validate: |_, _| {},
+    validate_update: |_, _, _| {},
+    columns: &[Column::NAME, Column::CREATED],
+    cells: |object, _| vec![object.at(&["metadata"]).text("name").into(), created(object)],
+    field_value: field_value,
+};
+
+static ROWS: &[Kind] = &[
+    config_map::KIND,
+    endpoint_slice::ENDPOINTS,
+    event::KIND,
+    namespace::KIND,
+    node::KIND,
+    pod::KIND,
+    secret::KIND,
+    service_account::KIND,
+    service::KIND,
+    deployment::KIND,
+    replica_set::KIND,
+    lease::KIND,
+    endpoint_slice::KIND,
+    priority_class::KIND,
+];
+
+/// All kinds, grouped by API group.
+pub fn kinds() -> &'static [Kind] {
+    ROWS
+}
+
+/// The kind behind a path.
+pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
+    ROWS.iter()
+        .find(|kind| kind.plural == plural && kind.group == group && kind.version == version)
+}
+
+/// The kind of an object.
+pub fn find_by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    ROWS.iter()
+        .find(|row| row.kind == kind && row.group == group && row.version == version)
+}
+
+/// The kind of a store key's resource; of several versions, the first in the table.
+pub fn find_by_resource(resource: &Resource) -> Option<&'static Kind> {
+    let (plural, group) = (resource.plural(), resource.group());
+    ROWS.iter().find(|kind| kind.plural == plural && kind.group == group)
+}
+
+impl Kind {
+    /// The resource under which its objects are stored.
+    pub fn resource(&self) -> Resource {
+        Resource::of(self.plural, self.group)
+    }
+
+    /// `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    /// Whether it has this subresource.
+    pub fn has(&self, subresource: Subresource) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// The values of an object's selectable fields.
+    pub fn fields(&self, object: &Value) -> Vec<(String, String)> {
+        let value = |path: &&str| ((*path).to_owned(), (self.field_value)(object, path));
+        self.selectable_fields.iter().map(value).collect()
+    }
+
+    /// Encodes a complete object for the store, with its selectable fields.
+    pub fn draft(&self, object: &Value) -> Result<Draft, DraftError> {
+        Draft::encode(object, self.fields(object))
+    }
+}
+
+/// A field's value as a field selector compares it.
+fn field_value(object: &Value, path: &str) -> String {
+    match path.split('.').try_fold(object, |value, name| value.get(name)) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Bool(flag)) => flag.to_string(),
+        Some(Value::Number(number)) => number.to_string(),
+        _ => String::new(),
+    }
+}
+
+/// The same for a field that is a boolean in Go: absent, it is false.
+fn boolean_field(object: &Value, path: &str) -> String {
+    let text = field_value(object, path);
+    if text.is_empty() { "false".to_owned() } else { text }
+}
+
+/// `metadata.creationTimestamp`, for tables.
+fn created(object: &Value) -> Value {
+    object.at(&["metadata", "creationTimestamp"]).clone()
+}

@@ -1,0 +1,1 @@
+//! Patches against the documents that define them and against what kubectl sends.
