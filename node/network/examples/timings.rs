@@ -116,12 +116,10 @@ async fn measure(pods: &[String]) {
             "{count:>5} services removed at once       {:>10}",
             show(started.elapsed())
         );
+        // What this instance remembers is gone: the next change finds it out.
         let started = Instant::now();
-        network
-            .sync_services(&[])
-            .await
-            .expect_err("the first instance deletes what is gone already");
-        println!("a refused batch                     {:>10}", show(started.elapsed()));
+        network.sync_services(&[]).await.expect("sync");
+        println!("a refused batch, and its repair     {:>10}", show(started.elapsed()));
         drop(again);
     }
     let network = PodNetwork::open(config).await.expect("open");

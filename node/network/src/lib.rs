@@ -17,10 +17,12 @@
 //! matter on which runtime thread a later call is polled.
 
 mod address;
+mod conntrack;
 mod dns;
 mod error;
 mod ipam;
 mod link;
+mod listing;
 mod netlink;
 mod nft;
 mod plant;

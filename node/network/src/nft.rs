@@ -10,9 +10,11 @@ use std::{
 use nftables::batch::Batch;
 
 use crate::{
+    conntrack,
     error::NetworkError,
+    listing,
     ruleset::{self, BaseRules, TABLE},
-    service::{self, Plan, Programmed, ServiceChange, ServiceRule, ServiceTable},
+    service::{Plan, Programmed, ServiceChange, ServiceRule, ServiceTable},
     worker::Chores,
 };
 
@@ -75,7 +77,13 @@ impl Rules {
         if !plan.is_empty() {
             apply(plan.batch(), "change the services")?;
         }
+        let stale = plan.stale_flows(&self.services);
         self.services.commit(plan);
+        if !stale.is_empty()
+            && let Err(error) = conntrack::forget(&stale)
+        {
+            tracing::warn!(%error, "cannot forget the flows to removed UDP endpoints; their clients may wait for minutes");
+        }
         Ok(())
     }
 
@@ -135,7 +143,7 @@ fn list() -> Result<Programmed, NetworkError> {
         action: action.to_owned(),
         reason: error.to_string(),
     })?;
-    Ok(service::read_listing(&listing))
+    Ok(listing::read_listing(&listing))
 }
 
 fn run(arguments: &[&str], input: Option<&[u8]>) -> Result<Output, NetworkError> {

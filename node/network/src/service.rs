@@ -40,7 +40,7 @@ impl Protocol {
         }
     }
 
-    fn from_nft(name: &str) -> Option<Self> {
+    pub(crate) fn from_nft(name: &str) -> Option<Self> {
         [Self::Tcp, Self::Udp, Self::Sctp]
             .into_iter()
             .find(|protocol| protocol.nft_name() == name)
@@ -99,6 +99,15 @@ pub(crate) struct Programmed {
     pub(crate) sets: BTreeSet<String>,
 }
 
+/// Flows that clients have opened to a service's port and that lead to an endpoint which is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct StaleFlow {
+    /// The port that the clients know.
+    pub(crate) port: u16,
+    /// Where the kernel sends them.
+    pub(crate) endpoint: SocketAddrV4,
+}
+
 /// What one service contributes to the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Contribution {
@@ -106,6 +115,8 @@ struct Contribution {
     node_port_key: Option<NodePortKey>,
     chains: ServiceChains,
     local_endpoints: BTreeSet<Ipv4Addr>,
+    /// Of a UDP service: its flows must be forgotten by the kernel when their endpoint goes.
+    udp_endpoints: BTreeSet<SocketAddrV4>,
 }
 
 /// The services of a node.
@@ -223,6 +234,12 @@ impl ServiceTable {
                 .iter()
                 .map(|endpoint| *endpoint.ip())
                 .filter(|ip| self.pod_cidr.contains(*ip))
+                .collect(),
+            udp_endpoints: rule
+                .endpoints
+                .iter()
+                .copied()
+                .filter(|_| rule.protocol == Protocol::Udp)
                 .collect(),
         }
     }
@@ -434,6 +451,29 @@ impl Plan {
             && self.sets_removed.is_empty()
     }
 
+    /// The flows that lead to UDP endpoints which their service loses. To be asked before the plan is committed.
+    pub(crate) fn stale_flows(&self, table: &ServiceTable) -> BTreeSet<StaleFlow> {
+        let mut stale = BTreeSet::new();
+        for (name, after) in &self.contributions {
+            let Some(before) = table.contributions.get(name) else {
+                continue;
+            };
+            let ports = [Some(before.service_key.2), before.node_port_key.map(|(_, port)| port)];
+            let kept = |endpoint: &SocketAddrV4| {
+                after
+                    .as_ref()
+                    .is_some_and(|after| after.udp_endpoints.contains(endpoint))
+            };
+            for endpoint in before.udp_endpoints.iter().filter(|endpoint| !kept(endpoint)) {
+                stale.extend(ports.into_iter().flatten().map(|port| StaleFlow {
+                    port,
+                    endpoint: *endpoint,
+                }));
+            }
+        }
+        stale
+    }
+
     /// The transaction. New chains come first, then the elements turn to them, then what nobody refers to any more goes.
     pub(crate) fn batch(&self) -> Batch<'static> {
         let mut batch = Batch::new();
@@ -506,70 +546,6 @@ fn turn_elements<K>(
     }
     if !new.is_empty() {
         batch.add(ruleset::elements(map, new));
-    }
-}
-
-/// Reads the changing part of the table from nft's JSON list of it. Unknown objects are skipped: they are not ours to judge.
-pub(crate) fn read_listing(listing: &serde_json::Value) -> Programmed {
-    let mut programmed = Programmed::default();
-    let objects = listing
-        .get("nftables")
-        .and_then(serde_json::Value::as_array)
-        .into_iter()
-        .flatten();
-    for object in objects {
-        if let Some(name) = object.pointer("/chain/name").and_then(serde_json::Value::as_str) {
-            if ["svc-", "np-", "ep-"].iter().any(|start| name.starts_with(start)) {
-                programmed.chains.insert(name.to_owned());
-            }
-        } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
-            read_set(set, &mut programmed);
-        }
-    }
-    programmed
-}
-
-fn read_set(set: &serde_json::Value, programmed: &mut Programmed) {
-    let name = set.get("name").and_then(serde_json::Value::as_str).unwrap_or_default();
-    let elements = set
-        .get("elem")
-        .and_then(serde_json::Value::as_array)
-        .into_iter()
-        .flatten();
-    if name.starts_with("aff-") {
-        programmed.sets.insert(name.to_owned());
-    }
-    for element in elements {
-        let target = || {
-            element
-                .pointer("/1/goto/target")
-                .and_then(serde_json::Value::as_str)
-                .map(str::to_owned)
-        };
-        let part = |pointer: &str| element.pointer(pointer);
-        let address = |value: Option<&serde_json::Value>| value?.as_str()?.parse::<Ipv4Addr>().ok();
-        let protocol = |value: Option<&serde_json::Value>| Protocol::from_nft(value?.as_str()?);
-        let port = |value: Option<&serde_json::Value>| u16::try_from(value?.as_u64()?).ok();
-        match name {
-            SERVICE_IPS => {
-                let key = (
-                    address(part("/0/concat/0")),
-                    protocol(part("/0/concat/1")),
-                    port(part("/0/concat/2")),
-                );
-                if let ((Some(ip), Some(protocol), Some(port)), Some(chain)) = (key, target()) {
-                    programmed.service_ips.insert((ip, protocol, port), chain);
-                }
-            }
-            NODE_PORTS => {
-                let key = (protocol(part("/0/concat/0")), port(part("/0/concat/1")));
-                if let ((Some(protocol), Some(port)), Some(chain)) = (key, target()) {
-                    programmed.node_ports.insert((protocol, port), chain);
-                }
-            }
-            HAIRPIN_IPS => programmed.hairpin_ips.extend(address(part("/concat/0"))),
-            _ => {}
-        }
     }
 }
 
@@ -695,6 +671,31 @@ mod tests {
     }
 
     #[test]
+    fn flows_to_removed_udp_endpoints_are_stale_and_others_are_not() {
+        let udp = |endpoints: &[(u8, u8)]| ServiceRule {
+            protocol: Protocol::Udp,
+            ..rule(1, endpoints, false, true)
+        };
+        let mut table = ServiceTable::adopt(cidr(), Programmed::default());
+        let plan = table.plan(&[ServiceChange::Set(udp(&[(0, 2), (1, 2)]))]);
+        assert!(plan.stale_flows(&table).is_empty());
+        table.commit(plan);
+        let plan = table.plan(&[ServiceChange::Set(udp(&[(1, 2), (2, 2)]))]);
+        let gone = SocketAddrV4::new(Ipv4Addr::new(10, 244, 0, 2), 8000);
+        let expected = [80, 30001].map(|port| StaleFlow { port, endpoint: gone });
+        assert_eq!(plan.stale_flows(&table), BTreeSet::from(expected));
+        let tcp = rule(1, &[(0, 2), (1, 2)], false, true);
+        let plan = table.plan(&[ServiceChange::Set(tcp.clone())]);
+        table.commit(plan);
+        assert!(
+            table
+                .plan(&[ServiceChange::Remove(tcp.name)])
+                .stale_flows(&table)
+                .is_empty()
+        );
+    }
+
+    #[test]
     fn a_service_that_took_over_an_address_keeps_it_when_the_old_owner_goes() {
         let old = rule(1, &[(0, 2)], false, false);
         let new = ServiceRule {
@@ -711,36 +712,6 @@ mod tests {
             table.commit(plan);
         }
         assert_eq!(table.programmed(), &from_nothing(&[new]));
-    }
-
-    #[test]
-    fn the_listing_of_nft_is_read_back() {
-        let listing = serde_json::json!({"nftables": [
-            {"metainfo": {"version": "1.0.6"}},
-            {"table": {"family": "inet", "name": "actorium", "handle": 1}},
-            {"map": {"family": "inet", "name": "service-ips", "table": "actorium", "type": ["ipv4_addr", "inet_proto", "inet_service"],
-                "map": "verdict", "elem": [[{"concat": ["10.96.0.1", "tcp", 443]}, {"goto": {"target": "svc-00"}}], ["odd"]]}},
-            {"map": {"name": "node-ports", "elem": [[{"concat": ["udp", 30053]}, {"goto": {"target": "np-00"}}]]}},
-            {"set": {"name": "hairpin-ips", "elem": [{"concat": ["10.244.0.2", "10.244.0.2"]}]}},
-            {"set": {"name": "aff-00", "elem": [{"elem": {"val": "10.0.0.1", "timeout": 3}}]}},
-            {"chain": {"name": "svc-00"}}, {"chain": {"name": "np-00"}}, {"chain": {"name": "services"}},
-            {"rule": {"chain": "svc-00", "expr": []}},
-        ]});
-        let programmed = read_listing(&listing);
-        assert_eq!(
-            programmed.service_ips,
-            BTreeMap::from([((Ipv4Addr::new(10, 96, 0, 1), Protocol::Tcp, 443), "svc-00".to_owned())])
-        );
-        assert_eq!(
-            programmed.node_ports,
-            BTreeMap::from([((Protocol::Udp, 30053), "np-00".to_owned())])
-        );
-        assert_eq!(programmed.hairpin_ips, BTreeSet::from([Ipv4Addr::new(10, 244, 0, 2)]));
-        assert_eq!(
-            programmed.chains,
-            BTreeSet::from(["svc-00".to_owned(), "np-00".to_owned()])
-        );
-        assert_eq!(programmed.sets, BTreeSet::from(["aff-00".to_owned()]));
     }
 
     fn any_rule() -> impl Strategy<Value = ServiceRule> {

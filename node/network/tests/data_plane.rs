@@ -522,6 +522,58 @@ async fn udp_services_work() {
 }
 
 #[tokio::test]
+async fn a_udp_client_is_sent_to_another_endpoint_when_its_own_is_gone() {
+    let node = Node::new(1);
+    let network = node.open();
+    let (old, new, client) = (
+        Pod::on(&network, "old").await,
+        Pod::on(&network, "new").await,
+        Pod::on(&network, "client").await,
+    );
+    let receivers: Vec<UdpSocket> = [&old, &new]
+        .map(|pod| {
+            pod.namespace.run(|| {
+                let socket = UdpSocket::bind("0.0.0.0:5353").unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket
+            })
+        })
+        .into();
+    let rule = |pod: &Pod| ServiceRule {
+        protocol: Protocol::Udp,
+        ..service(7, 53, vec![pod.endpoint(5353)])
+    };
+    network.set_service(rule(&old)).await.unwrap();
+    // One socket, so that all packets belong to one flow.
+    let sender = client.namespace.run(|| UdpSocket::bind("0.0.0.0:4000").unwrap());
+    let target = SocketAddr::from((Ipv4Addr::new(10, 96, 0, 7), 53));
+    let mut buffer = [0; 16];
+    sender.send_to(b"first", target).unwrap();
+    assert_eq!(receivers[0].recv(&mut buffer).unwrap(), 5);
+    network.set_service(rule(&new)).await.unwrap();
+    sender.send_to(b"second", target).unwrap();
+    assert_eq!(receivers[1].recv(&mut buffer).unwrap(), 6);
+}
+
+#[tokio::test]
+async fn a_service_leads_to_programs_of_the_nodes_themselves() {
+    // As the service `kubernetes` does: its endpoints are the nodes' own addresses.
+    let (a, on_a, b, on_b) = two_nodes().await;
+    let pod = Pod::on(&on_a, "pod").await;
+    let _servers = [&a, &b].map(|node| Server::start(&node.namespace, format!("api{}", node.number), 6443));
+    let endpoints = [&a, &b].map(|node| SocketAddrV4::new(node.address(), 6443));
+    for network in [&on_a, &on_b] {
+        network.set_service(service(1, 443, endpoints.to_vec())).await.unwrap();
+    }
+    for from in [&pod.namespace, &a.namespace, &b.namespace] {
+        let served: std::collections::BTreeSet<String> = (0..40)
+            .map(|_| ask(from, Ipv4Addr::new(10, 96, 0, 1), 443).unwrap().0)
+            .collect();
+        assert_eq!(served.into_iter().collect::<Vec<_>>(), ["api1", "api2"]);
+    }
+}
+
+#[tokio::test]
 async fn a_new_process_adopts_what_the_killed_one_left() {
     let node = Node::new(1);
     let network = node.open();
