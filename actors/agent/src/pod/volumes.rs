@@ -1,0 +1,220 @@
+//! What a pod's volumes hold, from their sources and the ConfigMaps and Secrets that were read. Pure; the runtime makes
+//! the directories.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
+use protocol::quantity::Quantity;
+use protocol::runtime::{FileContent, VolumeSource, VolumeSpec};
+
+use super::dependency::{Dependencies, Source};
+use super::environment::{ConfigurationError, PodFacts, field_value, resource_value};
+
+const DEFAULT_MODE: i32 = 0o644;
+
+type Files = BTreeMap<String, FileContent>;
+
+/// The runtime's form of every volume of the pod.
+pub fn volumes(
+    pod: &Pod,
+    dependencies: &Dependencies,
+    facts: &PodFacts,
+) -> Result<Vec<VolumeSpec>, ConfigurationError> {
+    let listed = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    listed.map(|volume| Ok(VolumeSpec { name: volume.name.clone(), source: source(pod, volume, dependencies, facts)? })).collect()
+}
+
+fn source(
+    pod: &Pod,
+    volume: &Volume,
+    dependencies: &Dependencies,
+    facts: &PodFacts,
+) -> Result<VolumeSource, ConfigurationError> {
+    if let Some(empty) = &volume.empty_dir {
+        let size_limit_bytes = match &empty.size_limit {
+            Some(text) => {
+                let parsed = Quantity::parse(&text.0).map_err(|_| ConfigurationError::Quantity {
+                    what: format!("sizeLimit of volume {}", volume.name),
+                    text: text.0.clone(),
+                })?;
+                Some(parsed.units().max(0) as u64)
+            }
+            None => None,
+        };
+        return Ok(VolumeSource::EmptyDir { memory: empty.medium.as_deref() == Some("Memory"), size_limit_bytes });
+    }
+    if let Some(host) = &volume.host_path {
+        return Ok(VolumeSource::HostPath {
+            path: host.path.clone().into(),
+            kind: host.type_.clone().unwrap_or_default(),
+        });
+    }
+    let reader = Reader { pod, dependencies, facts };
+    let mut files = Files::new();
+    if let Some(map) = &volume.config_map {
+        let mode = map.default_mode.unwrap_or(DEFAULT_MODE);
+        reader.content(Source::ConfigMap, &map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+        return Ok(VolumeSource::Files { files, memory: false });
+    }
+    if let Some(secret) = &volume.secret {
+        let name = secret.secret_name.clone().unwrap_or_default();
+        let mode = secret.default_mode.unwrap_or(DEFAULT_MODE);
+        reader.content(Source::Secret, &name, secret.items.as_deref(), secret.optional, mode, &mut files)?;
+        return Ok(VolumeSource::Files { files, memory: true });
+    }
+    if let Some(downward) = &volume.downward_api {
+        let mode = downward.default_mode.unwrap_or(DEFAULT_MODE);
+        reader.downward(downward.items.iter().flatten(), mode, &mut files)?;
+        return Ok(VolumeSource::Files { files, memory: false });
+    }
+    if let Some(projected) = &volume.projected {
+        let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
+        for projection in projected.sources.iter().flatten() {
+            if let Some(map) = &projection.config_map {
+                reader.content(Source::ConfigMap, &map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+            } else if let Some(secret) = &projection.secret {
+                let items = secret.items.as_deref();
+                reader.content(Source::Secret, &secret.name, items, secret.optional, mode, &mut files)?;
+            } else if let Some(downward) = &projection.downward_api {
+                reader.downward(downward.items.iter().flatten(), mode, &mut files)?;
+            } else {
+                return Err(unsupported(volume, "a projection other than configMap, secret and downwardAPI"));
+            }
+        }
+        return Ok(VolumeSource::Files { files, memory: true });
+    }
+    Err(unsupported(volume, &kind_of(volume)))
+}
+
+fn unsupported(volume: &Volume, kind: &str) -> ConfigurationError {
+    ConfigurationError::Volume { name: volume.name.clone(), kind: kind.to_owned() }
+}
+
+/// The name of the source that the volume uses, for the message.
+fn kind_of(volume: &Volume) -> String {
+    let value = serde_json::to_value(volume).unwrap_or_default();
+    let named = value.as_object().and_then(|fields| fields.keys().find(|key| *key != "name").cloned());
+    named.unwrap_or_else(|| "no source".to_owned())
+}
+
+struct Reader<'a> {
+    pod: &'a Pod,
+    dependencies: &'a Dependencies,
+    facts: &'a PodFacts,
+}
+
+impl Reader<'_> {
+    fn content(
+        &self,
+        source: Source,
+        name: &str,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), ConfigurationError> {
+        let Some(content) = self.dependencies.content(source, name) else {
+            if optional == Some(true) {
+                return Ok(());
+            }
+            return Err(ConfigurationError::Absent { word: source.word(), name: name.to_owned() });
+        };
+        let Some(items) = items.filter(|items| !items.is_empty()) else {
+            for (key, value) in content {
+                files.insert(key.clone(), FileContent { content: value.clone(), mode: mode as u32 });
+            }
+            return Ok(());
+        };
+        for item in items {
+            match content.get(&item.key) {
+                Some(value) => {
+                    let mode = item.mode.unwrap_or(mode) as u32;
+                    files.insert(item.path.clone(), FileContent { content: value.clone(), mode });
+                }
+                None if optional == Some(true) => {}
+                None => {
+                    return Err(ConfigurationError::KeyAbsent {
+                        key: item.key.clone(),
+                        word: if source == Source::Secret { "Secret" } else { "ConfigMap" },
+                        namespace: self.pod.metadata.namespace.clone().unwrap_or_default(),
+                        name: name.to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn downward<'b>(
+        &self,
+        items: impl Iterator<Item = &'b DownwardAPIVolumeFile>,
+        mode: i32,
+        files: &mut Files,
+    ) -> Result<(), ConfigurationError> {
+        let first = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
+        for item in items {
+            let text = match (&item.field_ref, &item.resource_field_ref, first) {
+                (Some(field), ..) => field_value(self.pod, &field.field_path, self.facts)?,
+                (None, Some(resource), Some(first)) => {
+                    let divisor = resource.divisor.as_ref().map_or("", |quantity| quantity.0.as_str());
+                    let owner = resource.container_name.as_deref();
+                    resource_value(self.pod, first, owner, &resource.resource, divisor, self.facts)?
+                }
+                _ => return Err(ConfigurationError::Field(item.path.clone())),
+            };
+            let mode = item.mode.unwrap_or(mode) as u32;
+            files.insert(item.path.clone(), FileContent { content: text.into_bytes(), mode });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::dependency::Reference;
+    use serde_json::json;
+
+    fn volume_of(volume: serde_json::Value, dependencies: &Dependencies) -> Result<VolumeSource, ConfigurationError> {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "d", "labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c"}], "volumes": [volume]},
+        }))
+        .unwrap();
+        volumes(&pod, dependencies, &PodFacts::default()).map(|mut all| all.remove(0).source)
+    }
+
+    fn settings() -> Dependencies {
+        let content = BTreeMap::from([("k".to_owned(), b"v".to_vec()), ("l".to_owned(), b"w".to_vec())]);
+        Dependencies {
+            contents: BTreeMap::from([(Reference::new(Source::ConfigMap, "m"), Some(content))]),
+            services: vec![],
+        }
+    }
+
+    #[test]
+    fn items_choose_and_rename_keys() {
+        let source = volume_of(
+            json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "k", "path": "dir/file", "mode": 256}]}}),
+            &settings(),
+        );
+        let files = BTreeMap::from([("dir/file".to_owned(), FileContent { content: b"v".to_vec(), mode: 0o400 })]);
+        assert_eq!(source, Ok(VolumeSource::Files { files, memory: false }));
+    }
+
+    #[test]
+    fn absent_sources_are_errors_unless_optional() {
+        let absent = volume_of(json!({"name": "v", "secret": {"secretName": "s"}}), &settings());
+        assert_eq!(absent.unwrap_err().to_string(), "secret \"s\" not found");
+        let optional = volume_of(json!({"name": "v", "secret": {"secretName": "s", "optional": true}}), &settings());
+        assert_eq!(optional, Ok(VolumeSource::Files { files: Files::new(), memory: true }));
+        let key = volume_of(json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "z", "path": "z"}]}}), &settings());
+        assert_eq!(key.unwrap_err().to_string(), "couldn't find key z in ConfigMap d/m");
+    }
+
+    #[test]
+    fn a_volume_of_another_kind_is_named() {
+        let error = volume_of(json!({"name": "v", "nfs": {"server": "s", "path": "/"}}), &settings()).unwrap_err();
+        assert_eq!(error.to_string(), "volume \"v\" is of a kind that this node cannot provide: nfs");
+    }
+}

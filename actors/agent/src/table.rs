@@ -1,0 +1,96 @@
+//! The pods of this node that have an actor: the latest API object of each and the way to its mailbox. Shared between the
+//! agent, which fills it from the store, and the pods' actors, which register themselves at each start; so that either
+//! can be restarted without the other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::{Mutex, RwLock};
+use protocol::Uid;
+use protocol::runtime::SandboxState;
+use ractor::ActorRef;
+use supervision::ActorPath;
+
+use crate::pod::actor::PodMessage;
+use crate::pod::decide::Event;
+
+/// One pod.
+pub struct PodSlot {
+    /// Its actor's path.
+    pub path: ActorPath,
+    /// The API object as last seen.
+    pub latest: Mutex<Arc<Pod>>,
+    /// What the runtime had of it when the agent started; taken by the actor's first start.
+    pub found: Mutex<Option<Found>>,
+    /// Whether the API object is gone.
+    pub removed: Mutex<bool>,
+    mailbox: Mutex<Option<ActorRef<PodMessage>>>,
+}
+
+/// What the runtime had of a pod when the agent started.
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// A sandbox.
+    Sandbox(Box<SandboxState>),
+}
+
+impl PodSlot {
+    /// A pod without an actor as yet.
+    pub fn new(path: ActorPath, pod: Arc<Pod>, found: Found) -> PodSlot {
+        PodSlot {
+            path,
+            latest: Mutex::new(pod),
+            found: Mutex::new(Some(found)),
+            removed: Mutex::new(false),
+            mailbox: Mutex::new(None),
+        }
+    }
+
+    /// The actor has started: events go to it from now on.
+    pub fn started(&self, actor: ActorRef<PodMessage>) {
+        *self.mailbox.lock() = Some(actor);
+    }
+
+    /// Hands an event to the actor. One that is between two starts misses it and reads the slot when it starts.
+    pub fn send(&self, event: Event) {
+        if let Some(actor) = self.mailbox.lock().as_ref() {
+            // A stopped actor is started again by its supervisor and reads the newest state.
+            let _ = actor.send_message(PodMessage::Event(Box::new(event)));
+        }
+    }
+}
+
+/// All pods of this node, by uid.
+#[derive(Default)]
+pub struct PodTable {
+    slots: RwLock<HashMap<Uid, Arc<PodSlot>>>,
+}
+
+impl PodTable {
+    /// The slot of a pod.
+    pub fn slot(&self, uid: &Uid) -> Option<Arc<PodSlot>> {
+        self.slots.read().get(uid).cloned()
+    }
+
+    /// Adds a pod.
+    pub fn insert(&self, uid: Uid, slot: Arc<PodSlot>) {
+        self.slots.write().insert(uid, slot);
+    }
+
+    /// Forgets a pod of which nothing is left.
+    pub fn remove(&self, uid: &Uid) {
+        self.slots.write().remove(uid);
+    }
+
+    /// All pods.
+    pub fn all(&self) -> Vec<(Uid, Arc<PodSlot>)> {
+        self.slots.read().iter().map(|(uid, slot)| (uid.clone(), Arc::clone(slot))).collect()
+    }
+
+    /// Whether an actor has this path.
+    pub fn has_path(&self, path: &ActorPath) -> bool {
+        self.slots.read().values().any(|slot| slot.path == *path)
+    }
+}
