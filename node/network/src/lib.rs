@@ -31,6 +31,7 @@ mod route;
 mod ruleset;
 mod service;
 mod service_chain;
+mod service_env;
 mod worker;
 
 pub use address::{Ipv4Cidr, ParseCidrError};
@@ -40,7 +41,8 @@ pub use dns::server::{DnsConfig, DnsError, DnsServer};
 pub use dns::zone::{DnsChange, DnsEndpoint, DnsPort, DnsService, Lookup, Records, Zone};
 pub use error::NetworkError;
 pub use ipam::{AddressBook, IpamError};
-pub use plant::{AttachedPod, NetNamespace, PodAddress};
+pub use plant::{AttachedPod, NetNamespace, PodAddress, interface_mtu};
 pub use pod_network::{NodeNetworkConfig, PodNetwork};
 pub use route::PeerRoute;
 pub use service::{Protocol, ServiceChange, ServiceRule};
+pub use service_env::{EnvironmentPort, EnvironmentService, service_environment};

@@ -99,6 +99,17 @@ pub(crate) fn list_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }
 
+/// The link that has an address.
+pub(crate) fn owner_of(address: Ipv4Addr, messages: &[RouteNetlinkMessage]) -> Option<u32> {
+    messages.iter().find_map(|message| {
+        let RouteNetlinkMessage::NewAddress(message) = message else {
+            return None;
+        };
+        let owns = |attribute: &AddressAttribute| *attribute == AddressAttribute::Local(IpAddr::V4(address));
+        message.attributes.iter().any(owns).then_some(message.header.index)
+    })
+}
+
 /// The IPv4 addresses that the messages name for the link.
 pub(crate) fn addresses_of(index: u32, messages: &[RouteNetlinkMessage]) -> Vec<(Ipv4Addr, u8)> {
     let mut found = Vec::new();
@@ -241,6 +252,7 @@ pub(crate) struct LinkFacts {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) controller: Option<u32>,
+    pub(crate) mtu: u32,
 }
 
 /// Reads an answer to [`find_link`] or [`list_links`].
@@ -256,10 +268,15 @@ pub(crate) fn link_facts(message: &RouteNetlinkMessage) -> Option<LinkFacts> {
         LinkAttribute::Controller(index) => Some(*index),
         _ => None,
     });
+    let mtu = link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
     Some(LinkFacts {
         index: link.header.index,
         name,
         controller,
+        mtu: mtu.unwrap_or_default(),
     })
 }
 

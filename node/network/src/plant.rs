@@ -493,6 +493,29 @@ impl Plant {
     }
 }
 
+/// The MTU of the interface that has an address of the node: what [`NodeNetworkConfig::mtu`] should be where the network
+/// between the nodes is reached through it. Looks in the calling thread's network namespace, and takes well under a
+/// millisecond.
+pub fn interface_mtu(address: Ipv4Addr) -> Result<u32, NetworkError> {
+    let failed = |source| kernel(format!("find the interface with the address {address}"), source, None);
+    let mut socket = RouteSocket::open().map_err(failed)?;
+    let addresses = socket.list(link::list_addresses()).map_err(failed)?;
+    let index = link::owner_of(address, &addresses).ok_or_else(|| NetworkError::Configuration {
+        field: "node address",
+        value: address.to_string(),
+        rule: "it must be on an interface of this node (`ip address` lists them)",
+    })?;
+    let links = socket.list(link::list_links()).map_err(failed)?;
+    let found = links
+        .iter()
+        .filter_map(link::link_facts)
+        .find(|link| link.index == index);
+    found.map(|link| link.mtu).ok_or_else(|| NetworkError::LinkMissing {
+        name: index.to_string(),
+        consequence: format!("it had the address {address} a moment ago"),
+    })
+}
+
 fn find_in(socket: &mut RouteSocket, name: &str) -> io::Result<Option<LinkFacts>> {
     Ok(socket.find(link::find_link(name))?.as_ref().and_then(link::link_facts))
 }

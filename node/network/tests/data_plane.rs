@@ -710,6 +710,52 @@ async fn a_pod_whose_namespace_is_new_gets_a_new_link_with_its_address() {
 }
 
 #[tokio::test]
+async fn pods_cannot_exchange_frames_past_the_node() {
+    let node = Node::new(1);
+    let network = node.open();
+    let (one, two) = (Pod::on(&network, "one").await, Pod::on(&network, "two").await);
+    assert!(one.namespace.pings(two.address.ip));
+    // With routes to each other's interface, the pods would ask for each other's MAC address on the bridge.
+    for (from, to) in [(&one, &two), (&two, &one)] {
+        ip(&format!(
+            "-n {} route add {}/32 dev eth0",
+            from.namespace.name, to.address.ip
+        ));
+    }
+    assert!(!one.namespace.pings(two.address.ip));
+}
+
+#[tokio::test]
+async fn the_mtu_of_the_nodes_network_is_found_by_the_nodes_address() {
+    let (a, b) = (Node::new(1), Node::new(2));
+    join(&a, &b);
+    ip(&format!("-n {} link set cable mtu 1400", a.namespace.name));
+    let address = a.address();
+    assert_eq!(a.namespace.run(move || network::interface_mtu(address)).unwrap(), 1400);
+    let foreign = b.address();
+    let error = a
+        .namespace
+        .run(move || network::interface_mtu(foreign))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("192.168.77.2") && error.contains("ip address"),
+        "{error}"
+    );
+    let config = NodeNetworkConfig {
+        mtu: 1400,
+        ..a.config()
+    };
+    let network = a
+        .namespace
+        .run(move || runtime().block_on(PodNetwork::open(config)))
+        .unwrap();
+    let pod = Pod::on(&network, "pod").await;
+    let inside = pod.address.ip;
+    assert_eq!(pod.namespace.run(move || network::interface_mtu(inside)).unwrap(), 1400);
+}
+
+#[tokio::test]
 async fn a_failed_attachment_leaves_nothing_behind() {
     let node = Node::new(1);
     let network = node.open();
