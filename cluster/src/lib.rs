@@ -15,4 +15,5 @@ pub mod membership;
 pub mod mesh;
 pub mod remoting;
 
+pub use membership::{Member, MemberEvent, Membership};
 pub use mesh::Mesh;

@@ -33,7 +33,6 @@ use quinn::Endpoint;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use frame::{FrameError, Status, StreamHeader, read_frame, write_frame};
 pub use frame::{JOIN_BYTES_MAX, Kind};
 pub use raw::RawStream;
 
