@@ -1,0 +1,156 @@
+//! OpenAPI documents, made from k8s-openapi's own schemas and the table of kinds: `/openapi/v3`, one document a group
+//! version, and the one document of `/openapi/v2`. kubectl reads them to explain fields, to learn that the server
+//! validates, and to compute strategic merge patches.
+//!
+//! A document is built when somebody asks and is not kept: the schemas' texts are megabytes, and clients keep what they
+//! got by its hash. The hash is that of the table's rows and of this crate's version, so asking for it builds nothing.
+
+mod operations;
+mod schemas;
+mod v2;
+
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::discovery::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
+use crate::kinds::{Kind, kinds};
+
+pub use v2::document as v2;
+
+/// `/openapi/v3`: where each group version's document is.
+pub fn v3_index() -> Value {
+    let mut paths = Map::new();
+    for kind in kinds() {
+        let path = path_of(kind);
+        if !paths.contains_key(&path) {
+            let url = format!("/openapi/v3/{path}?hash={}", hash(kind.group, kind.version));
+            paths.insert(path, json!({"serverRelativeURL": url}));
+        }
+    }
+    json!({"paths": paths})
+}
+
+/// `/openapi/v3/{path}`, the path as in the index (`api/v1`, `apis/apps/v1`); `None` when there is no such document.
+pub fn v3(path: &str) -> Option<Value> {
+    let rows: Vec<&Kind> = kinds().iter().filter(|kind| path_of(kind) == path).collect();
+    if rows.is_empty() {
+        return None;
+    }
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": format!("v{KUBERNETES_MAJOR}.{KUBERNETES_MINOR}.0")},
+        "paths": operations::paths(&rows),
+        "components": {"schemas": schemas::of(&rows)},
+    }))
+}
+
+/// A text that changes when the document of this group version does: for the index, and for an `ETag`.
+pub fn hash(group: &str, version: &str) -> String {
+    let mut digest = Sha256::new();
+    digest.update(env!("CARGO_PKG_VERSION"));
+    digest.update(KUBERNETES_MINOR);
+    for kind in kinds()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+    {
+        digest.update(format!(
+            "{}/{}/{}/{:?};",
+            kind.group, kind.version, kind.kind, kind.subresources
+        ));
+    }
+    hex::encode_upper(digest.finalize())
+}
+
+/// The document that a kind is in.
+fn path_of(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        format!("api/{}", kind.version)
+    } else {
+        format!("apis/{}/{}", kind.group, kind.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Access;
+
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                for (name, member) in members {
+                    match member.as_str() {
+                        Some(target) if name == "$ref" => found.push(target.to_owned()),
+                        _ => references(member, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_of_every_document_leads_somewhere() {
+        for path in v3_index().members("paths").map(|(path, _)| path.clone()) {
+            let document = v3(&path).unwrap();
+            let mut found = Vec::new();
+            references(&document, &mut found);
+            assert!(!found.is_empty());
+            for reference in found {
+                let pointer = reference.strip_prefix('#').unwrap();
+                assert!(document.pointer(pointer).is_some(), "{reference} in {path}");
+            }
+        }
+        let document = v2();
+        let mut found = Vec::new();
+        references(&document, &mut found);
+        for reference in found {
+            assert!(
+                document.pointer(reference.strip_prefix('#').unwrap()).is_some(),
+                "{reference} in v2"
+            );
+        }
+    }
+
+    #[test]
+    fn a_patch_of_every_kind_takes_field_validation_so_that_kubectl_leaves_it_to_the_server() {
+        for kind in kinds() {
+            let document = v3(&path_of(kind)).unwrap();
+            let supported = document.members("paths").any(|(_, item)| {
+                let operation = item.at(&["patch"]);
+                operation.at(&["x-kubernetes-group-version-kind"]).text("kind") == kind.kind
+                    && operation
+                        .items("parameters")
+                        .iter()
+                        .any(|parameter| parameter.text("name") == "fieldValidation")
+            });
+            assert!(supported, "{}", kind.kind);
+        }
+    }
+
+    #[test]
+    fn merge_keys_are_printed_where_kubectl_looks_for_them() {
+        let document = v3("api/v1").unwrap();
+        let schema = |name: &str| document.at(&["components", "schemas", name]).clone();
+        let containers = schema("io.k8s.api.core.v1.PodSpec")["properties"]["containers"].clone();
+        assert_eq!(containers.text("x-kubernetes-patch-merge-key"), "name");
+        assert_eq!(containers.text("x-kubernetes-patch-strategy"), "merge");
+        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
+        let volumes = schema("io.k8s.api.core.v1.PodSpec")["properties"]["volumes"].clone();
+        assert_eq!(volumes.text("x-kubernetes-patch-strategy"), "merge,retainKeys");
+        let pod = schema("io.k8s.api.core.v1.Pod");
+        assert_eq!(
+            pod["x-kubernetes-group-version-kind"],
+            json!([{"group": "", "version": "v1", "kind": "Pod"}])
+        );
+        assert_eq!(pod.get("required"), None);
+        assert_eq!(schema("io.k8s.api.core.v1.PodList")["required"], json!(["items"]));
+    }
+
+    #[test]
+    fn hashes_differ_between_group_versions_and_stay_between_calls() {
+        assert_eq!(hash("apps", "v1"), hash("apps", "v1"));
+        assert_ne!(hash("apps", "v1"), hash("", "v1"));
+    }
+}

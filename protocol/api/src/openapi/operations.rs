@@ -1,0 +1,331 @@
+//! The paths and operations of a document.
+
+use serde_json::{Map, Value, json};
+
+use super::schemas::{PREFIX, list_name};
+use crate::kinds::{Kind, Subresource};
+
+const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
+const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+
+/// Patch content types, as the document lists them.
+const PATCH_TYPES: [&str; 4] = [
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+];
+
+/// All paths of these kinds.
+pub fn paths(rows: &[&Kind]) -> Map<String, Value> {
+    let mut paths = Map::new();
+    for kind in rows {
+        let root = if kind.group.is_empty() {
+            format!("/api/{}", kind.version)
+        } else {
+            format!("/apis/{}/{}", kind.group, kind.version)
+        };
+        let collection = if kind.namespaced {
+            paths.insert(format!("{root}/{}", kind.plural), json!({"get": list(kind, true)}));
+            format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
+        } else {
+            format!("{root}/{}", kind.plural)
+        };
+        let mut whole = json!({
+            "get": list(kind, false),
+            "post": write(kind, "post", "create", kind.definition, own(kind)),
+            "delete": delete(kind, true),
+        });
+        let mut item = json!({
+            "get": read(kind, kind.definition, own(kind)),
+            "put": write(kind, "put", "replace", kind.definition, own(kind)),
+            "patch": patch(kind, kind.definition, own(kind)),
+            "delete": delete(kind, false),
+        });
+        let mut parameters = Vec::new();
+        if kind.namespaced {
+            parameters.push(path_parameter(
+                "namespace",
+                "object name and auth scope, such as for teams and projects",
+            ));
+        }
+        parameters.push(query(
+            "pretty",
+            "string",
+            "If 'true', then the output is pretty printed.",
+        ));
+        whole["parameters"] = parameters.clone().into();
+        parameters.insert(0, path_parameter("name", &format!("name of the {}", kind.kind)));
+        item["parameters"] = parameters.clone().into();
+        paths.insert(collection.clone(), whole);
+        paths.insert(format!("{collection}/{{name}}"), item);
+        for subresource in kind.subresources {
+            let mut item = subresource_item(kind, *subresource);
+            item["parameters"] = parameters.clone().into();
+            paths.insert(format!("{collection}/{{name}}/{}", subresource.name()), item);
+        }
+    }
+    paths
+}
+
+type Gvk = (&'static str, &'static str, &'static str);
+
+fn own(kind: &Kind) -> Gvk {
+    (kind.group, kind.version, kind.kind)
+}
+
+fn subresource_item(kind: &Kind, subresource: Subresource) -> Value {
+    let gvk = subresource.body(kind);
+    let definition = match gvk.2 {
+        "Scale" => "io.k8s.api.autoscaling.v1.Scale",
+        "Binding" => "io.k8s.api.core.v1.Binding",
+        "Eviction" => "io.k8s.api.policy.v1.Eviction",
+        _ => kind.definition,
+    };
+    let mut item = json!({});
+    for verb in subresource.verbs() {
+        match *verb {
+            "get" if subresource == Subresource::Log => item["get"] = log(kind),
+            "get" => item["get"] = read(kind, definition, gvk),
+            "update" => item["put"] = write(kind, "put", "replace", definition, gvk),
+            "patch" => item["patch"] = patch(kind, definition, gvk),
+            "create" => item["post"] = write(kind, "post", "create", definition, gvk),
+            _ => {}
+        }
+    }
+    item
+}
+
+fn path_parameter(name: &str, description: &str) -> Value {
+    json!({
+        "name": name, "in": "path", "required": true, "description": description,
+        "schema": {"type": "string", "uniqueItems": true},
+    })
+}
+
+fn query(name: &str, kind: &str, description: &str) -> Value {
+    json!({
+        "name": name, "in": "query", "description": description, "schema": {"type": kind, "uniqueItems": true},
+    })
+}
+
+fn write_parameters() -> Vec<Value> {
+    vec![
+        query(
+            "dryRun",
+            "string",
+            "When present, indicates that modifications should not be persisted. Valid: All.",
+        ),
+        query(
+            "fieldManager",
+            "string",
+            "A name associated with the actor or entity that is making these changes.",
+        ),
+        query(
+            "fieldValidation",
+            "string",
+            "How the server treats unknown or duplicate fields: Ignore, Warn (the default) or Strict.",
+        ),
+    ]
+}
+
+fn reference(definition: &str) -> Value {
+    json!({"$ref": format!("{PREFIX}{definition}")})
+}
+
+fn content(definition: &str) -> Value {
+    json!({
+        "application/json": {"schema": reference(definition)},
+        "application/yaml": {"schema": reference(definition)},
+    })
+}
+
+fn responses(definition: &str, codes: &[&str]) -> Value {
+    let mut responses = Map::new();
+    for code in codes {
+        let description = match *code {
+            "201" => "Created",
+            "202" => "Accepted",
+            _ => "OK",
+        };
+        responses.insert(
+            (*code).to_owned(),
+            json!({"description": description, "content": content(definition)}),
+        );
+    }
+    responses.insert("401".to_owned(), json!({"description": "Unauthorized"}));
+    Value::Object(responses)
+}
+
+fn operation(kind: &Kind, action: &str, gvk: Gvk, parameters: Vec<Value>, responses: Value) -> Value {
+    let (group, version, name) = gvk;
+    let tag = if kind.group.is_empty() {
+        format!("core_{}", kind.version)
+    } else {
+        format!("{}_{}", kind.group.split('.').next().unwrap_or_default(), kind.version)
+    };
+    json!({
+        "tags": [tag], "parameters": parameters, "responses": responses, "x-kubernetes-action": action,
+        "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": name},
+    })
+}
+
+fn list(kind: &Kind, everywhere: bool) -> Value {
+    let parameters = vec![
+        query(
+            "allowWatchBookmarks",
+            "boolean",
+            "Requests watch events with type BOOKMARK.",
+        ),
+        query("continue", "string", "Where a paged list goes on."),
+        query(
+            "fieldSelector",
+            "string",
+            "Restricts the returned objects by their fields. Defaults to everything.",
+        ),
+        query(
+            "labelSelector",
+            "string",
+            "Restricts the returned objects by their labels. Defaults to everything.",
+        ),
+        query("limit", "integer", "The maximum number of objects to return."),
+        query(
+            "resourceVersion",
+            "string",
+            "Which resource versions a request may be served from.",
+        ),
+        query(
+            "resourceVersionMatch",
+            "string",
+            "How resourceVersion is applied to list calls.",
+        ),
+        query(
+            "sendInitialEvents",
+            "boolean",
+            "Whether a watch begins with the objects that there are.",
+        ),
+        query(
+            "timeoutSeconds",
+            "integer",
+            "Limits the duration of the call, whether or not it is a watch.",
+        ),
+        query(
+            "watch",
+            "boolean",
+            "Watch for changes and return them as a stream of notifications.",
+        ),
+    ];
+    let mut operation = operation(
+        kind,
+        "list",
+        own(kind),
+        parameters,
+        responses(&list_name(kind), &["200"]),
+    );
+    operation["description"] = format!("list or watch objects of kind {}", kind.kind).into();
+    if everywhere {
+        operation["description"] = format!("list or watch objects of kind {} in all namespaces", kind.kind).into();
+    }
+    operation
+}
+
+fn read(kind: &Kind, definition: &str, gvk: Gvk) -> Value {
+    let mut operation = operation(kind, "get", gvk, Vec::new(), responses(definition, &["200"]));
+    operation["description"] = format!("read the specified {}", gvk.2).into();
+    operation
+}
+
+fn write(kind: &Kind, method: &str, verb: &str, definition: &str, gvk: Gvk) -> Value {
+    let codes: &[&str] = if method == "post" {
+        &["200", "201", "202"]
+    } else {
+        &["200", "201"]
+    };
+    let mut operation = operation(kind, method, gvk, write_parameters(), responses(definition, codes));
+    operation["description"] = format!("{verb} a {}", gvk.2).into();
+    operation["requestBody"] = json!({"required": true, "content": {"*/*": {"schema": reference(definition)}}});
+    operation
+}
+
+fn patch(kind: &Kind, definition: &str, gvk: Gvk) -> Value {
+    let mut parameters = write_parameters();
+    parameters.push(query(
+        "force",
+        "boolean",
+        "Take fields from other managers. Only for apply patches.",
+    ));
+    let mut operation = operation(kind, "patch", gvk, parameters, responses(definition, &["200", "201"]));
+    operation["description"] = format!("partially update the specified {}", gvk.2).into();
+    let mut bodies = Map::new();
+    for content_type in PATCH_TYPES {
+        bodies.insert(content_type.to_owned(), json!({"schema": reference(PATCH)}));
+    }
+    operation["requestBody"] = json!({"required": true, "content": bodies});
+    operation
+}
+
+fn delete(kind: &Kind, all: bool) -> Value {
+    let parameters = vec![
+        query(
+            "dryRun",
+            "string",
+            "When present, indicates that modifications should not be persisted. Valid: All.",
+        ),
+        query(
+            "gracePeriodSeconds",
+            "integer",
+            "The duration in seconds before the object should be deleted.",
+        ),
+        query("orphanDependents", "boolean", "Deprecated: use propagationPolicy."),
+        query(
+            "propagationPolicy",
+            "string",
+            "Whether and how dependents are deleted: Orphan, Background, Foreground.",
+        ),
+    ];
+    let (action, codes): (&str, &[&str]) = if all {
+        ("deletecollection", &["200"])
+    } else {
+        ("delete", &["200", "202"])
+    };
+    let mut operation = operation(kind, action, own(kind), parameters, responses(STATUS, codes));
+    operation["description"] = format!("delete {} {}", if all { "collection of" } else { "a" }, kind.kind).into();
+    operation["requestBody"] = json!({"content": {"*/*": {"schema": reference(DELETE_OPTIONS)}}});
+    operation
+}
+
+fn log(kind: &Kind) -> Value {
+    let parameters = vec![
+        query("container", "string", "The container for which to stream logs."),
+        query("follow", "boolean", "Follow the log stream of the pod."),
+        query(
+            "limitBytes",
+            "integer",
+            "The number of bytes to read before terminating the log output.",
+        ),
+        query("previous", "boolean", "Return previous terminated container logs."),
+        query(
+            "sinceSeconds",
+            "integer",
+            "A relative time in seconds before the current time from which to show logs.",
+        ),
+        query(
+            "tailLines",
+            "integer",
+            "The number of lines from the end of the logs to show.",
+        ),
+        query(
+            "timestamps",
+            "boolean",
+            "Add an RFC3339 timestamp at the beginning of every line.",
+        ),
+    ];
+    let answer = json!({
+        "200": {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}}}},
+        "401": {"description": "Unauthorized"},
+    });
+    let mut operation = operation(kind, "get", own(kind), parameters, answer);
+    operation["description"] = "read log of the specified Pod".into();
+    operation
+}
