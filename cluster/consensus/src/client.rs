@@ -1,0 +1,416 @@
+//! `ObjectStore` on every node: in process where this node leads, over the transport elsewhere. It finds the leader and
+//! follows it. A read is asked again until its deadline; a proposal only where nothing can have been written.
+#![allow(clippy::disallowed_methods)] // acting code: every call has a deadline
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bincode::Encode;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use parking_lot::RwLock;
+use protocol::store::{
+    Committed, ListPage, ListRequest, ObjectStore, Proposal, ProposeError, ReadError, WatchRequest, WatchStream,
+};
+use protocol::transport::{FrameStream, Purpose, Transport, TransportError};
+use protocol::{Key, NodeName, Object, Revision, codec};
+use tokio::time::{sleep, timeout};
+
+use crate::consensus::Consensus;
+use crate::front::NotLeader;
+use crate::store_service::{StoreAnswer, StoreRequest, WatchFrame, answer};
+
+/// How long a call may take in all.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long one attempt of a read may take: a leader that hangs is not waited for until the end.
+const READ_ATTEMPT: Duration = Duration::from_secs(2);
+
+/// The pause before the leader is looked for again.
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// A watch over the transport that yields nothing for so long is over: the store reports progress every two seconds.
+const WATCH_SILENCE: Duration = Duration::from_secs(8);
+
+/// Machines that may know the leader: the voters as gossip tells them, or any members.
+pub type Candidates = Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>;
+
+/// The store for everyone on this node.
+pub struct StoreClient {
+    transport: Arc<dyn Transport>,
+    consensus: RwLock<Option<Arc<Consensus>>>,
+    candidates: Candidates,
+    next_candidate: AtomicUsize,
+    known: RwLock<Known>,
+}
+
+/// What the last answers told.
+#[derive(Default)]
+struct Known {
+    /// The leader that answered, or that a node named.
+    leader: Option<NodeName>,
+    /// The node that was asked last and could not answer: others are asked first.
+    suspect: Option<NodeName>,
+}
+
+/// Where a request goes.
+enum Route {
+    Here(Arc<Consensus>),
+    There(NodeName),
+    Nowhere,
+}
+
+/// Why an attempt gave no answer.
+enum Failed {
+    /// It was certainly not carried out.
+    NotDone { reason: String },
+    /// It may have been.
+    Unknown { reason: String },
+}
+
+impl From<NotLeader> for Failed {
+    fn from(_: NotLeader) -> Self {
+        Failed::NotDone {
+            reason: "this node has just lost the lead".to_owned(),
+        }
+    }
+}
+
+impl StoreClient {
+    /// A client on a node that takes part in consensus, or does not (`None`).
+    pub fn new(
+        transport: Arc<dyn Transport>,
+        consensus: Option<Arc<Consensus>>,
+        candidates: Candidates,
+    ) -> Arc<StoreClient> {
+        Arc::new(StoreClient {
+            transport,
+            consensus: RwLock::new(consensus),
+            candidates,
+            next_candidate: AtomicUsize::new(0),
+            known: RwLock::default(),
+        })
+    }
+
+    /// Tells the client that this node now takes part in consensus, or no longer does.
+    pub fn set_consensus(&self, consensus: Option<Arc<Consensus>>) {
+        *self.consensus.write() = consensus;
+    }
+
+    fn route(&self) -> Route {
+        let known = self.known.read();
+        let local = self.transport.local();
+        let elsewhere = |node: &NodeName| node != local;
+        if let Some(consensus) = &*self.consensus.read() {
+            let status = consensus.status();
+            if status.is_leader {
+                return Route::Here(consensus.clone());
+            }
+            // What a node that was removed from the members remembers is out of date.
+            let leader = status.leader.filter(|_| consensus.is_member());
+            if let Some(leader) = leader.filter(|node| elsewhere(node) && known.suspect.as_ref() != Some(node)) {
+                return Route::There(leader);
+            }
+        }
+        if let Some(leader) = known.leader.clone().filter(elsewhere) {
+            return Route::There(leader);
+        }
+        let mut candidates: Vec<NodeName> = (self.candidates)().into_iter().filter(elsewhere).collect();
+        if candidates.len() > 1 {
+            candidates.retain(|node| known.suspect.as_ref() != Some(node));
+        }
+        if candidates.is_empty() {
+            return Route::Nowhere;
+        }
+        let turn = self.next_candidate.fetch_add(1, Ordering::Relaxed);
+        Route::There(candidates[turn % candidates.len()].clone())
+    }
+
+    /// Notes that a node could not answer, and whom it named.
+    fn forget(&self, node: &NodeName, hint: Option<NodeName>) {
+        let mut known = self.known.write();
+        known.leader = match hint {
+            Some(hint) if hint != *node => Some(hint),
+            _ => known.leader.take().filter(|leader| leader != node),
+        };
+        known.suspect = Some(node.clone());
+    }
+
+    /// Notes that a node answered as the leader.
+    fn remember(&self, node: &NodeName) {
+        let remembered = |known: &Known| known.leader.as_ref() == Some(node) && known.suspect.is_none();
+        if !remembered(&self.known.read()) {
+            *self.known.write() = Known {
+                leader: Some(node.clone()),
+                suspect: None,
+            };
+        }
+    }
+
+    async fn ask(&self, node: &NodeName, request: &StoreRequest, deadline: Duration) -> Result<StoreAnswer, Failed> {
+        let bytes = match codec::encode(request) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(error) => {
+                return Err(Failed::NotDone {
+                    reason: error.to_string(),
+                });
+            }
+        };
+        let answered = match self.transport.call(node, Purpose::Store, bytes, deadline).await {
+            Ok(answer) => answer,
+            Err(error @ (TransportError::UnknownNode(_) | TransportError::NotServed { .. })) => {
+                self.forget(node, None);
+                return Err(Failed::NotDone {
+                    reason: error.to_string(),
+                });
+            }
+            Err(error) => {
+                self.forget(node, None);
+                return Err(Failed::Unknown {
+                    reason: error.to_string(),
+                });
+            }
+        };
+        match codec::decode(&answered) {
+            Ok(StoreAnswer::NotLeader { hint }) => {
+                self.forget(node, hint);
+                Err(Failed::NotDone {
+                    reason: format!("{node} does not lead"),
+                })
+            }
+            Ok(StoreAnswer::Malformed(reason)) => Err(Failed::NotDone { reason }),
+            Ok(answer) => {
+                self.remember(node);
+                Ok(answer)
+            }
+            Err(error) => Err(Failed::Unknown {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    async fn propose_once(
+        &self,
+        proposals: Vec<Proposal>,
+        deadline: Duration,
+    ) -> Result<Vec<Result<Committed, ProposeError>>, Failed> {
+        match self.route() {
+            Route::Here(consensus) => Ok(consensus.propose_here(proposals, deadline).await?),
+            Route::There(node) => {
+                let count = proposals.len();
+                let request = StoreRequest::Propose {
+                    proposals,
+                    deadline_ms: deadline.as_millis() as u64,
+                };
+                match self.ask(&node, &request, deadline).await? {
+                    StoreAnswer::Proposed(outcomes) if outcomes.len() == count => Ok(outcomes),
+                    _ => Err(Failed::Unknown {
+                        reason: format!("{node} answered something else than was asked"),
+                    }),
+                }
+            }
+            Route::Nowhere => Err(nobody()),
+        }
+    }
+
+    /// Asks for something that changes nothing, until the deadline.
+    async fn read_with<T>(
+        &self,
+        request: StoreRequest,
+        unwrap: impl Fn(StoreAnswer) -> Option<Result<T, ReadError>>,
+    ) -> Result<T, ReadError> {
+        let begun = Instant::now();
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            let answered = match self.route() {
+                Route::Here(consensus) => match timeout(left, answer(&consensus, request.clone())).await {
+                    Ok(answered) => answered.map_err(Failed::from),
+                    Err(_) => Err(Failed::Unknown {
+                        reason: "no majority of the voters answers".to_owned(),
+                    }),
+                },
+                Route::There(node) => self.ask(&node, &request, left.min(READ_ATTEMPT)).await,
+                Route::Nowhere => Err(nobody()),
+            };
+            let reason = match answered.map(&unwrap) {
+                Ok(Some(Err(ReadError::Unavailable { reason }))) => reason,
+                Ok(Some(answer)) => return answer,
+                Ok(None) => "the leader answered something else than was asked".to_owned(),
+                Err(Failed::NotDone { reason } | Failed::Unknown { reason }) => reason,
+            };
+            if begun.elapsed() + PAUSE >= DEADLINE {
+                return Err(ReadError::Unavailable { reason });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn watch_there(
+        &self,
+        node: &NodeName,
+        request: &WatchRequest,
+    ) -> Result<Result<WatchStream, ReadError>, Failed> {
+        let failed = |reason: String| Failed::Unknown { reason };
+        let bytes = encode(request).map_err(failed)?;
+        let opened = timeout(READ_ATTEMPT, async {
+            let mut frames = self.transport.stream(node, Purpose::Store, bytes).await?;
+            let first = frames.next().await.transpose()?;
+            Ok::<_, TransportError>((first, frames))
+        });
+        let (first, frames) = match opened.await {
+            Ok(Ok((Some(first), frames))) => (first, frames),
+            Ok(Ok((None, _))) => {
+                self.forget(node, None);
+                return Err(failed(format!("{node} closed the watch at once")));
+            }
+            Ok(Err(error)) => {
+                self.forget(node, None);
+                return Err(failed(error.to_string()));
+            }
+            Err(_) => {
+                self.forget(node, None);
+                return Err(failed(format!("{node} did not open the watch in time")));
+            }
+        };
+        match codec::decode(&first) {
+            Ok(WatchFrame::Opened) => Ok(Ok(items_of(frames))),
+            Ok(WatchFrame::Refused(error)) => Ok(Err(error)),
+            Ok(WatchFrame::NotLeader { hint }) => {
+                self.forget(node, hint);
+                Err(Failed::NotDone {
+                    reason: format!("{node} does not lead"),
+                })
+            }
+            Ok(WatchFrame::Items(_)) => Err(failed(format!("{node} sent items of a watch before it was open"))),
+            Err(error) => Err(failed(error.to_string())),
+        }
+    }
+}
+
+fn nobody() -> Failed {
+    Failed::NotDone {
+        reason: "no node that could know the leader is known".to_owned(),
+    }
+}
+
+fn encode<T: Encode>(message: &T) -> Result<Bytes, String> {
+    codec::encode(message)
+        .map(Bytes::from)
+        .map_err(|error| error.to_string())
+}
+
+/// The items of a watch's frames. A frame that does not decode, an error and silence end it: the watcher opens another
+/// one from the last revision that it saw.
+fn items_of(frames: FrameStream) -> WatchStream {
+    let batches = stream::unfold(frames, |mut frames| async move {
+        let frame = timeout(WATCH_SILENCE, frames.next()).await.ok()??.ok()?;
+        match codec::decode(&frame) {
+            Ok(WatchFrame::Items(items)) => Some((stream::iter(items), frames)),
+            _ => None,
+        }
+    });
+    Box::pin(batches.flatten())
+}
+
+#[async_trait]
+impl ObjectStore for StoreClient {
+    async fn propose(&self, proposal: Proposal) -> Result<Committed, ProposeError> {
+        let mut outcomes = self.propose_all(vec![proposal]).await;
+        outcomes.pop().unwrap_or(Err(ProposeError::Unknown { deadline_ms: 0 }))
+    }
+
+    async fn propose_all(&self, proposals: Vec<Proposal>) -> Vec<Result<Committed, ProposeError>> {
+        if proposals.is_empty() {
+            return Vec::new();
+        }
+        let begun = Instant::now();
+        let count = proposals.len();
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            let error = match self.propose_once(proposals.clone(), left).await {
+                Ok(outcomes) => return outcomes,
+                Err(Failed::NotDone { reason }) => {
+                    if begun.elapsed() + PAUSE < DEADLINE {
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                    ProposeError::NoLeader { reason }
+                }
+                Err(Failed::Unknown { reason }) => {
+                    tracing::debug!(%reason, "the outcome of a proposal is unknown");
+                    ProposeError::Unknown {
+                        deadline_ms: begun.elapsed().as_millis() as u64,
+                    }
+                }
+            };
+            return (0..count).map(|_| Err(error.clone())).collect();
+        }
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<Arc<Object>>, ReadError> {
+        self.read_with(StoreRequest::Read(key.clone()), |answer| match answer {
+            StoreAnswer::Read(read) => Some(read),
+            _ => None,
+        })
+        .await
+    }
+
+    async fn list(&self, mut request: ListRequest) -> Result<ListPage, ReadError> {
+        let wanted = request.limit;
+        let mut items: Vec<(Key, Arc<Object>)> = Vec::new();
+        loop {
+            let page = self.read_with(StoreRequest::List(request.clone()), |answer| match answer {
+                StoreAnswer::Listed(listed) => Some(listed),
+                _ => None,
+            });
+            let mut page = page.await?;
+            items.append(&mut page.items);
+            // A leader elsewhere answers in pages of its own size.
+            let enough = wanted != 0 && items.len() >= wanted;
+            match items.last() {
+                Some((last, _)) if page.more && !enough => {
+                    request.after = Some(last.clone());
+                    request.at = Some(page.revision);
+                    request.limit = if wanted == 0 { 0 } else { wanted - items.len() };
+                }
+                _ => return Ok(ListPage { items, ..page }),
+            }
+        }
+    }
+
+    async fn watch(&self, request: WatchRequest) -> Result<WatchStream, ReadError> {
+        let begun = Instant::now();
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            let opened = match self.route() {
+                Route::Here(consensus) => match timeout(left, consensus.watch_here(request.clone())).await {
+                    Ok(opened) => opened.map_err(Failed::from),
+                    Err(_) => Err(Failed::Unknown {
+                        reason: "no majority of the voters answers".to_owned(),
+                    }),
+                },
+                Route::There(node) => self.watch_there(&node, &request).await,
+                Route::Nowhere => Err(nobody()),
+            };
+            let reason = match opened {
+                Ok(Err(ReadError::Unavailable { reason })) => reason,
+                Ok(opened) => return opened,
+                Err(Failed::NotDone { reason } | Failed::Unknown { reason }) => reason,
+            };
+            if begun.elapsed() + PAUSE >= DEADLINE {
+                return Err(ReadError::Unavailable { reason });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn revision(&self) -> Result<Revision, ReadError> {
+        self.read_with(StoreRequest::Revision, |answer| match answer {
+            StoreAnswer::Revision(revision) => Some(revision),
+            _ => None,
+        })
+        .await
+    }
+}

@@ -1,0 +1,230 @@
+//! Serves what other members ask of this one's raft: appended entries, votes, snapshots. Registered with the mesh for
+//! `Purpose::Consensus`. It refuses what was meant for another raft id, and entries that the disk has no room for.
+
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use parking_lot::Mutex;
+use protocol::transport::Service;
+use protocol::{NodeName, codec};
+
+use crate::disk::DiskGuard;
+use crate::types::{Entry, LogId, Raft, Snapshot, SnapshotDirectory, SnapshotMeta, Vote};
+use crate::wire::{PeerAnswer, PeerAsk, PeerRequest, SnapshotFile, WireEntry, WireLogId, WireSnapshotMeta, WireVote};
+
+/// A snapshot that is being received. One at a time: a new one replaces it.
+struct Receiving {
+    transfer: u64,
+    vote: Vote,
+    meta: SnapshotMeta,
+    directory: SnapshotDirectory,
+    files: Vec<SnapshotFile>,
+}
+
+/// The peer side of consensus.
+pub struct PeerService {
+    raft_id: u64,
+    raft: Raft,
+    disk: Arc<DiskGuard>,
+    receiving: Mutex<Receptions>,
+}
+
+#[derive(Default)]
+struct Receptions {
+    last_transfer: u64,
+    now: Option<Receiving>,
+}
+
+/// Why a request was not carried out; it travels as text.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("this is member {own}, not member {asked}")]
+    WrongMember { own: u64, asked: u64 },
+    #[error("{0}")]
+    DiskFull(String),
+    #[error("raft: {0}")]
+    Raft(String),
+    #[error("no snapshot is being received under number {0}")]
+    NoTransfer(u64),
+    #[error("the snapshot's file {0:?} is not as announced")]
+    File(String),
+    #[error("storing the snapshot: {0}")]
+    Disk(#[from] std::io::Error),
+    #[error(transparent)]
+    Codec(#[from] codec::CodecError),
+}
+
+fn raft_error(error: impl std::fmt::Display) -> Refused {
+    Refused::Raft(error.to_string())
+}
+
+impl PeerService {
+    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>) -> PeerService {
+        PeerService {
+            raft_id,
+            raft,
+            disk,
+            receiving: Mutex::default(),
+        }
+    }
+
+    async fn answer(&self, request: &[u8]) -> Result<PeerAnswer, Refused> {
+        let PeerRequest { to, ask } = codec::decode(request)?;
+        if to != self.raft_id {
+            return Err(Refused::WrongMember {
+                own: self.raft_id,
+                asked: to,
+            });
+        }
+        match ask {
+            PeerAsk::Append {
+                vote,
+                previous,
+                committed,
+                entries,
+            } => self.append(vote, previous, committed, entries).await,
+            PeerAsk::Vote { vote, last } => {
+                let request = VoteRequest::new(vote.into(), last.map(LogId::from));
+                Ok(self.raft.vote(request).await.map_err(raft_error)?.into())
+            }
+            PeerAsk::SnapshotBegin { vote, meta, files } => self.begin(vote, meta, files).await,
+            PeerAsk::SnapshotPart {
+                transfer,
+                file,
+                offset,
+                bytes,
+            } => self.part(transfer, file, offset, &bytes.0),
+            PeerAsk::SnapshotEnd { transfer } => self.end(transfer).await,
+        }
+    }
+
+    async fn append(
+        &self,
+        vote: WireVote,
+        previous: Option<WireLogId>,
+        committed: Option<WireLogId>,
+        entries: Vec<WireEntry>,
+    ) -> Result<PeerAnswer, Refused> {
+        if !entries.is_empty() {
+            // A write that fails stops raft; a refusal only makes the leader try again later.
+            self.disk
+                .check_follower()
+                .map_err(|full| Refused::DiskFull(full.to_string()))?;
+        }
+        let request = AppendEntriesRequest {
+            vote: vote.into(),
+            prev_log_id: previous.map(LogId::from),
+            entries: entries.into_iter().map(Entry::from).collect(),
+            leader_commit: committed.map(LogId::from),
+        };
+        Ok(self.raft.append_entries(request).await.map_err(raft_error)?.into())
+    }
+
+    async fn begin(
+        &self,
+        vote: WireVote,
+        meta: WireSnapshotMeta,
+        files: Vec<SnapshotFile>,
+    ) -> Result<PeerAnswer, Refused> {
+        let vote = Vote::from(vote);
+        let own = self
+            .raft
+            .with_raft_state(|state| *state.vote_ref())
+            .await
+            .map_err(raft_error)?;
+        if own > vote {
+            return Ok(PeerAnswer::HigherVote(own.into()));
+        }
+        // A name is used as a path: it must be one of RocksDB's plain file names.
+        let plain = |name: &str| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-')
+                && name != ".."
+        };
+        if let Some(file) = files.iter().find(|file| !plain(&file.name)) {
+            return Err(Refused::File(file.name.clone()));
+        }
+        let directory = *self.raft.begin_receiving_snapshot().await.map_err(raft_error)?;
+        std::fs::create_dir_all(directory.path())?;
+        for file in &files {
+            std::fs::File::create(directory.path().join(&file.name))?;
+        }
+        let mut receiving = self.receiving.lock();
+        receiving.last_transfer += 1;
+        let transfer = receiving.last_transfer;
+        receiving.now = Some(Receiving {
+            transfer,
+            vote,
+            meta: meta.into(),
+            directory,
+            files,
+        });
+        Ok(PeerAnswer::SnapshotReady { transfer })
+    }
+
+    fn part(&self, transfer: u64, number: u32, offset: u64, bytes: &[u8]) -> Result<PeerAnswer, Refused> {
+        let receiving = self.receiving.lock();
+        let current = receiving.now.as_ref().filter(|current| current.transfer == transfer);
+        let current = current.ok_or(Refused::NoTransfer(transfer))?;
+        let file = current
+            .files
+            .get(number as usize)
+            .ok_or_else(|| Refused::File(number.to_string()))?;
+        if offset + bytes.len() as u64 > file.bytes {
+            return Err(Refused::File(file.name.clone()));
+        }
+        let path = current.directory.path().join(&file.name);
+        let mut file = std::fs::File::options().write(true).open(path)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(bytes)?;
+        Ok(PeerAnswer::SnapshotPartTaken)
+    }
+
+    async fn end(&self, transfer: u64) -> Result<PeerAnswer, Refused> {
+        let received = self
+            .receiving
+            .lock()
+            .now
+            .take_if(|current| current.transfer == transfer);
+        let received = received.ok_or(Refused::NoTransfer(transfer))?;
+        check_files(received.directory.path(), &received.files)?;
+        let snapshot = Snapshot {
+            meta: received.meta,
+            snapshot: Box::new(received.directory),
+        };
+        let response = self
+            .raft
+            .install_full_snapshot(received.vote, snapshot)
+            .await
+            .map_err(raft_error)?;
+        Ok(PeerAnswer::SnapshotInstalled {
+            vote: response.vote.into(),
+        })
+    }
+}
+
+fn check_files(directory: &Path, files: &[SnapshotFile]) -> Result<(), Refused> {
+    for file in files {
+        if std::fs::metadata(directory.join(&file.name))?.len() != file.bytes {
+            return Err(Refused::File(file.name.clone()));
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Service for PeerService {
+    async fn call(&self, from: &NodeName, request: Bytes) -> Bytes {
+        let answer = self.answer(&request).await.unwrap_or_else(|refused| {
+            tracing::debug!(%from, %refused, "refused a request of a consensus peer");
+            PeerAnswer::Failed(refused.to_string())
+        });
+        Bytes::from(codec::encode(&answer).expect("an answer is small and encodes"))
+    }
+}
