@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use frame::{JOIN_BYTES_MAX, Kind};
 pub use raw::RawStream;
+pub(crate) use transport::JoinStream;
 
 use crate::identity::{IdentityError, NodeIdentity};
 use peer::Peer;

@@ -10,7 +10,8 @@ use quinn::{Connection, ConnectionId, ConnectionIdGenerator, IdleTimeout, Transp
 use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 
 use super::MeshError;
 use crate::identity::{CertificateFacts, IdentityError, NodeIdentity};
@@ -101,13 +102,41 @@ pub fn server(identity: &NodeIdentity) -> Result<quinn::ServerConfig, MeshError>
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(refused)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(identity.chain(), identity.key()?)
-        .map_err(refused)?;
+        .with_cert_resolver(Arc::new(Certificates::of(identity)?));
     tls.alpn_protocols = vec![MEMBER_PROTOCOL.to_vec(), JOIN_PROTOCOL.to_vec()];
     let crypto = QuicServerConfig::try_from(tls).map_err(|error| refused(rustls::Error::General(error.to_string())))?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server.transport_config(transport());
     Ok(server)
+}
+
+/// Which certificates this node shows: its own to members; the CA's beside it to joiners, who know only its hash.
+#[derive(Debug)]
+struct Certificates {
+    for_members: Arc<CertifiedKey>,
+    for_joiners: Arc<CertifiedKey>,
+}
+
+impl Certificates {
+    fn of(identity: &NodeIdentity) -> Result<Certificates, IdentityError> {
+        let key = provider()
+            .key_provider
+            .load_private_key(identity.key()?)
+            .map_err(|source| IdentityError::Tls { node: identity.name.to_string(), source })?;
+        let mut with_authority = identity.chain();
+        with_authority.push(CertificateDer::from(CertificateFacts::from_pem(&identity.authority_pem)?.der));
+        Ok(Certificates {
+            for_members: Arc::new(CertifiedKey::new(identity.chain(), key.clone())),
+            for_joiners: Arc::new(CertifiedKey::new(with_authority, key)),
+        })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let joins = hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == JOIN_PROTOCOL));
+        Some(if joins { self.for_joiners.clone() } else { self.for_members.clone() })
+    }
 }
 
 /// How this node dials members.

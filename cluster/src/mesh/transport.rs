@@ -245,6 +245,31 @@ pub async fn open(
     .await
 }
 
+/// The one request of a machine that is not a member yet, over a connection of its own.
+pub struct JoinStream;
+
+impl JoinStream {
+    /// Asks; `None` if the member does not serve joining.
+    pub async fn ask(connection: &quinn::Connection, request: Bytes) -> Result<Option<Bytes>, String> {
+        let exchange = async {
+            let (mut send, mut receive) =
+                connection.open_bi().await.map_err(|error| FrameError::Read(error.to_string()))?;
+            let header = StreamHeader { purpose: Purpose::Join, kind: Kind::Call };
+            send.write_all(&header.encode()).await?;
+            write_frame(&mut send, request).await?;
+            let _ = send.finish();
+            match Status::read(&mut receive).await? {
+                Status::Served => read_frame(&mut receive, FRAME_BYTES_MAX).await.map(Some),
+                Status::NotServed | Status::Version => Ok(None),
+            }
+        };
+        exchange.await.map_err(|error: FrameError| match connection.close_reason() {
+            Some(reason) => reason.to_string(),
+            None => error.to_string(),
+        })
+    }
+}
+
 /// Sends a datagram on the open connection, or when one has been made.
 pub fn send_datagram(mesh: &Arc<Inner>, to: &NodeName, bytes: Bytes) -> bool {
     let peer = peer(mesh, to);
