@@ -16,6 +16,9 @@ use std::time::Duration;
 /// How long a node may take to stop by itself.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
+/// How long the kernel may take to forget what was removed.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+
 /// Removes the cluster.
 pub fn run(workspace: &Workspace, binary: Option<PathBuf>) -> Result<()> {
     let record = RunRecord::read(&run_record::directory(workspace))?;
@@ -38,9 +41,15 @@ pub fn remove(workspace: &Workspace, binary: &Path, record: Option<&RunRecord>) 
     for node in record.into_iter().flat_map(|record| &record.nodes) {
         stop_node(node)?;
     }
-    // A node that was started and not recorded has its directory on its command line.
-    let mut complaints = end_processes_of(&directory)?;
+    let mut complaints = end_unrecorded_nodes(&directory)?;
     complaints.extend(reset_nodes(binary, &directory));
+    for process in process::of_nodes_below(&directory)? {
+        complaints.push(format!(
+            "process {} of a pod was left by its node's reset, and is killed",
+            process.pid
+        ));
+        process.stop(Duration::ZERO)?;
+    }
     for namespace in netns::namespaces() {
         complaints.extend(end_processes_in(&namespace)?);
     }
@@ -107,11 +116,11 @@ fn reset_nodes(binary: &Path, directory: &Path) -> Vec<String> {
     complaints
 }
 
-/// Ends processes that hold the run directory: nodes that the record does not know. Parents of pods are left to `reset`,
-/// which knows how to end a pod, so only processes that say `node start` are ended here.
-fn end_processes_of(directory: &Path) -> Result<Vec<String>> {
+/// Ends nodes that the record does not know: `up` may have been killed between starting one and recording it. Parents of
+/// pods are left to `reset`, which knows how to end a pod.
+fn end_unrecorded_nodes(directory: &Path) -> Result<Vec<String>> {
     let mut complaints = Vec::new();
-    for process in process::that_mention(directory)? {
+    for process in process::of_nodes_below(directory)? {
         let command_line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         if String::from_utf8_lossy(&command_line).contains("node\0start\0") {
             complaints.push(format!(
@@ -164,23 +173,24 @@ fn mounts_below(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
 
 /// Looks at the machine and fails when anything of the cluster is on it.
 fn verify(directory: &Path) -> Result<()> {
-    let processes = process::that_mention(directory)?
-        .iter()
-        .map(|process| format!("process {}", process.pid))
-        .collect();
-    let mounts = mounts_below(&mount_table()?, directory)
-        .iter()
-        .map(|mount| format!("mount {}", mount.display()))
-        .collect();
-    let checks: [(&str, Vec<String>); 5] = [
-        ("processes", processes),
-        ("mounts", mounts),
-        ("cgroups", cgroups_of_pods_gone(Path::new("/sys/fs/cgroup"))?),
-        ("namespaces and interfaces", netns::remains()?),
-        ("nftables tables", tables()?),
-    ];
-    let mut remains = Vec::new();
-    for (what, left) in checks {
+    // The kernel takes killed processes and their namespaces down in the background.
+    let mut inspection = inspect(directory)?;
+    let mut failure = None;
+    process::wait_until(SETTLE_MAX, || match inspect(directory) {
+        Ok(newer) => {
+            inspection = newer;
+            inspection.iter().all(|(_, left)| left.is_empty())
+        }
+        Err(error) => {
+            failure = Some(error);
+            true
+        }
+    });
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    let mut count = 0;
+    for (what, left) in &inspection {
         println!(
             "checked {what}: {}",
             if left.is_empty() {
@@ -189,12 +199,31 @@ fn verify(directory: &Path) -> Result<()> {
                 left.join(", ")
             }
         );
-        remains.extend(left);
+        count += left.len();
     }
-    if !remains.is_empty() {
-        bail!("{} things of the cluster are left", remains.len());
+    if count > 0 {
+        bail!("{count} things of the cluster are left");
     }
     Ok(())
+}
+
+/// What is on the machine, by kind.
+fn inspect(directory: &Path) -> Result<[(&'static str, Vec<String>); 5]> {
+    let processes = process::of_nodes_below(directory)?
+        .iter()
+        .map(|process| format!("process {}", process.pid))
+        .collect();
+    let mounts = mounts_below(&mount_table()?, directory)
+        .iter()
+        .map(|mount| format!("mount {}", mount.display()))
+        .collect();
+    Ok([
+        ("processes", processes),
+        ("mounts", mounts),
+        ("cgroups", cgroups_of_pods_gone(Path::new("/sys/fs/cgroup"))?),
+        ("namespaces and interfaces", netns::remains()?),
+        ("nftables tables", tables()?),
+    ])
 }
 
 /// Cgroups of ours in which no process is left: another cluster on this machine (a test's, say) has processes in its own.

@@ -93,14 +93,37 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
-/// Every process whose command line or working directory mentions a path.
-pub fn that_mention(path: &Path) -> Result<Vec<ProcessId>> {
-    let needle = path.to_string_lossy().into_owned();
+/// Every process that is a node or the parent of a pod with its directory below this one, or a container whose root
+/// lies there. A person's shell or editor that has a file of the directory open is none of these.
+pub fn of_nodes_below(directory: &Path) -> Result<Vec<ProcessId>> {
     every_process(|pid| {
         let command_line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let directory = std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
-        String::from_utf8_lossy(&command_line).contains(&needle) || directory.starts_with(path)
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+        runs_a_node_below(&command_line, directory) || has_its_root_below(&mounts, directory)
     })
+}
+
+/// `actorium node start ... --data-dir DIRECTORY` or `actorium pod-parent DIRECTORY`, arguments ended by NUL.
+fn runs_a_node_below(command_line: &[u8], directory: &Path) -> bool {
+    let arguments: Vec<_> = command_line
+        .split(|byte| *byte == 0)
+        .map(String::from_utf8_lossy)
+        .collect();
+    let is_ours = arguments
+        .windows(2)
+        .any(|pair| pair[0] == "pod-parent" || (pair[0] == "node" && pair[1] == "start"));
+    is_ours
+        && arguments
+            .iter()
+            .any(|argument| Path::new(argument.as_ref()).starts_with(directory))
+}
+
+/// Whether the root of a table of mounts (proc(5) `mountinfo`) is an overlay of directories below this one.
+fn has_its_root_below(mountinfo: &str, directory: &Path) -> bool {
+    let below = format!("{}/", directory.display());
+    mountinfo
+        .lines()
+        .any(|line| line.split(' ').nth(4) == Some("/") && line.contains(&below))
 }
 
 /// Every process in a network namespace, known by the number of its file.
@@ -188,22 +211,51 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_found_by_the_path_that_it_was_started_with() {
+    fn nodes_and_parents_of_pods_are_known_by_their_directory_and_bystanders_are_not() {
+        let directory = Path::new("/w/target/up");
+        for (command_line, ours) in [
+            (
+                "/b/actorium\0node\0start\0--name\0n1\0--data-dir\0/w/target/up/n1/data\0",
+                true,
+            ),
+            ("/b/actorium\0pod-parent\0/w/target/up/n1/data/pods/x\0", true),
+            ("/b/actorium\0node\0start\0--data-dir\0/w/target/upper/n1\0", false),
+            ("/b/actorium\0--kubeconfig\0/w/target/up/kubeconfig\0shell\0", false),
+            ("tail\0-f\0/w/target/up/n1/node.log\0", false),
+        ] {
+            assert_eq!(
+                runs_a_node_below(command_line.as_bytes(), directory),
+                ours,
+                "{command_line:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_container_is_known_by_its_root() {
+        let overlay = "overlay rw,lowerdir=/w/target/up/n1/data/layers/a,upperdir=/w/target/up/n1/data/pods/x/upper";
+        let container = format!("50 40 0:40 / / rw - overlay {overlay}\n51 50 0:41 / /proc rw - proc proc rw\n");
+        let host =
+            format!("30 1 8:1 / / rw - ext4 /dev/sda rw\n50 40 0:40 / /w/target/up/n1/x rw - overlay {overlay}\n");
+        assert!(has_its_root_below(&container, Path::new("/w/target/up")));
+        assert!(!has_its_root_below(&container, Path::new("/w/target/u")));
+        assert!(!has_its_root_below(&host, Path::new("/w/target/up")));
+    }
+
+    #[test]
+    fn a_running_node_is_found_by_its_directory() {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("x");
-        std::fs::write(&file, "").unwrap();
-        let mut child = Command::new("tail")
-            .arg("-f")
-            .arg(&file)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "read line", "sh", "node", "start"])
+            .arg(directory.path().join("n1"));
+        let mut child = shell.stdin(std::process::Stdio::piped()).spawn().unwrap();
         let process = ProcessId::of(child.id().cast_signed()).unwrap();
-        assert!(wait_until(Duration::from_secs(5), || that_mention(directory.path())
+        assert!(wait_until(Duration::from_secs(5), || of_nodes_below(directory.path())
             .unwrap()
             == [process]));
         process.stop(Duration::from_secs(5)).unwrap();
         child.wait().unwrap();
-        assert_eq!(that_mention(directory.path()).unwrap(), []);
+        assert_eq!(of_nodes_below(directory.path()).unwrap(), []);
     }
 }

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The port on which a node listens for others and for clients.
-const NODE_PORT: u16 = 7443;
+/// The port on which a node listens for other nodes.
+const MESH_PORT: u16 = 7443;
 /// How long a node may take until it is Ready. A machine that is compiling something else is slow.
 const NODE_READY_MAX: Duration = Duration::from_secs(60);
 /// How long the example may take until it runs.
@@ -130,13 +130,14 @@ fn start_cluster(workspace: &Workspace, directory: &Path, binary: PathBuf) -> Re
     record.write(directory)?;
     netns::remove()?;
     netns::create()?;
+    let _ = std::fs::remove_file(run_record::kubeconfig(workspace)); // An old one must not be taken for the new one.
     let cluster = Cluster {
         binary,
         kubeconfig: run_record::kubeconfig(workspace),
     };
     let mut join = None;
     for index in 0..record.nodes.len() {
-        let process = start_node(&record.binary, &record.nodes[index], join.as_ref())?;
+        let process = start_node(&record.binary, &record.nodes[index], &cluster.kubeconfig, join.as_ref())?;
         record.nodes[index].process = Some(process);
         record.write(directory)?;
         let node = &record.nodes[index];
@@ -156,7 +157,7 @@ struct Join {
 }
 
 /// Starts a node in its namespace, in a session of its own, so that a terminal that is closed does not end it.
-fn start_node(binary: &Path, node: &NodeRecord, join: Option<&Join>) -> Result<ProcessId> {
+fn start_node(binary: &Path, node: &NodeRecord, kubeconfig: &Path, join: Option<&Join>) -> Result<ProcessId> {
     std::fs::create_dir_all(&node.data_dir).with_context(|| format!("cannot create {}", node.data_dir.display()))?;
     let log = File::create(&node.log).with_context(|| format!("cannot create {}", node.log.display()))?;
     let mut command = Command::new("setsid");
@@ -170,8 +171,13 @@ fn start_node(binary: &Path, node: &NodeRecord, join: Option<&Join>) -> Result<P
         "--data-dir",
     ]);
     command.arg(&node.data_dir);
-    if let Some(join) = join {
-        command.args(["--join", &join.address, "--token", &join.token]);
+    match join {
+        None => command.arg("--kubeconfig").arg(kubeconfig),
+        Some(join) => command.args(["--join", &join.address, "--token", &join.token]),
+    };
+    // The person's own settings are for a node of theirs.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ACTORIUM_")) {
+        command.env_remove(name);
     }
     netns::enter(&mut command, &node.namespace)?;
     command
@@ -186,17 +192,16 @@ fn start_node(binary: &Path, node: &NodeRecord, join: Option<&Join>) -> Result<P
     ProcessId::of(child.id().cast_signed())
 }
 
-/// Waits until the first node has written its credentials, keeps the kubeconfig, and returns how others join.
+/// Waits until the first node has written its credentials, and returns how others join.
 fn await_bootstrap(node: &NodeRecord, process: ProcessId, kubeconfig: &Path) -> Result<Join> {
-    let (token, admin) = (node.data_dir.join("join-token"), node.data_dir.join("admin.kubeconfig"));
+    let token = node.data_dir.join("join-token");
     await_condition(NODE_READY_MAX, "the first node to write its credentials", || {
         still_runs(node, process)?;
-        Ok(token.is_file() && admin.is_file())
+        Ok(token.is_file() && kubeconfig.is_file())
     })?;
-    std::fs::copy(&admin, kubeconfig).with_context(|| format!("cannot write {}", kubeconfig.display()))?;
     let token = std::fs::read_to_string(&token)?.trim().to_owned();
     Ok(Join {
-        address: format!("{}:{NODE_PORT}", node.address),
+        address: format!("{}:{MESH_PORT}", node.address),
         token,
     })
 }
