@@ -456,7 +456,8 @@ impl Cluster {
     fn subject_classes_to(&mut self, id: TermId, spec: &TermSpec) {
         for class in self.classes.iter_mut().flatten() {
             if matcher_matches(&self.symbols, &self.namespaces, &spec.matcher, &class.signature) {
-                class.subject_to.push(id);
+                let at = class.subject_to.partition_point(|other| *other < id);
+                class.subject_to.insert(at, id);
                 class.subject_version += 1;
             }
         }
@@ -525,7 +526,7 @@ impl Cluster {
             Some(labels) => self.namespaces.insert(name, labels),
             None => self.namespaces.remove(&name),
         };
-        if old.as_ref().map(Vec::as_slice) == self.namespaces.get(&name).map(Vec::as_slice) {
+        if old.as_ref() == self.namespaces.get(&name) {
             return false;
         }
         let concerned = self

@@ -17,7 +17,7 @@ use crate::cluster::{ClassId, Cluster, NodeId, PodId};
 use crate::diagnosis::Reason;
 use crate::intern::Sym;
 use crate::node::{Node, NodeReading};
-use crate::pod::PodSignature;
+use crate::pod::{PodMatcher, PodSignature};
 use std::sync::Arc;
 
 /// The largest score that a plugin gives a node, after normalisation.
@@ -158,6 +158,23 @@ pub fn default_normalize(raw: i64, greatest: i64, reverse: bool) -> i64 {
     if reverse { MAX_NODE_SCORE - score } else { score }
 }
 
+/// What `Plugin::compile` reads of a pod's identity: its namespace, labels, controller and group. Everything else of the
+/// signature may be read freely.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Reads {
+    /// It may read anything; pods that differ in any of these are not decided together.
+    Everything,
+    /// Only through these facts; pods with equal facts are decided together.
+    Facts(Vec<bool>),
+    /// Only through the pods that this matcher selects.
+    Matcher(PodMatcher),
+}
+
+impl Reads {
+    /// It reads nothing of them.
+    pub const NOTHING: Self = Self::Facts(Vec::new());
+}
+
 /// What `compile` answers.
 pub enum Compiled {
     /// The plugin has nothing to say about these pods.
@@ -252,6 +269,11 @@ pub trait Plugin: Send + Sync {
     /// QueueSort: the place of a pod that entered the queue as the `entered`th; `None` if the plugin does not sort.
     fn queue_key(&self, _signature: &PodSignature, _entered: u64) -> Option<QueueKey> {
         None
+    }
+
+    /// What `compile` reads of a pod's identity.
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::Everything
     }
 
     /// PreFilter and PreScore, as far as they depend on the signature only.

@@ -1,5 +1,5 @@
 //! Owns the index of one class of pods: for every node whether it is feasible, at which site, and how good it is by what
-//! only the node decides. Called by the `Scheduler` instead of `Cycle::find` when all rules of the class reach no further
+//! only the node decides. Called by the `Scheduler` instead of `Cycle::find` when all their rules reach no further
 //! than nodes and sites. It must find exactly the node that `Cycle::find` finds; a property test holds it to that.
 //!
 //! Nodes at one site share every answer that reads more than the node, so the best node overall is the best of some
@@ -30,7 +30,6 @@ struct Bucket {
 pub struct ClassIndex {
     position: u64,
     layout: u64,
-    subject_version: u64,
     bounds: Vec<usize>,
     entries: Vec<Entry>,
     buckets: Vec<Bucket>,
@@ -45,7 +44,6 @@ impl ClassIndex {
         let mut index = Self {
             position: 0,
             layout: 0,
-            subject_version: 0,
             bounds: Vec::new(),
             entries: Vec::new(),
             buckets: Vec::new(),
@@ -61,7 +59,6 @@ impl ClassIndex {
         let cluster = cycle.cx.cluster;
         self.position = cluster.position();
         self.layout = cluster.layout();
-        self.subject_version = cluster.class(cycle.cx.class).subject_version;
         self.buckets.clear();
         self.vacancies.clear();
         self.by_site.clear();
@@ -86,9 +83,7 @@ impl ClassIndex {
     pub fn catch_up(&mut self, cycle: &Cycle<'_>) {
         let cluster = cycle.cx.cluster;
         let nodes = cluster.nodes().len();
-        let same_layout = self.layout == cluster.layout()
-            && self.subject_version == cluster.class(cycle.cx.class).subject_version
-            && !self.bounds.is_empty();
+        let same_layout = self.layout == cluster.layout() && !self.bounds.is_empty();
         match cluster.changes_since(self.position) {
             Some(changes) if same_layout && changes.len() <= nodes => {
                 self.entries.resize(

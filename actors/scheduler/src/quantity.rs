@@ -38,7 +38,7 @@ fn scaled(text: &str, extra_decimals: i32) -> Option<i64> {
         return Some(if negative { i64::MIN } else { i64::MAX });
     }
     let mut value: u128 = digits.parse().ok()?;
-    value = value.checked_mul(1u128 << binary_shift).unwrap_or(u128::MAX);
+    value = value.saturating_mul(1u128 << binary_shift);
     let magnitude = if exponent >= 0 {
         let factor = 10u128.checked_pow(exponent.unsigned_abs()).unwrap_or(u128::MAX);
         value.saturating_mul(factor)

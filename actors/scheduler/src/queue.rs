@@ -241,6 +241,24 @@ impl Queue {
         Some(pod)
     }
 
+    /// Takes a pod out of wherever it waits, to decide for it. It must be put back or removed.
+    pub fn hold(&mut self, pod: PodId) {
+        match self.stage(pod) {
+            Some(Stage::Gated) | None => {}
+            Some(_) => {
+                self.gate(pod);
+                if let Some(waiting) = self.waiting.get_mut(&pod) {
+                    waiting.attempts += 1;
+                }
+            }
+        }
+    }
+
+    /// The order in which a pod entered, or failed last.
+    pub fn entered(&self, pod: PodId) -> u64 {
+        self.waiting.get(&pod).map_or(u64::MAX, |waiting| waiting.entered)
+    }
+
     /// Parks a pod that was just refused.
     pub fn park(&mut self, pod: PodId, now_ms: u64, class: ClassId, refused_by: PluginMask) {
         self.failed(pod, now_ms);

@@ -2,55 +2,35 @@
 //! the scheduler actor, the simulation and the benchmarks. It must stay pure: the same calls give the same answers, time
 //! and seed come from outside, and nothing is done to the world here.
 
-use crate::cluster::{Budget, ClassId, Cluster, NodeId, Placement, PodId, PodRecord};
+use crate::cluster::{Budget, ClassId, Cluster, Placement, PodId, PodRecord};
 use crate::config::{Profile, SchedulerConfiguration};
-use crate::cycle::{CompiledClass, Cycle, Found, NotFound, Search};
-use crate::decision::{Binding, Decision, Preemption, Unschedulable};
-use crate::framework::{ClusterEvent, PostFilterOutcome, QueueKey, Reasons, Unplaced, Verdict};
-use crate::index::ClassIndex;
+use crate::framework::{ClusterEvent, QueueKey};
+use crate::gang::Groups;
+use crate::intern::Sym;
 use crate::node::read_node;
+use crate::plan::Plans;
 use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, controller_name, read_labels, read_pod};
-use crate::queue::{BackOff, PluginMask, Queue, QueueLengths, Stage, mask_of};
+use crate::queue::{BackOff, Queue, QueueLengths, Stage, mask_of};
 use crate::selector::LabelSelector;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1 as policy;
+use k8s_openapi::api::scheduling::v1beta1 as scheduling;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 
 /// The scheduler.
 pub struct Scheduler {
-    configuration: SchedulerConfiguration,
-    profiles: FxHashMap<crate::intern::Sym, usize>,
-    cluster: Cluster,
-    queue: Queue,
-    compiled: Vec<Option<Box<Compiled>>>,
-    indexed: usize,
-    now_ms: u64,
-    decided: u64,
-    window_start: usize,
+    pub(crate) configuration: SchedulerConfiguration,
+    pub(crate) profiles: FxHashMap<Sym, usize>,
+    pub(crate) cluster: Cluster,
+    pub(crate) queue: Queue,
+    pub(crate) plans: Plans,
+    pub(crate) groups: Groups,
+    pub(crate) now_ms: u64,
+    pub(crate) decided: u64,
+    pub(crate) window_start: usize,
 }
-
-/// What is kept for a class while it has pods.
-struct Compiled {
-    class: CompiledClass,
-    index: Option<ClassIndex>,
-    failure: Option<Failure>,
-    uses: u64,
-    last_used: u64,
-}
-
-/// Why a class fitted nowhere, and when that was found: it holds until something changes.
-struct Failure {
-    position: u64,
-    layout: u64,
-    why: NotFound,
-}
-
-/// Nodes times indexed classes, at most: about 100 bytes each.
-const INDEX_ENTRIES_MAX: usize = 4_000_000;
-/// An index that was not used for so many decisions may give way to another.
-const INDEX_IDLE_DECISIONS: u64 = 10_000;
 
 /// A reference to an interned pod signature, for callers that make many equal pods (`Scheduler::intern`). It lives as
 /// long as the scheduler.
@@ -76,8 +56,8 @@ impl Scheduler {
             configuration,
             profiles,
             cluster,
-            compiled: Vec::new(),
-            indexed: 0,
+            plans: Plans::default(),
+            groups: Groups::default(),
             now_ms: 0,
             decided: 0,
             window_start: 0,
@@ -201,7 +181,7 @@ impl Scheduler {
         );
         let name = service.metadata.name.as_deref().unwrap_or_default();
         if self.cluster.set_service(namespace, name, Some(selector)) {
-            self.recompile(namespace);
+            self.plans.release_namespace(&mut self.cluster, namespace);
         }
     }
 
@@ -209,7 +189,7 @@ impl Scheduler {
     pub fn remove_service(&mut self, namespace: &str, name: &str) {
         let namespace = self.cluster.symbols.intern(namespace);
         if self.cluster.set_service(namespace, name, None) {
-            self.recompile(namespace);
+            self.plans.release_namespace(&mut self.cluster, namespace);
         }
     }
 
@@ -219,7 +199,7 @@ impl Scheduler {
         let selector = LabelSelector::parse(&mut self.cluster.symbols, selector);
         if self.cluster.set_controller(controller, Some(selector)) {
             let namespace = self.cluster.symbols.intern(namespace);
-            self.recompile(namespace);
+            self.plans.release_namespace(&mut self.cluster, namespace);
         }
     }
 
@@ -228,29 +208,35 @@ impl Scheduler {
         let controller = controller_name(&mut self.cluster.symbols, kind, namespace, name);
         if self.cluster.set_controller(controller, None) {
             let namespace = self.cluster.symbols.intern(namespace);
-            self.recompile(namespace);
+            self.plans.release_namespace(&mut self.cluster, namespace);
         }
     }
 
-    /// Forgets what was compiled for the pods of a namespace that name no spread constraints of their own.
-    fn recompile(&mut self, namespace: crate::intern::Sym) {
-        for at in 0..self.compiled.len() {
-            if self.compiled[at].is_none() {
-                continue;
-            }
-            let signature = &self.cluster.class(ClassId(at as u32)).signature;
-            if signature.namespace == namespace && signature.spread.is_empty() {
-                self.discard(at);
-            }
+    /// A pod group was added or changed: the pods of a gang wait until enough of them are there, and are placed together.
+    pub fn upsert_group(&mut self, group: &scheduling::PodGroup) {
+        let namespace = group.metadata.namespace.as_deref().unwrap_or("default");
+        let name = group.metadata.name.as_deref().unwrap_or_default();
+        let gang = group.spec.scheduling_policy.gang.as_ref();
+        self.set_group(
+            namespace,
+            name,
+            gang.map_or(1, |gang| usize::try_from(gang.min_count).unwrap_or(1)),
+        );
+    }
+
+    /// The same without an API object: at least `pods_min` of the group are placed, or none.
+    pub fn set_group(&mut self, namespace: &str, name: &str, pods_min: usize) {
+        let group = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
+        if self.groups.set(group, Some(pods_min.max(1))) {
+            self.release_gang(group);
+            self.wake(&ClusterEvent::GroupChanged(group));
         }
     }
 
-    /// Forgets what was compiled for a class.
-    fn discard(&mut self, at: usize) {
-        if let Some(compiled) = self.compiled.get_mut(at).and_then(Option::take) {
-            self.indexed -= usize::from(compiled.index.is_some());
-            compiled.class.release(&mut self.cluster);
-        }
+    /// A pod group was removed: those of its pods that are still pending wait.
+    pub fn remove_group(&mut self, namespace: &str, name: &str) {
+        let group = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
+        self.groups.set(group, None);
     }
 
     /// A namespace was added or changed: its labels decide for terms with a namespace selector.
@@ -261,7 +247,7 @@ impl Scheduler {
             .intern(namespace.metadata.name.as_deref().unwrap_or_default());
         let labels = read_labels(&mut self.cluster.symbols, namespace.metadata.labels.as_ref());
         if self.cluster.set_namespace(name, Some(labels)) {
-            (0..self.compiled.len()).for_each(|at| self.discard(at));
+            self.plans.release_all(&mut self.cluster);
             self.wake(&ClusterEvent::NamespaceChanged);
         }
     }
@@ -270,7 +256,7 @@ impl Scheduler {
     pub fn remove_namespace(&mut self, name: &str) {
         let name = self.cluster.symbols.intern(name);
         if self.cluster.set_namespace(name, None) {
-            (0..self.compiled.len()).for_each(|at| self.discard(at));
+            self.plans.release_all(&mut self.cluster);
             self.wake(&ClusterEvent::NamespaceChanged);
         }
     }
@@ -332,7 +318,10 @@ impl Scheduler {
         }
         self.cluster.hold_class_again(signature.0);
         let id = self.cluster.insert_pod(new_record(key, signature.0));
-        self.activate(id);
+        if let Some(group) = self.cluster.class(signature.0).signature.group {
+            self.groups.join(group, id);
+        }
+        self.enqueue(id, &[]);
     }
 
     /// Accounts for a bound pod of an interned signature, without an API object. Does nothing if the key is known.
@@ -353,6 +342,7 @@ impl Scheduler {
             return;
         }
         let nominated = reading.nominated_node.filter(|_| reading.node.is_none());
+        let group = reading.signature.group;
         let class = self.cluster.hold_class(reading.signature);
         let id = self.cluster.insert_pod(PodRecord {
             uid: reading.uid,
@@ -360,6 +350,9 @@ impl Scheduler {
             started_ms: reading.started_ms,
             ..new_record(key, class)
         });
+        if let Some(group) = group {
+            self.groups.join(group, id);
+        }
         if let Some(name) = reading.node {
             let node = self.cluster.node_place(name);
             self.put_on(id, Placement::Bound(node));
@@ -421,7 +414,7 @@ impl Scheduler {
     }
 
     /// Puts a pod on a node, takes it out of the queue, and tells the waiting pods.
-    fn put_on(&mut self, id: PodId, placement: Placement) {
+    pub(crate) fn put_on(&mut self, id: PodId, placement: Placement) {
         let moved = self.cluster.pod(id).placement.node() != placement.node();
         self.cluster.nominate(id, None);
         self.cluster.place(id, placement);
@@ -435,6 +428,9 @@ impl Scheduler {
     fn remove_id(&mut self, id: PodId) {
         let placed = self.cluster.pod(id).placement.node().is_some() || self.cluster.pod(id).nominated.is_some();
         let signature = self.cluster.signature(id).clone();
+        if let Some(group) = signature.group {
+            self.groups.leave(group, id);
+        }
         self.queue.remove(id);
         self.cluster.nominate(id, None);
         self.cluster.lift(id);
@@ -444,38 +440,56 @@ impl Scheduler {
         }
     }
 
-    /// Drops what was compiled for classes that no pod has any more.
-    fn sweep(&mut self) {
+    /// Lets go of the plans of classes that no pod has any more.
+    pub(crate) fn sweep(&mut self) {
         for class in self.cluster.take_dropped_classes() {
-            self.discard(class.0 as usize);
+            self.plans.release(&mut self.cluster, class);
         }
     }
 
     // ---- The queue ----------------------------------------------------------------------------------------------
 
-    fn profile_of(&self, signature: &PodSignature) -> Option<usize> {
+    pub(crate) fn profile_of(&self, signature: &PodSignature) -> Option<usize> {
         self.profiles.get(&signature.scheduler_name).copied()
     }
 
+    /// Queues a pod, or holds it back: for its gates, or until its gang is complete.
     fn enqueue(&mut self, id: PodId, gates: &[Box<str>]) {
-        let Some(profile) = self.profile_of(self.cluster.signature(id)) else {
+        let signature = self.cluster.signature(id).clone();
+        let Some(profile) = self.profile_of(&signature) else {
             return;
         };
         let plugins = &self.configuration.profiles[profile].plugins;
         if plugins.iter().any(|enabled| enabled.plugin.holds_back(gates).is_some()) {
             self.queue.gate(id);
-        } else {
-            self.activate(id);
+            return;
+        }
+        match signature.group {
+            Some(group) => {
+                self.queue.gate(id);
+                self.groups.is_ready(group, id);
+                self.release_gang(group);
+            }
+            None => self.activate(id),
         }
     }
 
-    fn activate(&mut self, id: PodId) {
+    /// Queues the pods of a group that wait for it only, if enough are there.
+    fn release_gang(&mut self, group: Sym) {
+        for pod in self.groups.released(group) {
+            if self.queue.stage(pod) == Some(Stage::Gated) {
+                self.activate(pod);
+            }
+        }
+    }
+
+    pub(crate) fn activate(&mut self, id: PodId) {
         let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
         self.queue
             .activate(id, |entered| queue_key(profiles, cluster, id, entered));
     }
 
-    fn wake(&mut self, event: &ClusterEvent<'_>) {
+    pub(crate) fn wake(&mut self, event: &ClusterEvent<'_>) {
         let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
         for group in self.queue.parked_groups() {
             let (class, refused_by) = group;
@@ -495,334 +509,6 @@ impl Scheduler {
             }
         }
     }
-
-    // ---- The round ----------------------------------------------------------------------------------------------
-
-    /// Decides for up to `pods_max` pods that are ready, in the queue's order. Bindings are accounted for at once, so that
-    /// each decision sees the earlier ones: `upsert_pod` confirms them, `forget` takes them back.
-    pub fn schedule_batch(&mut self, now_ms: u64, pods_max: usize) -> Vec<Decision> {
-        self.now_ms = self.now_ms.max(now_ms);
-        let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
-        self.queue
-            .advance(self.now_ms, |pod, entered| queue_key(profiles, cluster, pod, entered));
-        let mut decisions = Vec::new();
-        while decisions.len() < pods_max {
-            let Some(pod) = self.queue.pop() else { break };
-            decisions.push(self.decide(pod));
-        }
-        decisions
-    }
-
-    fn decide(&mut self, pod: PodId) -> Decision {
-        let class_id = self.cluster.pod(pod).class;
-        self.compile(class_id);
-        let mut compiled = self.compiled[class_id.0 as usize].take().expect("compiled above");
-        let outcome = self.find(pod, class_id, &mut compiled);
-        let decision = match outcome {
-            Ok(found) => self.assume(pod, found),
-            Err(not_found) => self.refuse(pod, class_id, &compiled.class, not_found),
-        };
-        self.compiled[class_id.0 as usize] = Some(compiled);
-        decision
-    }
-
-    fn compile(&mut self, class: ClassId) {
-        let at = class.0 as usize;
-        if self.compiled.len() <= at {
-            self.compiled.resize_with(at + 1, || None);
-        }
-        if self.compiled[at].is_none() {
-            let signature = self.cluster.class(class).signature.clone();
-            let profile = self
-                .profile_of(&signature)
-                .expect("only pods of our profiles are queued");
-            let plugins = &self.configuration.profiles[profile];
-            let class = CompiledClass::new(&mut self.cluster, profile, plugins, &signature);
-            self.compiled[at] = Some(Box::new(Compiled {
-                class,
-                index: None,
-                failure: None,
-                uses: 0,
-                last_used: 0,
-            }));
-        }
-    }
-
-    fn find(&mut self, pod: PodId, class_id: ClassId, compiled: &mut Compiled) -> Result<Found, NotFound> {
-        let chance = chance(self.configuration.seed, self.decided);
-        self.decided += 1;
-        compiled.uses += 1;
-        compiled.last_used = self.decided;
-        let feasible_max = self.feasible_max(compiled.class.profile);
-        let nominated = self.cluster.pod(pod).nominated.is_some();
-        if nominated && let Some(found) = self.try_nominated(pod, &self.cycle(class_id, pod, &compiled.class)) {
-            return Ok(found);
-        }
-        let slots = self.cluster.nodes().len();
-        let tie_start = if slots == 0 {
-            0
-        } else {
-            (chance % slots as u64) as usize
-        };
-        let whole = feasible_max == usize::MAX && !nominated;
-        if whole && let Some(failure) = &compiled.failure {
-            if failure.position == self.cluster.position() && failure.layout == self.cluster.layout() {
-                return Err(failure.why.clone());
-            }
-            compiled.failure = None;
-        }
-        if whole && self.may_index(compiled) {
-            // The index is of the class, so the cycle is of no pod in particular.
-            let cycle = Cycle::new(&self.cluster, class_id, None, &compiled.class);
-            let index = match compiled.index.take() {
-                Some(mut index) => {
-                    index.catch_up(&cycle);
-                    index
-                }
-                None => {
-                    self.indexed += 1;
-                    ClassIndex::new(&cycle)
-                }
-            };
-            let found = index.find(&cycle, tie_start);
-            compiled.index = Some(index);
-            if let Some(found) = found {
-                return Ok(found);
-            }
-        }
-        let window_start = if slots == 0 { 0 } else { self.window_start % slots };
-        let found = self.cycle(class_id, pod, &compiled.class).find(&Search {
-            tie_start,
-            window_start,
-            feasible_max,
-        });
-        match &found {
-            Ok(found) if feasible_max < usize::MAX => {
-                self.window_start = self.window_start.wrapping_add(found.examined);
-            }
-            Err(why) if whole => {
-                let (position, layout) = (self.cluster.position(), self.cluster.layout());
-                compiled.failure = Some(Failure {
-                    position,
-                    layout,
-                    why: why.clone(),
-                });
-            }
-            _ => {}
-        }
-        found
-    }
-
-    fn cycle<'a>(&'a self, class_id: ClassId, pod: PodId, class: &'a CompiledClass) -> Cycle<'a> {
-        Cycle::new(&self.cluster, class_id, Some(pod), class)
-    }
-
-    /// Whether the class has an index, or is worth one: it is used again, and there is room, or an index is idle.
-    fn may_index(&mut self, compiled: &Compiled) -> bool {
-        if compiled.index.is_some() {
-            return true;
-        }
-        if !self.configuration.indexed || compiled.uses < 2 || !compiled.class.is_indexable() {
-            return false;
-        }
-        let classes_max = (INDEX_ENTRIES_MAX / self.cluster.nodes().len().max(1)).max(8);
-        if self.indexed < classes_max {
-            return true;
-        }
-        let idle_since = self.decided.saturating_sub(INDEX_IDLE_DECISIONS);
-        let idle = self.compiled.iter_mut().flatten().filter(|other| other.index.is_some());
-        match idle
-            .min_by_key(|other| other.last_used)
-            .filter(|other| other.last_used < idle_since)
-        {
-            Some(idle) => {
-                idle.index = None;
-                self.indexed -= 1;
-                true
-            }
-            None => false,
-        }
-    }
-
-    /// A pod for which room was made looks at that node first.
-    fn try_nominated(&self, pod: PodId, cycle: &Cycle<'_>) -> Option<Found> {
-        let node = self.cluster.pod(pod).nominated?;
-        if !self.cluster.node(node).present || cycle.class.refusal.is_some() {
-            return None;
-        }
-        let (verdict, _) = cycle.filter(
-            node,
-            &mut Reasons {
-                said: Vec::new(),
-                muted: true,
-            },
-        );
-        (verdict == Verdict::Fits).then_some(Found {
-            node,
-            score: 0,
-            feasible: 1,
-            examined: 1,
-        })
-    }
-
-    /// How many feasible nodes are enough.
-    fn feasible_max(&self, profile: usize) -> usize {
-        let own = self.configuration.profiles[profile].percentage_of_nodes_to_score;
-        let percentage = own.unwrap_or(self.configuration.percentage_of_nodes_to_score);
-        nodes_to_find(percentage, self.cluster.nodes_present()).unwrap_or(usize::MAX)
-    }
-
-    fn assume(&mut self, pod: PodId, found: Found) -> Decision {
-        self.put_on(pod, Placement::Assumed(found.node));
-        let record = self.cluster.pod(pod);
-        Decision::Bind(Binding {
-            pod: record.key.clone(),
-            uid: record.uid.clone(),
-            node: self.cluster.symbols.text(self.cluster.node(found.node).name).clone(),
-            score: found.score,
-            feasible_nodes: found.feasible,
-            group: self
-                .cluster
-                .signature(pod)
-                .group
-                .map(|group| self.cluster.symbols.text(group).clone()),
-        })
-    }
-
-    fn refuse(&mut self, pod: PodId, class_id: ClassId, class: &CompiledClass, why: NotFound) -> Decision {
-        let outcome = self.post_filter(pod, class_id, class, &why);
-        let preemption = match outcome {
-            PostFilterOutcome::Skipped => Preemption::NotTried,
-            PostFilterOutcome::Waiting(words) => Preemption::Failed(words.into()),
-            PostFilterOutcome::Failed(words) => {
-                self.cluster.nominate(pod, None);
-                Preemption::Failed(words.into())
-            }
-            PostFilterOutcome::Nominated { node, victims } => {
-                self.cluster.nominate(pod, Some(node));
-                for victim in &victims {
-                    self.cluster.pod_mut(*victim).evicted_until_ms = self.now_ms + EVICTION_AWAITED_MS;
-                }
-                Preemption::Nominated {
-                    node: self.cluster.symbols.text(self.cluster.node(node).name).clone(),
-                    victims: victims
-                        .iter()
-                        .map(|victim| self.cluster.pod(*victim).key.clone())
-                        .collect(),
-                }
-            }
-        };
-        let refused_by = self.mask(class.profile, &why.diagnosis.plugins);
-        self.queue.park(pod, self.now_ms, class_id, refused_by);
-        let record = self.cluster.pod(pod);
-        Decision::Unschedulable(Unschedulable {
-            pod: record.key.clone(),
-            uid: record.uid.clone(),
-            diagnosis: why.diagnosis,
-            preemption,
-        })
-    }
-
-    fn mask(&self, profile: usize, plugins: &[&'static str]) -> PluginMask {
-        let all = self.configuration.profiles[profile].plugins.iter().enumerate();
-        all.filter(|(_, enabled)| plugins.contains(&enabled.plugin.name()))
-            .fold(0, |mask, (at, _)| mask | mask_of(at))
-    }
-
-    fn post_filter(
-        &mut self,
-        pod: PodId,
-        class_id: ClassId,
-        class: &CompiledClass,
-        why: &NotFound,
-    ) -> PostFilterOutcome {
-        let unplaced = Unplaced {
-            pod,
-            class: class_id,
-            signature: self.cluster.class(class_id).signature.clone(),
-            rules: class,
-            candidates: &why.resolvable,
-            now_ms: self.now_ms,
-            chance: chance(self.configuration.seed, self.decided),
-        };
-        for enabled in &self.configuration.profiles[class.profile].plugins {
-            match enabled.plugin.post_filter(&mut self.cluster, &unplaced) {
-                PostFilterOutcome::Skipped => {}
-                outcome => return outcome,
-            }
-        }
-        PostFilterOutcome::Skipped
-    }
-
-    // ---- Questions ----------------------------------------------------------------------------------------------
-
-    /// What would be decided for a pod now, node by node, without deciding anything: scores (weighted, by plugin) of the
-    /// nodes that fit, the refusing plugin of those that do not. `None` if no profile schedules the pod.
-    pub fn evaluate(&mut self, pod: &core::Pod) -> Option<Evaluation> {
-        let reading = read_pod(&mut self.cluster.symbols, pod);
-        self.profile_of(&reading.signature)?;
-        let class_id = self.cluster.hold_class(reading.signature);
-        self.compile(class_id);
-        let compiled = self.compiled[class_id.0 as usize].take().expect("compiled above");
-        let evaluation = self.evaluate_class(class_id, &compiled.class);
-        self.compiled[class_id.0 as usize] = Some(compiled);
-        self.cluster.release_class(class_id);
-        self.sweep();
-        Some(evaluation)
-    }
-
-    fn evaluate_class(&self, class_id: ClassId, class: &CompiledClass) -> Evaluation {
-        let cycle = Cycle::new(&self.cluster, class_id, None, class);
-        let names = &class.plugin_names;
-        let mut feasible = Vec::new();
-        let mut evaluation = Evaluation::default();
-        for at in 0..self.cluster.nodes().len() as u32 {
-            let id = NodeId(at);
-            if !self.cluster.node(id).present {
-                continue;
-            }
-            let name = self.cluster.symbols.text(self.cluster.node(id).name).clone();
-            let refused = match &class.refusal {
-                Some((plugin, _)) => Some(*plugin),
-                None => match cycle.filter(
-                    id,
-                    &mut Reasons {
-                        said: Vec::new(),
-                        muted: true,
-                    },
-                ) {
-                    (Verdict::Fits, _) => None,
-                    (_, plugin) => Some(plugin),
-                },
-            };
-            match refused {
-                Some(plugin) => evaluation.refused.push((name, names[plugin])),
-                None => {
-                    feasible.push(id);
-                    evaluation.feasible.push((name, Vec::new()));
-                }
-            }
-        }
-        for (plugin, column) in cycle.score_table(&feasible) {
-            for ((_, scores), score) in evaluation.feasible.iter_mut().zip(column) {
-                scores.push((names[plugin], score));
-            }
-        }
-        evaluation
-    }
-}
-
-/// How long a pod that waits for its victims to go does not look for others. Longer than a round trip to the store;
-/// from then on the victims' deletion timestamps say the same.
-const EVICTION_AWAITED_MS: u64 = 30_000;
-
-/// The answer to a what-if question.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Evaluation {
-    /// Nodes that fit, with the weighted score that each plugin gives.
-    pub feasible: Vec<(Arc<str>, Vec<(&'static str, i64)>)>,
-    /// Nodes that do not, with the plugin that refused.
-    pub refused: Vec<(Arc<str>, &'static str)>,
 }
 
 fn new_record(key: PodKey, class: ClassId) -> PodRecord {
@@ -839,32 +525,11 @@ fn new_record(key: PodKey, class: ClassId) -> PodRecord {
 }
 
 /// The place of a pod in the active queue, by the first plugin that sorts; arrival decides if none does.
-fn queue_key(profiles: &[Profile], cluster: &Cluster, pod: PodId, entered: u64) -> QueueKey {
+pub(crate) fn queue_key(profiles: &[Profile], cluster: &Cluster, pod: PodId, entered: u64) -> QueueKey {
     let signature = cluster.signature(pod);
     let plugins = profiles.first().map_or(&[][..], |profile| &profile.plugins);
     plugins
         .iter()
         .find_map(|enabled| enabled.plugin.queue_key(signature, entered))
         .unwrap_or(QueueKey(0, entered))
-}
-
-/// A number from the seed and a count (SplitMix64): equal for equal arguments, and evenly spread.
-fn chance(seed: u64, count: u64) -> u64 {
-    let mut z = seed.wrapping_add(count.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
-/// Kubernetes' number of feasible nodes after which the search stops; `None` to look at all.
-fn nodes_to_find(percentage: u32, nodes: usize) -> Option<usize> {
-    const NODES_MIN: usize = 100;
-    if nodes < NODES_MIN || percentage >= 100 {
-        return None;
-    }
-    let percentage = match percentage {
-        0 => 50usize.saturating_sub(nodes / 125).max(5),
-        some => some as usize,
-    };
-    Some((nodes * percentage / 100).max(NODES_MIN))
 }

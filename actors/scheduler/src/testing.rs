@@ -158,9 +158,9 @@ impl Bench {
         let mut scores: Vec<(String, i64)> = evaluation
             .feasible
             .iter()
-            .filter_map(|(node, scores)| {
-                let (_, score) = scores.iter().find(|(name, _)| *name == plugin)?;
-                Some((node.to_string(), score / weight))
+            .filter_map(|scores| {
+                let (_, score) = scores.by_plugin.iter().find(|(name, _)| *name == plugin)?;
+                Some((scores.node.to_string(), score / weight))
             })
             .collect();
         scores.sort();

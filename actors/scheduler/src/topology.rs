@@ -258,12 +258,18 @@ pub struct TermSpec {
 pub struct Term {
     /// The term.
     pub spec: TermSpec,
+    serial: u64,
     refs: u32,
     counts: Vec<u32>,
     total: u64,
 }
 
 impl Term {
+    /// A number that no other term ever has, unlike its id, which is used again.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
     /// Carriers in a domain.
     pub fn count(&self, domain: u32) -> u32 {
         self.counts.get(domain as usize).copied().unwrap_or(0)
@@ -296,6 +302,7 @@ pub struct Topology {
     counter_ids: FxHashMap<CounterSpec, CounterId>,
     terms: Vec<Option<Term>>,
     term_ids: FxHashMap<TermSpec, TermId>,
+    terms_made: u64,
 }
 
 /// Whether a matcher speaks of pods of a signature.
@@ -408,15 +415,15 @@ impl Topology {
             self.terms[id.0 as usize].as_mut().expect("indexed terms are live").refs += 1;
             return (id, false);
         }
-        let at = vacancy(
-            &mut self.terms,
-            Term {
-                spec: spec.clone(),
-                refs: 1,
-                counts: Vec::new(),
-                total: 0,
-            },
-        );
+        self.terms_made += 1;
+        let term = Term {
+            spec: spec.clone(),
+            serial: self.terms_made,
+            refs: 1,
+            counts: Vec::new(),
+            total: 0,
+        };
+        let at = vacancy(&mut self.terms, term);
         self.term_ids.insert(spec, TermId(at));
         (TermId(at), true)
     }

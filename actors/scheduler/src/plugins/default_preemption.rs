@@ -9,8 +9,9 @@
 use crate::cluster::{Cluster, NodeId, PodId};
 use crate::cycle::Cycle;
 use crate::diagnosis::{Reason, histogram};
-use crate::framework::{Plugin, PostFilterOutcome, Reach, Reasons, Unplaced, Verdict};
+use crate::framework::{Plugin, PostFilterOutcome, Reach, Reads, Reasons, Unplaced, Verdict};
 use crate::node::Node;
+use crate::pod::PodSignature;
 use std::cmp::Reverse;
 
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
@@ -46,6 +47,10 @@ struct Candidate {
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
         "DefaultPreemption"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn post_filter(&self, cluster: &mut Cluster, unplaced: &Unplaced<'_>) -> PostFilterOutcome {
@@ -241,7 +246,7 @@ fn violations(cluster: &Cluster, pods: &[PodId]) -> Vec<bool> {
         }
         violated
     };
-    pods.iter().map(|pod| violates(pod)).collect()
+    pods.iter().map(&mut violates).collect()
 }
 
 /// Where it is tried out who must leave: on a copy of the node if the filters read nothing else, otherwise in the state.

@@ -2,7 +2,7 @@
 //! difference from kube-scheduler is intended, except that image volumes are not counted.
 
 use crate::cluster::Cluster;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Rule};
+use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
 
@@ -20,6 +20,10 @@ struct Locality;
 impl Plugin for ImageLocality {
     fn name(&self) -> &'static str {
         "ImageLocality"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

@@ -6,7 +6,9 @@
 
 use crate::cluster::{Cluster, NodeId};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reasons, Rule, Site, Verdict};
+use crate::framework::{
+    ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
+};
 use crate::node::Node;
 use crate::pod::{PodMatcher, PodSignature, PodTerm};
 use crate::topology::{CounterId, CounterSpec, Eligible, NO_DOMAIN, TermKind, TopologyId, matcher_matches};
@@ -45,13 +47,15 @@ impl Plugin for InterPodAffinity {
         "InterPodAffinity"
     }
 
+    fn reads(&self, cluster: &Cluster, signature: &PodSignature) -> Reads {
+        Reads::Facts(vec![matches_itself(cluster, signature)])
+    }
+
     fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
         let required = &signature.affinity_required;
         // A running pod satisfies required affinity only if all terms speak of it.
         let all: Vec<PodMatcher> = required.iter().map(|term| term.matcher.clone()).collect();
-        let matches_itself = all
-            .iter()
-            .all(|m| matcher_matches(&cluster.symbols, cluster.namespaces(), m, signature));
+        let matches_itself = matches_itself(cluster, signature);
         let affinity = required
             .iter()
             .map(|term| counted(cluster, term, all.clone(), 0))
@@ -97,6 +101,12 @@ impl Plugin for InterPodAffinity {
             _ => false,
         }
     }
+}
+
+/// Whether all required affinity terms of a pod speak of the pod itself.
+fn matches_itself(cluster: &Cluster, signature: &PodSignature) -> bool {
+    let mut terms = signature.affinity_required.iter();
+    terms.all(|term| matcher_matches(&cluster.symbols, cluster.namespaces(), &term.matcher, signature))
 }
 
 fn counted(cluster: &mut Cluster, term: &PodTerm, matchers: Vec<PodMatcher>, weight: i64) -> Counted {

@@ -5,7 +5,7 @@
 use crate::cluster::{Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, Plugin, Reach, Reasons, Rule, Site, Verdict, default_normalize,
+    ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
 };
 use crate::intern::Sym;
 use crate::node::Node;
@@ -38,6 +38,10 @@ fn names_required(signature: &PodSignature) -> Option<Vec<Sym>> {
 impl Plugin for NodeAffinity {
     fn name(&self) -> &'static str {
         "NodeAffinity"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

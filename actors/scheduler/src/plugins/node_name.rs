@@ -3,7 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::intern::Sym;
 use crate::node::Node;
 use crate::pod::PodSignature;
@@ -16,6 +16,10 @@ struct Named(Sym);
 impl Plugin for NodeName {
     fn name(&self) -> &'static str {
         "NodeName"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

@@ -3,7 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
 use crate::pod::{HostPort, PodSignature};
 
@@ -19,6 +19,10 @@ fn conflict(wanted: &[HostPort], used: &[HostPort]) -> bool {
 impl Plugin for NodePorts {
     fn name(&self) -> &'static str {
         "NodePorts"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

@@ -3,7 +3,7 @@
 
 use super::node_resources_fit::{ResourceWeight, ScoredResource, cpu_and_memory};
 use crate::cluster::Cluster;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Rule};
+use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
 
@@ -28,6 +28,10 @@ struct Balance {
 impl Plugin for NodeResourcesBalancedAllocation {
     fn name(&self) -> &'static str {
         "NodeResourcesBalancedAllocation"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

@@ -5,7 +5,7 @@
 
 use crate::cluster::Cluster;
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::intern::Sym;
 use crate::node::{Node, NodeReading};
 use crate::pod::PodSignature;
@@ -109,6 +109,10 @@ enum Curve {
 impl Plugin for NodeResourcesFit {
     fn name(&self) -> &'static str {
         "NodeResourcesFit"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
@@ -387,13 +391,16 @@ mod tests {
                 [40, 56],
             ),
         ] {
-            let mut configuration = SchedulerConfiguration::default();
-            configuration.profiles = vec![Profile::with_default_plugins("default-scheduler").replacing(
+            let profile = Profile::with_default_plugins("default-scheduler").replacing(
                 NodeResourcesFit {
                     strategy: strategy.clone(),
                 },
                 1,
-            )];
+            );
+            let configuration = SchedulerConfiguration {
+                profiles: vec![profile],
+                ..SchedulerConfiguration::default()
+            };
             let mut bench = Bench::with(configuration);
             let sized = |cpu: &str, memory: &str| json!({"status": {"allocatable": {"cpu": cpu, "memory": memory, "pods": "10"}}});
             bench.node(node("n1").merge(sized("4", "8Gi")));

@@ -3,7 +3,7 @@
 
 use crate::cluster::Cluster;
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
 use crate::pod::PodSignature;
 use crate::selector::{Taint, TaintEffect};
@@ -16,6 +16,10 @@ struct NotCordoned;
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

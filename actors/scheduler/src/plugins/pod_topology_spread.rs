@@ -8,7 +8,9 @@
 
 use crate::cluster::{Cluster, NodeId};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reasons, Rule, Site, Verdict};
+use crate::framework::{
+    ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
+};
 use crate::node::Node;
 use crate::pod::{PodSignature, SpreadConstraint};
 use crate::selector::label;
@@ -71,6 +73,19 @@ impl PodTopologySpread {
 impl Plugin for PodTopologySpread {
     fn name(&self) -> &'static str {
         "PodTopologySpread"
+    }
+
+    fn reads(&self, cluster: &Cluster, signature: &PodSignature) -> Reads {
+        if signature.spread.is_empty() {
+            let matcher = self
+                .system_defaults
+                .then(|| cluster.default_spread_matcher(signature))
+                .flatten();
+            return matcher.map_or(Reads::NOTHING, Reads::Matcher);
+        }
+        let counts_itself =
+            |c: &SpreadConstraint| matcher_matches(&cluster.symbols, cluster.namespaces(), &c.matcher, signature);
+        Reads::Facts(signature.spread.iter().map(counts_itself).collect())
     }
 
     fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {

@@ -1,7 +1,8 @@
 //! PrioritySort (QueueSort): the higher priority first, then who entered the queue first. Differs from kube-scheduler in
 //! one thing: "first" is the order of arrival at this scheduler, not a wall-clock timestamp, so that a replay is exact.
 
-use crate::framework::{Plugin, QueueKey};
+use crate::cluster::Cluster;
+use crate::framework::{Plugin, QueueKey, Reads};
 use crate::pod::PodSignature;
 
 /// The plugin.
@@ -10,6 +11,10 @@ pub struct PrioritySort;
 impl Plugin for PrioritySort {
     fn name(&self) -> &'static str {
         "PrioritySort"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn queue_key(&self, signature: &PodSignature, entered: u64) -> Option<QueueKey> {

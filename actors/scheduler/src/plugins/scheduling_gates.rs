@@ -1,7 +1,9 @@
 //! SchedulingGates (PreEnqueue): a pod with `spec.schedulingGates` does not enter the queue. No difference from
 //! kube-scheduler is intended. It must never look at nodes.
 
-use crate::framework::Plugin;
+use crate::cluster::Cluster;
+use crate::framework::{Plugin, Reads};
+use crate::pod::PodSignature;
 
 /// The plugin.
 pub struct SchedulingGates;
@@ -9,6 +11,10 @@ pub struct SchedulingGates;
 impl Plugin for SchedulingGates {
     fn name(&self) -> &'static str {
         "SchedulingGates"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn holds_back(&self, gates: &[Box<str>]) -> Option<String> {

@@ -5,7 +5,7 @@
 use crate::cluster::{Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, Plugin, Reach, Reasons, Rule, Site, Verdict, default_normalize,
+    ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
 };
 use crate::node::{Node, NodeReading};
 use crate::pod::PodSignature;
@@ -23,6 +23,10 @@ fn admits(cluster: &Cluster, reading: &NodeReading, signature: &PodSignature) ->
 impl Plugin for TaintToleration {
     fn name(&self) -> &'static str {
         "TaintToleration"
+    }
+
+    fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {
+        Reads::NOTHING
     }
 
     fn compile(&self, _cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
