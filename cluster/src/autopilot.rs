@@ -83,10 +83,10 @@ pub fn decide(state: &AutopilotState<'_>) -> Vec<AutopilotStep> {
 fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
     let by_name: BTreeMap<&NodeName, &Member> = state.members.iter().map(|member| (&member.name, member)).collect();
     // A voter of whom gossip knows nothing is neither alive nor dead: after a restart of all, gossip knows nobody yet.
-    let is_live = |name: &NodeName| {
-        *name == state.leader || by_name.get(name).is_some_and(|member| member.status.is_live())
-    };
-    let is_gone = |name: &NodeName| *name != state.leader && by_name.get(name).is_some_and(|member| gone(member, state.now));
+    let is_live =
+        |name: &NodeName| *name == state.leader || by_name.get(name).is_some_and(|member| member.status.is_live());
+    let is_gone =
+        |name: &NodeName| *name != state.leader && by_name.get(name).is_some_and(|member| gone(member, state.now));
 
     let living_voters = state.voters.iter().filter(|name| is_live(name)).count();
     if living_voters < quorum(state.voters.len()) {
@@ -94,7 +94,12 @@ fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
     }
     let lost: Vec<NodeName> = state.voters.iter().filter(|name| is_gone(name)).cloned().collect();
     let kept: BTreeSet<NodeName> = state.voters.iter().filter(|name| !is_gone(name)).cloned().collect();
-    let living = state.members.iter().filter(|member| member.status.is_live()).count().max(1);
+    let living = state
+        .members
+        .iter()
+        .filter(|member| member.status.is_live())
+        .count()
+        .max(1);
     let missing = voters_wanted(living).saturating_sub(kept.len());
 
     let chosen = choose(state, &kept, missing);
@@ -114,12 +119,21 @@ fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
         }
         // A lost voter keeps its seat until someone takes it: with fewer seats fewer deaths are survived.
         let remove: Vec<NodeName> = lost.iter().take(useful.len()).cloned().collect();
-        return Some(AutopilotStep::ChangeVoters { add: useful.to_vec(), remove });
+        return Some(AutopilotStep::ChangeVoters {
+            add: useful.to_vec(),
+            remove,
+        });
     }
     if let Some(remove) = worth_dropping(state, &lost, living_voters) {
-        return Some(AutopilotStep::ChangeVoters { add: Vec::new(), remove });
+        return Some(AutopilotStep::ChangeVoters {
+            add: Vec::new(),
+            remove,
+        });
     }
-    let unneeded = state.learners.iter().find(|name| !state.voters.contains(*name) && !chosen.contains(name));
+    let unneeded = state
+        .learners
+        .iter()
+        .find(|name| !state.voters.contains(*name) && !chosen.contains(name));
     unneeded.map(|name| AutopilotStep::RemoveLearner(name.clone()))
 }
 
@@ -143,7 +157,12 @@ fn worth_dropping(state: &AutopilotState<'_>, lost: &[NodeName], living_voters: 
     }
     let left: Vec<NodeName> = lost
         .iter()
-        .filter(|name| state.members.iter().any(|member| member.name == **name && member.status == MemberStatus::Left))
+        .filter(|name| {
+            state
+                .members
+                .iter()
+                .any(|member| member.name == **name && member.status == MemberStatus::Left)
+        })
         .cloned()
         .collect();
     (!left.is_empty() && spare(state.voters.len() - left.len())? >= before).then_some(left)
@@ -154,23 +173,36 @@ fn worth_dropping(state: &AutopilotState<'_>, lost: &[NodeName], living_voters: 
 fn choose(state: &AutopilotState<'_>, kept: &BTreeSet<NodeName>, count: usize) -> Vec<NodeName> {
     let zone_of = |name: &NodeName| {
         let member = state.members.iter().find(|member| member.name == *name);
-        member.map(|member| member.facts.zone.clone()).filter(|zone| !zone.is_empty())
+        member
+            .map(|member| member.facts.zone.clone())
+            .filter(|zone| !zone.is_empty())
     };
     let mut in_zone: BTreeMap<String, usize> = BTreeMap::new();
     for zone in kept.iter().filter_map(zone_of) {
         *in_zone.entry(zone).or_default() += 1;
     }
     let settled = |member: &&Member| {
-        member.status == MemberStatus::Alive && state.now.since_ms(member.since) >= SETTLED_AFTER_MS && !member.facts.leaving
+        member.status == MemberStatus::Alive
+            && state.now.since_ms(member.since) >= SETTLED_AFTER_MS
+            && !member.facts.leaving
     };
-    let mut candidates: Vec<&Member> =
-        state.members.iter().filter(settled).filter(|member| !state.voters.contains(&member.name)).collect();
+    let mut candidates: Vec<&Member> = state
+        .members
+        .iter()
+        .filter(settled)
+        .filter(|member| !state.voters.contains(&member.name))
+        .collect();
     let mut chosen = Vec::new();
     while chosen.len() < count {
         let crowd = |member: &Member| in_zone.get(&member.facts.zone).copied().unwrap_or(0);
         let best = (candidates.iter().enumerate())
             .min_by_key(|(_, member)| {
-                (crowd(member), !state.learners.contains(&member.name), member.since, member.name.clone())
+                (
+                    crowd(member),
+                    !state.learners.contains(&member.name),
+                    member.since,
+                    member.name.clone(),
+                )
             })
             .map(|(place, _)| place);
         let Some(place) = best else { break };

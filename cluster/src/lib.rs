@@ -17,3 +17,4 @@ pub mod remoting;
 
 pub use membership::{Member, MemberEvent, Membership};
 pub use mesh::Mesh;
+pub use remoting::Remoting;

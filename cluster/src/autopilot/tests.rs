@@ -13,7 +13,10 @@ fn member(name: &str, status: MemberStatus, age_ms: u64, zone: &str) -> Member {
         name: NodeName::from(name),
         address: "127.0.0.1:7443".parse().unwrap(),
         incarnation: 1,
-        facts: MemberFacts { zone: zone.to_owned(), ..MemberFacts::default() },
+        facts: MemberFacts {
+            zone: zone.to_owned(),
+            ..MemberFacts::default()
+        },
         status,
         since: UnixMillis(NOW.0 - age_ms),
     }
@@ -106,7 +109,11 @@ fn each_situation_has_its_step() {
         ("a b", "a", "b", "b", "unlearn b"),
     ];
     for (all, voters, learners, caught_up, expected) in cases {
-        assert_eq!(step(all, voters, learners, caught_up), expected, "{all} | {voters} | {learners} | {caught_up}");
+        assert_eq!(
+            step(all, voters, learners, caught_up),
+            expected,
+            "{all} | {voters} | {learners} | {caught_up}"
+        );
     }
 }
 
@@ -176,7 +183,9 @@ impl World {
     }
 
     fn is_live(&self, name: &NodeName) -> bool {
-        self.members.iter().any(|member| member.name == *name && member.status.is_live())
+        self.members
+            .iter()
+            .any(|member| member.name == *name && member.status.is_live())
     }
 
     fn living_voters(&self) -> usize {
@@ -189,7 +198,12 @@ impl World {
             members: &self.members,
             voters: self.voters.clone(),
             learners: self.learners.clone(),
-            caught_up: self.learners.iter().filter(|name| self.is_live(name)).cloned().collect(),
+            caught_up: self
+                .learners
+                .iter()
+                .filter(|name| self.is_live(name))
+                .cloned()
+                .collect(),
             leader: NodeName::from("m0"),
             now: self.now,
         };
@@ -197,7 +211,9 @@ impl World {
         let spare = self.living_voters() as i64 - quorum(self.voters.len()) as i64;
         let steps = decide(&state);
         prop_assert!(steps.len() <= 1);
-        let Some(step) = steps.into_iter().next() else { return Ok(false) };
+        let Some(step) = steps.into_iter().next() else {
+            return Ok(false);
+        };
         prop_assert!(had_majority, "a step without a majority: {step:?}");
         match step {
             AutopilotStep::AddLearner(name) => {

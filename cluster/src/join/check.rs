@@ -58,12 +58,17 @@ fn same(a: &[u8; 32], b: &[u8; 32]) -> bool {
 /// Checks the name that a joiner wants: valid, and not that of another machine that lives. A machine that comes back
 /// under its old name and address, or takes a dead one's name, is welcome.
 pub fn check_name(request: &JoinRequest, members: &[Member]) -> Result<(), JoinRefusal> {
-    check_node_name(request.name.as_str()).map_err(|error| JoinRefusal::Name { reason: error.to_string() })?;
-    let holder = members.iter().find(|member| member.name == request.name && member.status.is_live());
+    check_node_name(request.name.as_str()).map_err(|error| JoinRefusal::Name {
+        reason: error.to_string(),
+    })?;
+    let holder = members
+        .iter()
+        .find(|member| member.name == request.name && member.status.is_live());
     match holder {
-        Some(holder) if holder.address != request.mesh_address => {
-            Err(JoinRefusal::NameTaken { name: request.name.clone(), address: holder.address })
-        }
+        Some(holder) if holder.address != request.mesh_address => Err(JoinRefusal::NameTaken {
+            name: request.name.clone(),
+            address: holder.address,
+        }),
         _ => Ok(()),
     }
 }
@@ -96,19 +101,40 @@ mod tests {
     fn a_token_admits_until_it_expires_and_only_with_its_secret() {
         let now = UnixMillis(1_800_000_000_000);
         let record = TokenRecord::new(&token(), Some(now), "");
-        let endless = TokenRecord { expires_at: None, ..record.clone() };
+        let endless = TokenRecord {
+            expires_at: None,
+            ..record.clone()
+        };
         let id = token().id;
         assert_eq!(check_token(Some(&record), &request("a"), UnixMillis(now.0 - 1)), Ok(()));
         assert_eq!(check_token(Some(&endless), &request("a"), UnixMillis(u64::MAX)), Ok(()));
         let expired = check_token(Some(&record), &request("a"), now).unwrap_err();
-        assert_eq!(expired, JoinRefusal::Expired { id: id.clone(), at: now });
-        assert!(expired.to_string().contains("expired at 2027-01-15T08:00:00Z"), "{expired}");
-        assert_eq!(check_token(None, &request("a"), now), Err(JoinRefusal::UnknownToken { id: id.clone() }));
+        assert_eq!(
+            expired,
+            JoinRefusal::Expired {
+                id: id.clone(),
+                at: now
+            }
+        );
+        assert!(
+            expired.to_string().contains("expired at 2027-01-15T08:00:00Z"),
+            "{expired}"
+        );
+        assert_eq!(
+            check_token(None, &request("a"), now),
+            Err(JoinRefusal::UnknownToken { id: id.clone() })
+        );
         let mut wrong = request("a");
         wrong.token_secret.replace_range(31..32, "7");
-        assert_eq!(check_token(Some(&record), &wrong, UnixMillis(0)), Err(JoinRefusal::WrongSecret { id }));
+        assert_eq!(
+            check_token(Some(&record), &wrong, UnixMillis(0)),
+            Err(JoinRefusal::WrongSecret { id })
+        );
         // An expired token does not tell whether a secret was right.
-        assert!(matches!(check_token(Some(&record), &wrong, now), Err(JoinRefusal::WrongSecret { .. })));
+        assert!(matches!(
+            check_token(Some(&record), &wrong, now),
+            Err(JoinRefusal::WrongSecret { .. })
+        ));
     }
 
     #[test]
@@ -132,8 +158,17 @@ mod tests {
             let checked = check_name(&request("n1"), &[member(status, address)]);
             assert_eq!(checked.is_ok(), admitted, "{status:?} at {address}: {checked:?}");
         }
-        assert_eq!(check_name(&request("n2"), &[member(MemberStatus::Alive, elsewhere)]), Ok(()));
-        assert!(matches!(check_name(&request("Kubernetes"), &[]), Err(JoinRefusal::Name { .. })));
-        assert!(matches!(check_name(&request("kubernetes"), &[]), Err(JoinRefusal::Name { .. })));
+        assert_eq!(
+            check_name(&request("n2"), &[member(MemberStatus::Alive, elsewhere)]),
+            Ok(())
+        );
+        assert!(matches!(
+            check_name(&request("Kubernetes"), &[]),
+            Err(JoinRefusal::Name { .. })
+        ));
+        assert!(matches!(
+            check_name(&request("kubernetes"), &[]),
+            Err(JoinRefusal::Name { .. })
+        ));
     }
 }

@@ -66,7 +66,9 @@ pub enum JoinError {
         attempts: Vec<String>,
     },
     /// Whoever answers is not of the token's cluster.
-    #[error("{address} does not belong to the cluster that the join token is for: the token pins the CA {expected}, {found}. The address is of another cluster, the token is old, or someone stands between. The token's secret was not sent")]
+    #[error(
+        "{address} does not belong to the cluster that the join token is for: the token pins the CA {expected}, {found}. The address is of another cluster, the token is old, or someone stands between. The token's secret was not sent"
+    )]
     WrongAuthority {
         /// The address.
         address: SocketAddr,
@@ -146,21 +148,31 @@ pub async fn renew(
     addresses: Vec<IpAddr>,
 ) -> Result<NodeIdentity, JoinError> {
     let key = NodeKey::from_pem(&identity.key_pem)?;
-    let request = WireRequest::Renew { signing_request: key.signing_request(&identity.name)?, addresses };
+    let request = WireRequest::Renew {
+        signing_request: key.signing_request(&identity.name)?,
+        addresses,
+    };
     let address = mesh.address_of(member).unwrap_or_else(|| mesh.local_address());
     let bytes = encode(&request).map_err(|error| malformed(address, error))?;
-    let reply = mesh.call(member, Purpose::Join, Bytes::from(bytes), ANSWER_TIMEOUT).await?;
+    let reply = mesh
+        .call(member, Purpose::Join, Bytes::from(bytes), ANSWER_TIMEOUT)
+        .await?;
     match decode(&reply).map_err(|error| malformed(address, error))? {
-        WireReply::Renewed { certificate_pem } => {
-            Ok(NodeIdentity::new(certificate_pem, identity.key_pem.clone(), identity.authority_pem.clone())?)
-        }
+        WireReply::Renewed { certificate_pem } => Ok(NodeIdentity::new(
+            certificate_pem,
+            identity.key_pem.clone(),
+            identity.authority_pem.clone(),
+        )?),
         WireReply::Refused(refusal) => Err(JoinError::Refused { address, refusal }),
         WireReply::Granted(_) => Err(malformed(address, "an admission instead of a certificate")),
     }
 }
 
 fn malformed(address: SocketAddr, reason: impl ToString) -> JoinError {
-    JoinError::Malformed { address, reason: reason.to_string() }
+    JoinError::Malformed {
+        address,
+        reason: reason.to_string(),
+    }
 }
 
 /// How one address answered.
@@ -182,7 +194,11 @@ async fn resolve(address: &JoinAddress, attempts: &mut Vec<String>) -> Vec<Socke
 }
 
 async fn ask(address: SocketAddr, token: &JoinToken, request: &JoinRequest) -> Result<JoinGrant, Attempt> {
-    let local: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let local: SocketAddr = if address.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
     let endpoint = Endpoint::client(local).map_err(|error| Attempt::Failed(JoinError::Socket(error)))?;
     let answer = ask_over(&endpoint, address, token, request).await;
     endpoint.close(VarInt::from_u32(0), b"done");
@@ -197,12 +213,22 @@ async fn ask_over(
     token: &JoinToken,
     request: &JoinRequest,
 ) -> Result<JoinGrant, Attempt> {
-    let pinned = Arc::new(PinnedAuthority { pin: token.ca_fingerprint, mismatch: OnceLock::new() });
+    let pinned = Arc::new(PinnedAuthority {
+        pin: token.ca_fingerprint,
+        mismatch: OnceLock::new(),
+    });
     let client = pinned_client(pinned.clone()).map_err(|source| {
-        Attempt::Failed(IdentityError::Tls { node: request.name.to_string(), source }.into())
+        Attempt::Failed(
+            IdentityError::Tls {
+                node: request.name.to_string(),
+                source,
+            }
+            .into(),
+        )
     })?;
-    let connecting =
-        endpoint.connect_with(client, address, ANY_NODE).map_err(|error| Attempt::Unreachable(error.to_string()))?;
+    let connecting = endpoint
+        .connect_with(client, address, ANY_NODE)
+        .map_err(|error| Attempt::Unreachable(error.to_string()))?;
     let connection = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
@@ -215,19 +241,32 @@ async fn ask_over(
                 None => Attempt::Unreachable(format!("does not speak with us ({error})")),
             });
         }
-        Err(_) => return Err(Attempt::Unreachable(format!("did not answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+        Err(_) => {
+            return Err(Attempt::Unreachable(format!(
+                "did not answer within {} s",
+                CONNECT_TIMEOUT.as_secs()
+            )));
+        }
     };
     let bytes =
         encode(&WireRequest::Join(request.clone())).map_err(|error| Attempt::Failed(malformed(address, error)))?;
     if bytes.len() > JOIN_BYTES_MAX {
-        return Err(Attempt::Failed(malformed(address, "the request is too long: too many addresses")));
+        return Err(Attempt::Failed(malformed(
+            address,
+            "the request is too long: too many addresses",
+        )));
     }
     let exchange = JoinStream::ask(&connection, Bytes::from(bytes));
     let reply = match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
         Ok(Ok(Some(reply))) => reply,
         Ok(Ok(None)) => return Err(Attempt::Unreachable("admits nobody at present".to_owned())),
         Ok(Err(reason)) => return Err(Attempt::Unreachable(format!("broke off ({reason})"))),
-        Err(_) => return Err(Attempt::Unreachable(format!("gave no answer within {} s", ANSWER_TIMEOUT.as_secs()))),
+        Err(_) => {
+            return Err(Attempt::Unreachable(format!(
+                "gave no answer within {} s",
+                ANSWER_TIMEOUT.as_secs()
+            )));
+        }
     };
     let refused = |refusal| Attempt::Failed(JoinError::Refused { address, refusal });
     match decode(&reply).map_err(|error| Attempt::Failed(malformed(address, error)))? {
@@ -253,9 +292,17 @@ fn accept(
     }
     let identity = NodeIdentity::new(grant.certificate_pem, key.to_pem(), grant.authority_pem)?;
     if identity.name != applicant.name {
-        return Err(malformed(address, format!("the certificate is for {}, not {}", identity.name, applicant.name)));
+        return Err(malformed(
+            address,
+            format!("the certificate is for {}, not {}", identity.name, applicant.name),
+        ));
     }
-    Ok(Joined { identity, members: grant.members, settings: grant.settings, raft_id: grant.raft_id })
+    Ok(Joined {
+        identity,
+        members: grant.members,
+        settings: grant.settings,
+        raft_id: grant.raft_id,
+    })
 }
 
 fn pinned_client(verifier: Arc<PinnedAuthority>) -> Result<quinn::ClientConfig, rustls::Error> {
@@ -287,7 +334,10 @@ impl ServerCertVerifier for PinnedAuthority {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(authority) = intermediates.iter().find(|certificate| fingerprint(certificate) == self.pin) else {
+        let Some(authority) = intermediates
+            .iter()
+            .find(|certificate| fingerprint(certificate) == self.pin)
+        else {
             let found = match intermediates.last() {
                 Some(other) => format!("it shows {}", hex::encode(fingerprint(other))),
                 None => "it shows none".to_owned(),

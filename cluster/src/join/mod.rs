@@ -67,7 +67,9 @@ pub struct JoinGrant {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Encode, Decode)]
 pub enum JoinRefusal {
     /// No such token.
-    #[error("the cluster knows no join token {id}: it was deleted, or belongs to another cluster; make a new one on a member with `actorium token create`")]
+    #[error(
+        "the cluster knows no join token {id}: it was deleted, or belongs to another cluster; make a new one on a member with `actorium token create`"
+    )]
     UnknownToken {
         /// Its id.
         id: String,
@@ -135,7 +137,10 @@ impl JoinRefusal {
 #[derive(Debug, Encode, Decode)]
 enum WireRequest {
     Join(JoinRequest),
-    Renew { signing_request: Vec<u8>, addresses: Vec<IpAddr> },
+    Renew {
+        signing_request: Vec<u8>,
+        addresses: Vec<IpAddr>,
+    },
 }
 
 /// What travels back.

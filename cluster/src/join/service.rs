@@ -55,7 +55,10 @@ impl JoinService {
                     }
                 }
             }
-            WireRequest::Renew { signing_request, addresses } => {
+            WireRequest::Renew {
+                signing_request,
+                addresses,
+            } => {
                 // A joiner is known to the mesh by its address alone, which is no node's name.
                 if check_node_name(from.as_str()).is_err() {
                     let reason = "only a member's certificate can be renewed".to_owned();

@@ -122,9 +122,14 @@ impl Certificates {
         let key = provider()
             .key_provider
             .load_private_key(identity.key()?)
-            .map_err(|source| IdentityError::Tls { node: identity.name.to_string(), source })?;
+            .map_err(|source| IdentityError::Tls {
+                node: identity.name.to_string(),
+                source,
+            })?;
         let mut with_authority = identity.chain();
-        with_authority.push(CertificateDer::from(CertificateFacts::from_pem(&identity.authority_pem)?.der));
+        with_authority.push(CertificateDer::from(
+            CertificateFacts::from_pem(&identity.authority_pem)?.der,
+        ));
         Ok(Certificates {
             for_members: Arc::new(CertifiedKey::new(identity.chain(), key.clone())),
             for_joiners: Arc::new(CertifiedKey::new(with_authority, key)),
@@ -134,8 +139,14 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let joins = hello.alpn().is_some_and(|mut protocols| protocols.any(|protocol| protocol == JOIN_PROTOCOL));
-        Some(if joins { self.for_joiners.clone() } else { self.for_members.clone() })
+        let joins = hello
+            .alpn()
+            .is_some_and(|mut protocols| protocols.any(|protocol| protocol == JOIN_PROTOCOL));
+        Some(if joins {
+            self.for_joiners.clone()
+        } else {
+            self.for_members.clone()
+        })
     }
 }
 
@@ -155,6 +166,24 @@ pub fn client(identity: &NodeIdentity) -> Result<quinn::ClientConfig, MeshError>
     // Each connection shows its certificate anew: a resumed one would outlive the certificate that it began with.
     tls.resumption = Resumption::disabled();
     quic_client(tls).map_err(|error| refused(error).into())
+}
+
+/// TLS over TCP that admits members alone: for the listener on loopback that ractor_cluster cannot do without.
+pub fn loopback_acceptor(identity: &NodeIdentity) -> Result<tokio_rustls::TlsAcceptor, IdentityError> {
+    let refused = |source| IdentityError::Tls {
+        node: identity.name.to_string(),
+        source,
+    };
+    let verifier = WebPkiClientVerifier::builder_with_provider(identity.roots()?, provider())
+        .build()
+        .map_err(|error| refused(rustls::Error::General(error.to_string())))?;
+    let tls = rustls::ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(refused)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain(), identity.key()?)
+        .map_err(refused)?;
+    Ok(tokio_rustls::TlsAcceptor::from(Arc::new(tls)))
 }
 
 /// A QUIC client from TLS settings.

@@ -252,9 +252,14 @@ impl JoinStream {
     /// Asks; `None` if the member does not serve joining.
     pub async fn ask(connection: &quinn::Connection, request: Bytes) -> Result<Option<Bytes>, String> {
         let exchange = async {
-            let (mut send, mut receive) =
-                connection.open_bi().await.map_err(|error| FrameError::Read(error.to_string()))?;
-            let header = StreamHeader { purpose: Purpose::Join, kind: Kind::Call };
+            let (mut send, mut receive) = connection
+                .open_bi()
+                .await
+                .map_err(|error| FrameError::Read(error.to_string()))?;
+            let header = StreamHeader {
+                purpose: Purpose::Join,
+                kind: Kind::Call,
+            };
             send.write_all(&header.encode()).await?;
             write_frame(&mut send, request).await?;
             let _ = send.finish();
@@ -263,10 +268,12 @@ impl JoinStream {
                 Status::NotServed | Status::Version => Ok(None),
             }
         };
-        exchange.await.map_err(|error: FrameError| match connection.close_reason() {
-            Some(reason) => reason.to_string(),
-            None => error.to_string(),
-        })
+        exchange
+            .await
+            .map_err(|error: FrameError| match connection.close_reason() {
+                Some(reason) => reason.to_string(),
+                None => error.to_string(),
+            })
     }
 }
 
