@@ -1,0 +1,35 @@
+//! The clone of a container's first process. The caller is the per-pod parent, which is single-threaded and small: a
+//! plain fork of it costs little, and the child may allocate. The net, ipc and uts namespaces are those of the pod and
+//! are inherited; pid and mount namespaces are made here, the cgroup namespace later, when the child is in its cgroup.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Clones. `Ok(0)` is the child's side.
+///
+/// # Safety
+/// The caller must be single-threaded: the child goes on with a copy of its memory, in which another thread's locks
+/// would stay locked for ever.
+pub(crate) unsafe fn clone_container(own_pid_namespace: bool, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+    let mut flags = libc::CLONE_NEWNS as u64;
+    if own_pid_namespace {
+        flags |= libc::CLONE_NEWPID as u64;
+    }
+    // SAFETY: clone_args is plain old data for which all zeroes is the documented "not used".
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(directory) = cgroup {
+        // The child starts in its cgroup: a write to cgroup.procs of a v2 group waits for an RCU grace period.
+        flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP of linux/sched.h; libc has it as a c_int, which it does not fit
+        arguments.cgroup = directory.as_raw_fd() as u64;
+    }
+    arguments.flags = flags;
+    // SAFETY: the structure lives across the call and its size is passed; without CLONE_VM and with no stack given the
+    // child runs on a copy of this stack, as after fork. The caller vouches for being single-threaded.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    if pid < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(pid as i32)
+    }
+}

@@ -1,0 +1,126 @@
+//! `/proc`, `/sys` and `/dev` of a container. Device nodes are bind mounts of the machine's own: the tmpfs around them is
+//! mounted `nodev`, so that a node which the container makes there itself (CAP_MKNOD is in the default set) opens nothing.
+//! This needs no devices cgroup, which v2 would want as a BPF program.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+
+use super::launch::LaunchFailure;
+use super::mounts::{ATTR_NODEV, ATTR_NOSUID, DetachedMount};
+use super::rootfs::{make_directory, make_file};
+
+/// The devices that every container has (OCI runtime specification, "Default Devices").
+const DEFAULT_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
+/// What is taken from the machine's file system before the pivot.
+pub(crate) struct DeviceSources {
+    nodes: Vec<(&'static str, DetachedMount)>,
+    all: Option<DetachedMount>,
+    shm: DetachedMount,
+}
+
+fn mount_step(what: &str, result: nix::Result<()>) -> Result<(), LaunchFailure> {
+    result.map_err(|errno| LaunchFailure::kernel(format!("mount of {what}"), errno))
+}
+
+/// Clones the device nodes; all of the machine's `/dev` for a privileged container.
+pub(crate) fn take_sources(privileged: bool, shm: &Path) -> Result<DeviceSources, LaunchFailure> {
+    let take = |path: &Path| {
+        DetachedMount::of_path(path)
+            .map_err(|error| LaunchFailure::kernel(format!("open_tree of {}", path.display()), error))
+    };
+    let shm = take(shm)?;
+    if privileged {
+        return Ok(DeviceSources {
+            nodes: Vec::new(),
+            all: Some(take(Path::new("/dev"))?),
+            shm,
+        });
+    }
+    let nodes = DEFAULT_DEVICES
+        .iter()
+        .map(|name| Ok((*name, take(&Path::new("/dev").join(name))?)))
+        .collect::<Result<_, LaunchFailure>>()?;
+    Ok(DeviceSources { nodes, all: None, shm })
+}
+
+/// Mounts `/proc` and `/sys` (after the pivot).
+pub(crate) fn mount_proc_and_sys(privileged: bool) -> Result<(), LaunchFailure> {
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
+    make_directory(Path::new("/proc"))?;
+    mount_step("/proc", mount(Some("proc"), "/proc", Some("proc"), safe, None::<&str>))?;
+    make_directory(Path::new("/sys"))?;
+    let sys = if privileged { safe } else { safe | MsFlags::MS_RDONLY };
+    mount_step("/sys", mount(Some("sysfs"), "/sys", Some("sysfs"), sys, None::<&str>))
+}
+
+/// Makes `/dev` (after the pivot).
+pub(crate) fn mount_dev(sources: DeviceSources) -> Result<(), LaunchFailure> {
+    let dev = Path::new("/dev");
+    make_directory(dev)?;
+    let attach = |mount: DetachedMount, path: &Path| {
+        mount
+            .attach(path)
+            .map_err(|error| LaunchFailure::kernel(format!("mount of {}", path.display()), error))
+    };
+    if let Some(all) = sources.all {
+        attach(all, dev)?;
+        return attach(sources.shm, Path::new("/dev/shm"));
+    }
+    mount_step(
+        "/dev",
+        mount(
+            Some("tmpfs"),
+            dev,
+            Some("tmpfs"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_STRICTATIME,
+            Some("mode=755,size=65536k"),
+        ),
+    )?;
+    for (name, node) in sources.nodes {
+        let path = dev.join(name);
+        make_file(&path)?;
+        attach(node, &path)?;
+    }
+    for directory in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        make_directory(Path::new(directory))?;
+    }
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount_step(
+        "/dev/pts",
+        mount(
+            Some("devpts"),
+            "/dev/pts",
+            Some("devpts"),
+            safe,
+            Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        ),
+    )?;
+    sources
+        .shm
+        .set_attributes(ATTR_NODEV | ATTR_NOSUID)
+        .map_err(|error| LaunchFailure::kernel("mount_setattr of /dev/shm", error))?;
+    attach(sources.shm, Path::new("/dev/shm"))?;
+    mount_step(
+        "/dev/mqueue",
+        mount(
+            Some("mqueue"),
+            "/dev/mqueue",
+            Some("mqueue"),
+            safe | MsFlags::MS_NODEV,
+            None::<&str>,
+        ),
+    )?;
+    for (target, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+        ("pts/ptmx", "/dev/ptmx"),
+    ] {
+        symlink(target, link).map_err(|error| LaunchFailure::kernel(format!("symlink {link}"), error))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,290 @@
+//! One container in its pod's parent: the start, its output, the record of its end. The event loop owns it and tells it which
+//! of its descriptors are ready.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::{Pid, pipe2};
+use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState};
+
+use super::log_writer::{FILE_BYTES_MAX, LogWriter, OutputStream, timestamp};
+use super::record::{container_state_path, write_json};
+use crate::container::init::{ChildDescriptors, run};
+use crate::container::{ContainerLaunch, LaunchFailure, clone};
+use crate::failure::now;
+
+/// A termination message is cut there (the kubelet's MaxContainerTerminationMessageLength).
+const MESSAGE_BYTES_MAX: u64 = 4096;
+/// When the log stands in for it: at most so many bytes and lines (MaxContainerTerminationMessageLogLength, ...LogLines).
+const MESSAGE_LOG_BYTES_MAX: usize = 2048;
+const MESSAGE_LOG_LINES_MAX: usize = 80;
+/// How much is read from a pipe at once, and at most before other descriptors get their turn.
+const READ_BYTES: usize = 64 << 10;
+
+/// Where a container stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Cloned; exec is awaited.
+    Starting,
+    /// Exec succeeded.
+    Running,
+    /// Reaped.
+    Ended,
+}
+
+/// A container.
+pub(super) struct Child {
+    pub launch: ContainerLaunch,
+    pub state: ContainerState,
+    pub pid: Pid,
+    pub stage: Stage,
+    /// Read ends of its output pipes.
+    pub outputs: [Option<fs::File>; 2],
+    /// Read end of the pipe that exec closes.
+    pub status: Option<fs::File>,
+    status_text: Vec<u8>,
+    log: LogWriter,
+    /// The write end of its standard input, when that stays open.
+    _stdin: Option<OwnedFd>,
+    /// Who waits for the start: connection and request.
+    pub waiting: Vec<(u64, u64)>,
+}
+
+/// What the status pipe told.
+pub(super) enum StartOutcome {
+    /// Nothing yet.
+    Pending,
+    /// The program runs.
+    Started,
+    /// The child reported a failure.
+    Failed(LaunchFailure),
+}
+
+fn pipe(operation: &str) -> Result<(OwnedFd, OwnedFd), LaunchFailure> {
+    pipe2(OFlag::O_CLOEXEC).map_err(|errno| LaunchFailure::kernel(operation, errno))
+}
+
+fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), LaunchFailure> {
+    nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
+        .map(drop)
+        .map_err(|errno| LaunchFailure::kernel("fcntl(O_NONBLOCK)", errno))
+}
+
+impl Child {
+    /// Clones the container's first process. The outcome of its exec comes through the status pipe.
+    pub(super) fn start(launch: ContainerLaunch, null: &OwnedFd) -> Result<Child, LaunchFailure> {
+        let log = LogWriter::open(&launch.log_path, FILE_BYTES_MAX)
+            .map_err(|error| LaunchFailure::kernel(format!("log {}", launch.log_path.display()), error))?;
+        let (stdout, stdout_end) = pipe("pipe for standard output")?;
+        let (stderr, stderr_end) = pipe("pipe for standard error")?;
+        let (status, status_end) = pipe("pipe for the exec status")?;
+        let (stdin_end, stdin_hold) = if launch.stdin {
+            let (read, write) = pipe("pipe for standard input")?;
+            (read, Some(write))
+        } else {
+            let null = null
+                .try_clone()
+                .map_err(|error| LaunchFailure::kernel("dup of /dev/null", error))?;
+            (null, None)
+        };
+        for descriptor in [&stdout, &stderr, &status] {
+            set_nonblocking(descriptor)?;
+        }
+        let group = match &launch.cgroup.unified {
+            Some(path) => Some(
+                open(
+                    path,
+                    OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                    Mode::empty(),
+                )
+                .map_err(|errno| LaunchFailure::kernel(format!("open of {}", path.display()), errno))?,
+            ),
+            None => None,
+        };
+        let started_at = now();
+        // SAFETY: this process never starts a thread (the invariant of `pod_parent`).
+        let pid = unsafe { clone::clone_container(launch.own_pid_namespace, group.as_ref().map(AsFd::as_fd)) }
+            .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error))?;
+        if pid == 0 {
+            let descriptors = ChildDescriptors {
+                stdin: stdin_end,
+                stdout: stdout_end,
+                stderr: stderr_end,
+                status: status_end,
+            };
+            run(&launch, descriptors);
+        }
+        let state = ContainerState {
+            name: launch.name.clone(),
+            attempt: launch.attempt,
+            image_digest: launch.image_digest.clone(),
+            phase: ContainerPhase::Running {
+                pid: pid as u32,
+                started_at,
+            },
+        };
+        Ok(Child {
+            launch,
+            state,
+            pid: Pid::from_raw(pid),
+            stage: Stage::Starting,
+            outputs: [Some(stdout.into()), Some(stderr.into())],
+            status: Some(status.into()),
+            status_text: Vec::new(),
+            log,
+            _stdin: stdin_hold,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Reads the status pipe.
+    pub(super) fn read_status(&mut self) -> StartOutcome {
+        let Some(status) = &mut self.status else {
+            return StartOutcome::Pending;
+        };
+        let mut buffer = [0; 4096];
+        loop {
+            match status.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => self.status_text.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return StartOutcome::Pending,
+                Err(error) => {
+                    return StartOutcome::Failed(LaunchFailure::kernel("read of the exec status", error));
+                }
+            }
+        }
+        self.status = None;
+        if self.status_text.is_empty() {
+            self.stage = Stage::Running;
+            return StartOutcome::Started;
+        }
+        StartOutcome::Failed(
+            serde_json::from_slice(&self.status_text).unwrap_or_else(|_| LaunchFailure::Kernel {
+                operation: "start of the container".to_owned(),
+                reason: format!(
+                    "its report cannot be read: {}",
+                    String::from_utf8_lossy(&self.status_text)
+                ),
+            }),
+        )
+    }
+
+    /// Writes the state file.
+    pub(super) fn record(&self) -> io::Result<()> {
+        write_json(&container_state_path(&self.launch.directory), &self.state)
+    }
+
+    /// Moves output to the log: what there is, or one buffer's worth.
+    pub(super) fn pump(&mut self, stream: OutputStream, all: bool) {
+        let Some(pipe) = &mut self.outputs[stream as usize] else {
+            return;
+        };
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            match pipe.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => self.log.push(stream, &buffer[..count], &timestamp()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => break,
+            }
+            if !all {
+                return;
+            }
+        }
+        self.log.finish(stream, &timestamp());
+        self.outputs[stream as usize] = None;
+    }
+
+    /// The process ended and is not reaped yet: its output is drained, its end recorded on disk.
+    pub(super) fn end(&mut self, status: WaitStatus) -> Result<ContainerExit, io::Error> {
+        // With a pid namespace of its own, every other writer is gone before the first process counts as ended, and the
+        // pipes end here. In a shared one, others may hold them; what they write later is still logged.
+        self.pump(OutputStream::Stdout, true);
+        self.pump(OutputStream::Stderr, true);
+        let (exit_code, signal) = match status {
+            WaitStatus::Exited(_, code) => (code, None),
+            WaitStatus::Signaled(_, signal, _) => (128 + signal as i32, Some(signal as i32)),
+            _ => (255, None),
+        };
+        let started_at = match &self.state.phase {
+            ContainerPhase::Running { started_at, .. } => *started_at,
+            ContainerPhase::Exited(exit) => exit.started_at,
+        };
+        let oom_killed = exit_code != 0 && self.was_oom_killed();
+        let exit = ContainerExit {
+            exit_code,
+            signal,
+            oom_killed,
+            started_at,
+            finished_at: now().max(started_at),
+            message: self.last_words(exit_code),
+        };
+        self.state.phase = ContainerPhase::Exited(exit.clone());
+        self.stage = Stage::Ended;
+        self._stdin = None;
+        self.record()?;
+        Ok(exit)
+    }
+
+    fn was_oom_killed(&self) -> bool {
+        let Some(path) = &self.launch.cgroup.oom_events else {
+            return false;
+        };
+        oom_kills(path) > 0
+    }
+
+    fn last_words(&self, exit_code: i32) -> String {
+        let mut bytes = Vec::new();
+        if let Ok(file) = fs::File::open(&self.launch.termination_message) {
+            let _ = file.take(MESSAGE_BYTES_MAX).read_to_end(&mut bytes); // what could be read is the message
+        }
+        if bytes.is_empty() && exit_code != 0 && self.launch.termination_message_from_log {
+            return end_of_log(&self.launch.log_path);
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// The count of `oom_kill` in `memory.oom_control` (v1) or `memory.events` (v2).
+pub(crate) fn oom_kills(path: &Path) -> u64 {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The end of a log's current file, without the CRI prefix of its lines.
+fn end_of_log(path: &Path) -> String {
+    use std::io::{Seek, SeekFrom};
+    // Prefixes take room too: a line of one letter has 40 bytes of it.
+    const SCAN_BYTES: u64 = 16 << 10;
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(SCAN_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(SCAN_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
+    let kept = lines[lines.len().saturating_sub(MESSAGE_LOG_LINES_MAX)..].join("\n");
+    let mut start = kept.len().saturating_sub(MESSAGE_LOG_BYTES_MAX);
+    while !kept.is_char_boundary(start) {
+        start += 1;
+    }
+    kept[start..].to_owned()
+}
+
+/// Sends a signal to a process that is known not to be reaped.
+pub(super) fn send_signal(pid: Pid, signal: i32) -> nix::Result<()> {
+    nix::sys::signal::kill(pid, Signal::try_from(signal)?)
+}

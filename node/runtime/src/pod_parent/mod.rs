@@ -1,0 +1,135 @@
+//! The per-pod parent: one small process per pod, the parent of its containers and the holder of the namespaces that they
+//! share. It is the node's own binary, re-executed as `actorium pod-parent DIRECTORY`; the binary calls [`main`] before any
+//! thread starts. It outlives the node process: it has a session of its own, is nobody's child, and talks through a socket in
+//! the pod's directory to whichever node process connects.
+//!
+//! Invariants: single-threaded (its clones may allocate); an exit is in the container's state file before the process is
+//! reaped and before anybody is told; it decides nothing (no restarts, no back-off); when it dies, its containers die.
+
+pub(crate) mod child;
+pub(crate) mod event_loop;
+pub(crate) mod log_writer;
+pub(crate) mod message;
+pub(crate) mod namespaces;
+pub(crate) mod record;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, fork, setsid};
+
+use crate::container::LaunchFailure;
+use message::{ParentConfig, ParentIdentity, Readiness};
+
+/// The file with the [`ParentConfig`] in the pod's directory.
+pub(crate) const CONFIG_FILE: &str = "parent.json";
+/// The file with the parent's [`ParentIdentity`]: by it a later node process, or a reset, finds and ends it.
+pub(crate) const IDENTITY_FILE: &str = "parent-identity.json";
+/// The socket in the pod's directory.
+pub(crate) const SOCKET_FILE: &str = "parent.sock";
+
+/// Runs the parent of the pod whose directory is the first argument (what follows `pod-parent` on the command line). Returns
+/// in the process that was started as soon as the parent, its grandchild so to speak, is on its own; there it returns when
+/// the pod is over. Must be called before any thread starts.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(directory) = arguments.next().map(PathBuf::from) else {
+        eprintln!("pod-parent: the pod's directory is missing; this command is for the node process only");
+        return ExitCode::from(2);
+    };
+    // SAFETY: umask takes a number and cannot fail.
+    unsafe { libc::umask(0o022) };
+    // A session of its own first, so that no terminal's signals reach it; then a fork, after which it is no session leader
+    // and, its starter having left, the child of init.
+    let _ = setsid(); // fails only for a group leader, which a freshly spawned process is not
+    // SAFETY: the caller promises that no thread was started; the child may go on with a copy of the memory.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { .. }) => return ExitCode::SUCCESS,
+        Ok(ForkResult::Child) => {}
+        Err(errno) => {
+            announce(&Readiness::Failed(LaunchFailure::kernel(
+                "fork of the pod's parent",
+                errno,
+            )));
+            return ExitCode::FAILURE;
+        }
+    }
+    match set_up(&directory) {
+        Ok(parent) => {
+            parent.run();
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            announce(&Readiness::Failed(failure));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line on standard output, which the node process reads.
+fn announce(readiness: &Readiness) {
+    let mut line = serde_json::to_vec(readiness).unwrap_or_default();
+    line.push(b'\n');
+    let _ = std::io::stdout().write_all(&line); // a node process that is gone needs no answer
+    let _ = std::io::stdout().flush();
+}
+
+fn set_up(directory: &Path) -> Result<event_loop::Parent, LaunchFailure> {
+    let config: ParentConfig = record::read_json(&directory.join(CONFIG_FILE)).map_err(|error| {
+        LaunchFailure::configuration(format!("the pod's parent cannot read its {CONFIG_FILE}: {error}"))
+    })?;
+    let pid = std::process::id() as i32;
+    let identity = ParentIdentity::of(pid)
+        .ok_or_else(|| LaunchFailure::configuration(format!("/proc/{pid}/stat cannot be read: is /proc mounted?")))?;
+    record::write_json(&directory.join(IDENTITY_FILE), &identity)
+        .map_err(|error| LaunchFailure::kernel(format!("write of {IDENTITY_FILE}"), error))?;
+    let kernel = |operation: &'static str| move |errno: nix::errno::Errno| LaunchFailure::kernel(operation, errno);
+    let null =
+        open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(kernel("open of /dev/null"))?;
+    // Signals come through a descriptor. Those that would end the process are blocked too: only SIGKILL ends a pod's
+    // parent from outside, so that a stray `kill` or a terminal's hang-up does not take a pod down.
+    let mut signals = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(kernel("sigprocmask"))?;
+    let signal_descriptor =
+        SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(kernel("signalfd"))?;
+    let holder = namespaces::enter(&config)?;
+    // Orphans of a container without pid namespace of its own come here and are reaped.
+    nix::sys::prctl::set_child_subreaper(true).map_err(kernel("prctl(PR_SET_CHILD_SUBREAPER)"))?;
+    let listener = listen(directory)
+        .map_err(|error| LaunchFailure::kernel(format!("socket {SOCKET_FILE} in the pod's directory"), error))?;
+    announce(&Readiness::Ready(identity));
+    for stream in 0..2 {
+        // SAFETY: dup2 takes plain numbers; standard error stays with the file that the node process gave.
+        unsafe { libc::dup2(null.as_raw_fd(), stream) };
+    }
+    Ok(event_loop::Parent::new(signal_descriptor, listener, holder, null))
+}
+
+/// The socket is named through a descriptor of its directory: a path in a socket address is limited to 108 bytes.
+fn listen(directory: &Path) -> std::io::Result<UnixListener> {
+    let held = open(
+        directory,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    let address = format!("/proc/self/fd/{}/{SOCKET_FILE}", held.as_raw_fd());
+    let listener = UnixListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
