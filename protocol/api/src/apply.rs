@@ -136,7 +136,8 @@ fn merged(
         .map(|index| managers.remove(index));
     let mut object = typed::merge(schemas, &shape, old, applied);
     if let Some(previous) = &previous {
-        let mut owned = own.fields.clone();
+        // With the envelope, of which nobody is the owner: it must not be taken for abandoned.
+        let mut owned = typed::fields(schemas, &shape, applied);
         managers.iter().for_each(|manager| owned.union(&manager.fields));
         typed::prune(schemas, &shape, &mut object, &previous.fields, &owned);
     }

@@ -80,11 +80,13 @@ pub struct Causes(pub Vec<Cause>);
 
 impl Causes {
     fn push(&mut self, field: Path<'_>, reason: &'static str, message: String) {
-        self.0.push(Cause {
-            field: field.to_string(),
-            reason,
-            message,
-        });
+        // The object itself has no name; upstream prints it so.
+        let field = if matches!(field, Path::Root) {
+            "[]".to_owned()
+        } else {
+            field.to_string()
+        };
+        self.0.push(Cause { field, reason, message });
     }
 
     /// A field that must be given is not.

@@ -37,7 +37,7 @@ pub const KIND: Kind = Kind {
         generator.subschema_for::<k8s_openapi::api::core::v1::Pod>();
     },
     generation: Generation::Spec,
-    default: |object| pod_defaults::pod_spec(object_mut(object, "spec")),
+    default: |object| pod_defaults::pod(object_mut(object, "spec")),
     prepare_create,
     prepare_update: |old, new| {
         let class = old.at(&["status", "qosClass"]);

@@ -24,9 +24,18 @@ pub fn pod_spec(spec: &mut Value) {
     for item in items_mut(spec, "volumes") {
         volume(item);
     }
-    for constraint in items_mut(spec, "topologySpreadConstraints") {
-        set_default_text(constraint, "nodeAffinityPolicy", "Honor");
-        set_default_text(constraint, "nodeTaintsPolicy", "Ignore");
+}
+
+/// Fills in the spec of a pod itself: what a template leaves to the pods that are made from it.
+pub fn pod(spec: &mut Value) {
+    set_default(spec, "enableServiceLinks", true);
+    pod_spec(spec);
+    for list in CONTAINER_LISTS {
+        for item in items_mut(spec, list) {
+            if let Some(resources) = existing_mut(item, "resources") {
+                requests_from_limits(resources);
+            }
+        }
     }
 }
 
@@ -79,7 +88,7 @@ fn container(container: &mut Value, host_network: bool) {
             set_default_text(context, "procMount", "Default");
         }
     }
-    requests_from_limits(object_mut(container, "resources"));
+    object_mut(container, "resources");
 }
 
 /// A limit without a request is a request too.

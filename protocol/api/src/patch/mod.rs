@@ -143,6 +143,3 @@ fn merge(target: &mut Value, patch: &Value) {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! Patches against the documents that define them and against what kubectl sends.
