@@ -7,8 +7,9 @@
 use crate::process::{self, Stopped};
 use crate::run_record::{self, NodeRecord, RunRecord};
 use crate::workspace::Workspace;
-use crate::{command, netns};
+use crate::{cgroups, command, netns};
 use anyhow::{Context, Result, bail};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -38,6 +39,7 @@ pub fn remove(workspace: &Workspace, binary: &Path, record: Option<&RunRecord>) 
     if !nix::unistd::geteuid().is_root() {
         bail!("the cluster belongs to root: run this as root");
     }
+    let cgroups = note_cgroups(&directory, record)?;
     for node in record.into_iter().flat_map(|record| &record.nodes) {
         stop_node(node)?;
     }
@@ -54,21 +56,57 @@ pub fn remove(workspace: &Workspace, binary: &Path, record: Option<&RunRecord>) 
         complaints.extend(end_processes_in(&namespace)?);
     }
     complaints.extend(detach_mounts_below(&directory)?);
+    for cgroup in cgroups::left_empty(&cgroups) {
+        complaints.push(format!("the cgroup {} was left", cgroup.display()));
+        cgroups::remove(&cgroup)?;
+    }
     netns::remove()?;
     for complaint in &complaints {
         eprintln!("warning: {complaint}");
     }
-    verify(&directory)?;
+    verify(&directory, &cgroups)?;
     for node in run_directories(&directory) {
         let data = node.join("data");
         if data.exists() {
             std::fs::remove_dir_all(&data).with_context(|| format!("cannot remove {}", data.display()))?;
         }
     }
-    let _ = std::fs::remove_file(run_record::kubeconfig(workspace));
+    let _ = std::fs::remove_file(run_record::kubeconfig(workspace)); // There is none when `up` failed early.
     RunRecord::remove(&directory)?;
     println!("the cluster is gone; its logs stay in {}", directory.display());
     Ok(())
+}
+
+/// The cluster's cgroups: those in which its processes are now, and those that an earlier attempt noted. They are written
+/// down before anything is ended, because afterwards nothing proves whose they are.
+fn note_cgroups(directory: &Path, record: Option<&RunRecord>) -> Result<Vec<PathBuf>> {
+    let mut processes: BTreeSet<i32> = process::of_nodes_below(directory)?
+        .iter()
+        .map(|process| process.pid)
+        .collect();
+    for inode in netns::namespaces()
+        .iter()
+        .filter_map(|namespace| netns::inode(namespace))
+    {
+        processes.extend(process::in_network_namespace(inode)?.iter().map(|process| process.pid));
+    }
+    let mut noted = cgroups::held_by(Path::new(cgroups::ROOT), &processes);
+    if let Some(record) = record {
+        noted.extend(
+            record
+                .cgroups
+                .iter()
+                .filter(|cgroup| !noted.contains(cgroup))
+                .cloned()
+                .collect::<Vec<_>>(),
+        );
+        RunRecord {
+            cgroups: noted.clone(),
+            ..record.clone()
+        }
+        .write(directory)?;
+    }
+    Ok(noted)
 }
 
 fn stop_node(node: &NodeRecord) -> Result<()> {
@@ -172,11 +210,11 @@ fn mounts_below(mountinfo: &str, directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Looks at the machine and fails when anything of the cluster is on it.
-fn verify(directory: &Path) -> Result<()> {
+fn verify(directory: &Path, cgroups: &[PathBuf]) -> Result<()> {
     // The kernel takes killed processes and their namespaces down in the background.
-    let mut inspection = inspect(directory)?;
+    let mut inspection = inspect(directory, cgroups)?;
     let mut failure = None;
-    process::wait_until(SETTLE_MAX, || match inspect(directory) {
+    process::wait_until(SETTLE_MAX, || match inspect(directory, cgroups) {
         Ok(newer) => {
             inspection = newer;
             inspection.iter().all(|(_, left)| left.is_empty())
@@ -208,7 +246,8 @@ fn verify(directory: &Path) -> Result<()> {
 }
 
 /// What is on the machine, by kind.
-fn inspect(directory: &Path) -> Result<[(&'static str, Vec<String>); 5]> {
+fn inspect(directory: &Path, cgroups: &[PathBuf]) -> Result<[(&'static str, Vec<String>); 5]> {
+    let cgroups = cgroups::left_empty(cgroups);
     let processes = process::of_nodes_below(directory)?
         .iter()
         .map(|process| format!("process {}", process.pid))
@@ -220,47 +259,16 @@ fn inspect(directory: &Path) -> Result<[(&'static str, Vec<String>); 5]> {
     Ok([
         ("processes", processes),
         ("mounts", mounts),
-        ("cgroups", cgroups_of_pods_gone(Path::new("/sys/fs/cgroup"))?),
+        (
+            "cgroups",
+            cgroups
+                .iter()
+                .map(|cgroup| format!("cgroup {}", cgroup.display()))
+                .collect(),
+        ),
         ("namespaces and interfaces", netns::remains()?),
         ("nftables tables", tables()?),
     ])
-}
-
-/// Cgroups of ours in which no process is left: another cluster on this machine (a test's, say) has processes in its own.
-fn cgroups_of_pods_gone(root: &Path) -> Result<Vec<String>> {
-    let mut found = Vec::new();
-    let mut directories = vec![(root.to_path_buf(), false)];
-    while let Some((directory, ours)) = directories.pop() {
-        let Ok(entries) = directory.read_dir() else { continue };
-        for entry in entries
-            .filter_map(Result::ok)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        {
-            let ours = ours || entry.file_name().to_string_lossy().starts_with("actorium");
-            directories.push((entry.path(), ours));
-            if ours && is_empty_cgroup(&entry.path()) {
-                found.push(format!("cgroup {}", entry.path().display()));
-            }
-        }
-    }
-    Ok(found)
-}
-
-/// Whether neither a cgroup nor one below it has a process.
-fn is_empty_cgroup(directory: &Path) -> bool {
-    let own = std::fs::read_to_string(directory.join("cgroup.procs"))
-        .unwrap_or_default()
-        .trim()
-        .is_empty();
-    let below = || {
-        directory
-            .read_dir()
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok)
-            .filter(|entry| entry.path().is_dir())
-    };
-    own && below().all(|entry| is_empty_cgroup(&entry.path()))
 }
 
 /// Tables of ours in the host's own network namespace, where a node of this cluster must never have written.
@@ -293,27 +301,6 @@ mod tests {
                 PathBuf::from("/w/target/up/n1/data/a b"),
                 PathBuf::from("/w/target/up/n1/data/a b/c")
             ]
-        );
-    }
-
-    #[test]
-    fn an_empty_cgroup_of_ours_is_found_and_one_with_processes_is_not() {
-        let root = tempfile::tempdir().unwrap();
-        for (path, processes) in [
-            ("cpu/actorium/n1/pod-a", ""),
-            ("cpu/actorium-test/n9", "4711\n"),
-            ("cpu/system.slice", ""),
-        ] {
-            let directory = root.path().join(path);
-            std::fs::create_dir_all(&directory).unwrap();
-            std::fs::write(directory.join("cgroup.procs"), processes).unwrap();
-        }
-        let mut found = cgroups_of_pods_gone(root.path()).unwrap();
-        found.sort();
-        let expected = ["actorium", "actorium/n1", "actorium/n1/pod-a"];
-        assert_eq!(
-            found,
-            expected.map(|path| format!("cgroup {}", root.path().join("cpu").join(path).display()))
         );
     }
 }

@@ -6,6 +6,7 @@
 //! record as its own.
 #![allow(clippy::disallowed_methods)] // Chores wait for real processes and print real durations.
 
+mod cgroups;
 mod clients;
 mod command;
 mod down;

@@ -15,6 +15,9 @@ pub struct RunRecord {
     pub binary: PathBuf,
     /// The nodes, in the order in which they were started.
     pub nodes: Vec<NodeRecord>,
+    /// The cgroups that its processes were seen in.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
 }
 
 /// A node of it.
@@ -107,6 +110,7 @@ mod tests {
         let record = RunRecord {
             binary: "/b".into(),
             nodes: vec![node("n1", Some(own)), node("n2", None)],
+            cgroups: vec!["/c".into()],
         };
         record.write(directory.path()).unwrap();
         assert_eq!(RunRecord::read(directory.path()).unwrap(), Some(record.clone()));

@@ -126,6 +126,7 @@ fn start_cluster(workspace: &Workspace, directory: &Path, binary: PathBuf) -> Re
     let mut record = RunRecord {
         binary: binary.clone(),
         nodes: nodes.collect(),
+        cgroups: Vec::new(),
     };
     record.write(directory)?;
     netns::remove()?;
