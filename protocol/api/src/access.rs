@@ -100,10 +100,9 @@ pub fn set_default_text(value: &mut Value, name: &str, default: &str) {
     if value
         .get(name)
         .is_none_or(|field| field.is_null() || field.as_str() == Some(""))
+        && let Some(members) = value.as_object_mut()
     {
-        if let Some(members) = value.as_object_mut() {
-            members.insert(name.to_owned(), default.into());
-        }
+        members.insert(name.to_owned(), default.into());
     }
 }
 

@@ -31,10 +31,10 @@ pub fn server_side_apply(
     let warnings = decode(kind, &mut applied, ctx)?;
     let name = applied.at(&["metadata"]).text("name").to_owned();
     let version = applied.at(&["metadata"]).text("resourceVersion").to_owned();
-    if let (Some(old), false) = (old, version.is_empty()) {
-        if old.at(&["metadata"]).text("resourceVersion") != version {
-            return Err(Status::modified(kind, &name));
-        }
+    if let (Some(old), false) = (old, version.is_empty())
+        && old.at(&["metadata"]).text("resourceVersion") != version
+    {
+        return Err(Status::modified(kind, &name));
     }
     reset(kind, subresource, &mut applied);
     let namespace = old.unwrap_or(&applied).at(&["metadata"]).text("namespace").to_owned();

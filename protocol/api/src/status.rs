@@ -35,8 +35,8 @@ pub struct Status {
     pub reason: &'static str,
     /// For people.
     pub message: String,
-    /// For machines.
-    pub details: Details,
+    /// For machines. Boxed: a `Result` carries a Status past every successful write.
+    pub details: Box<Details>,
 }
 
 impl fmt::Display for Status {
@@ -62,17 +62,17 @@ impl Status {
             code,
             reason,
             message: message.into(),
-            details: Details::default(),
+            details: Box::default(),
         }
     }
 
     fn of(kind: &Kind, name: &str, code: u16, reason: &'static str, message: String) -> Status {
-        let details = Details {
+        let details = Box::new(Details {
             name: name.to_owned(),
             group: kind.group.to_owned(),
             kind: kind.plural.to_owned(),
             ..Details::default()
-        };
+        });
         Status {
             code,
             reason,
@@ -170,13 +170,13 @@ impl Status {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),
         };
-        let details = Details {
+        let details = Box::new(Details {
             name: name.to_owned(),
             group: group.to_owned(),
             kind: kind.to_owned(),
             causes,
             ..Details::default()
-        };
+        });
         Status {
             code: 422,
             reason: "Invalid",
@@ -311,13 +311,13 @@ impl Status {
 
     /// The body of a success that has no object to show, such as a delete: `details` names what it was done to.
     pub fn success(kind: &Kind, name: &str, uid: &str) -> Value {
-        let details = Details {
+        let details = Box::new(Details {
             name: name.to_owned(),
             group: kind.group.to_owned(),
             kind: kind.plural.to_owned(),
             uid: uid.to_owned(),
             ..Details::default()
-        };
+        });
         json!({
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
             "details": details.to_value(),

@@ -10,10 +10,10 @@ use crate::meta;
 
 /// Fills in the template's pod spec.
 pub fn default_template(spec: &mut Value) {
-    if let Some(template) = existing_mut(spec, "template") {
-        if template.has("spec") {
-            pod_defaults::pod_spec(&mut template["spec"]);
-        }
+    if let Some(template) = existing_mut(spec, "template")
+        && template.has("spec")
+    {
+        pod_defaults::pod_spec(&mut template["spec"]);
     }
 }
 

@@ -183,10 +183,10 @@ fn unique_host_ports<'a>(
 ) {
     let list = path.field("ports");
     for (index, port) in container.items("ports").iter().enumerate() {
-        if let Some(number) = port.int("hostPort").filter(|number| *number != 0) {
-            if !taken.insert((number, port.text("protocol"), port.text("hostIP"))) {
-                causes.duplicate(list.index(index).field("hostPort"), number);
-            }
+        if let Some(number) = port.int("hostPort").filter(|number| *number != 0)
+            && !taken.insert((number, port.text("protocol"), port.text("hostIP")))
+        {
+            causes.duplicate(list.index(index).field("hostPort"), number);
         }
     }
 }

@@ -194,7 +194,7 @@ const STORED: Kind = Kind {
     validate_update: |_, _, _| {},
     columns: &[Column::NAME, Column::CREATED],
     cells: |object, _| vec![object.at(&["metadata"]).text("name").into(), created(object)],
-    field_value: field_value,
+    field_value,
 };
 
 static ROWS: &[Kind] = &[

@@ -24,10 +24,10 @@ pub const KIND: Kind = Kind {
         generator.subschema_for::<k8s_openapi::api::core::v1::Node>();
     },
     default: |object| {
-        if let Some(status) = object.get_mut("status").filter(|status| status.has("capacity")) {
-            if !status.has("allocatable") {
-                status["allocatable"] = status["capacity"].clone();
-            }
+        if let Some(status) = object.get_mut("status").filter(|status| status.has("capacity"))
+            && !status.has("allocatable")
+        {
+            status["allocatable"] = status["capacity"].clone();
         }
         object_mut(object, "spec");
     },

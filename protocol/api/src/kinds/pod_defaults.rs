@@ -83,10 +83,10 @@ fn container(container: &mut Value, host_network: bool) {
             http_get(get);
         }
     }
-    if let Some(context) = existing_mut(container, "securityContext") {
-        if context.has("procMount") {
-            set_default_text(context, "procMount", "Default");
-        }
+    if let Some(context) = existing_mut(container, "securityContext")
+        && context.has("procMount")
+    {
+        set_default_text(context, "procMount", "Default");
     }
     object_mut(container, "resources");
 }

@@ -26,11 +26,11 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
             "must be greater than or equal to 0",
         );
     }
-    if let Some(seconds) = spec.int("activeDeadlineSeconds") {
-        if !(1..=i64::from(i32::MAX)).contains(&seconds) {
-            let text = format!("must be between 1 and {}, inclusive", i32::MAX);
-            causes.invalid(path.field("activeDeadlineSeconds"), seconds, text);
-        }
+    if let Some(seconds) = spec.int("activeDeadlineSeconds")
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let text = format!("must be between 1 and {}, inclusive", i32::MAX);
+        causes.invalid(path.field("activeDeadlineSeconds"), seconds, text);
     }
     names(spec, path, causes);
     host_aliases(spec, path, causes);
@@ -45,8 +45,11 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     scheduling::validate(spec, path, causes);
 }
 
+/// A field and the rule that its text follows.
+type Rule = (&'static str, fn(&str) -> rules::Problems);
+
 fn names(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
-    let rules: [(&str, fn(&str) -> rules::Problems); 7] = [
+    let rules: [Rule; 7] = [
         ("serviceAccountName", rules::dns_subdomain),
         ("nodeName", rules::dns_subdomain),
         ("hostname", rules::dns_label),

@@ -79,10 +79,10 @@ fn default(object: &mut Value) {
         if !address.is_empty() && !spec.has("clusterIPs") {
             spec["clusterIPs"] = json!([address]);
         }
-        if address.is_empty() {
-            if let Some(first) = spec.items("clusterIPs").first().cloned() {
-                spec["clusterIP"] = first;
-            }
+        if address.is_empty()
+            && let Some(first) = spec.items("clusterIPs").first().cloned()
+        {
+            spec["clusterIP"] = first;
         }
     }
 }

@@ -137,10 +137,10 @@ fn publish(name: &str, schema: &mut Value) {
 /// OpenAPI 3.0 ignores whatever stands beside a `$ref`, so a reference with a description becomes an `allOf`.
 fn wrap_references(schema: &mut Value) {
     let Some(members) = schema.as_object_mut() else { return };
-    if members.len() > 1 {
-        if let Some(target) = members.remove("$ref") {
-            members.insert("allOf".to_owned(), json!([{"$ref": target}]));
-        }
+    if members.len() > 1
+        && let Some(target) = members.remove("$ref")
+    {
+        members.insert("allOf".to_owned(), json!([{"$ref": target}]));
     }
     for place in ["items", "additionalProperties"] {
         if let Some(inner) = members.get_mut(place) {

@@ -90,10 +90,10 @@ fn translate(value: &mut Value) {
                 members.remove("oneOf");
                 members.insert("type".to_owned(), "string".into());
             }
-            if let Some(Value::String(target)) = members.get_mut("$ref") {
-                if let Some(name) = target.strip_prefix(PREFIX) {
-                    *target = format!("#/definitions/{name}");
-                }
+            if let Some(Value::String(target)) = members.get_mut("$ref")
+                && let Some(name) = target.strip_prefix(PREFIX)
+            {
+                *target = format!("#/definitions/{name}");
             }
             members.values_mut().for_each(translate);
         }
