@@ -1,0 +1,116 @@
+//! From intents to drafts: whole objects, defaulted and validated as the gateway would do it, with uids and names from a
+//! seeded generator. Pure: time and randomness come in. Used by `Activation` and by the control plane's default objects.
+
+use protocol::object::DraftError;
+use protocol::{Draft, Key, Object, Resource, UnixMillis};
+use rand::Rng;
+use rand::rngs::SmallRng;
+use serde_json::Value;
+
+/// Who writes, in `managedFields` and audit.
+const FIELD_MANAGER: &str = "actorium-control-plane";
+const USER: &str = "system:kube-controller-manager";
+/// The characters of generated names: apimachinery's, without vowels.
+const NAME_CHARACTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// Why an object cannot be written.
+#[derive(Debug, thiserror::Error)]
+pub enum ComposeError {
+    /// The table of kinds has no such resource.
+    #[error("no kind is known for the resource {0}")]
+    UnknownResource(Resource),
+    /// The object is invalid: a template that became so, mostly.
+    #[error("{0}")]
+    Invalid(String),
+    /// It does not encode.
+    #[error(transparent)]
+    Draft(#[from] DraftError),
+}
+
+/// A new object: its key and what is written.
+pub fn create(
+    resource: &Resource,
+    namespace: &str,
+    value: Value,
+    now: UnixMillis,
+    rng: &mut SmallRng,
+) -> Result<(Key, Draft), ComposeError> {
+    let kind = api::kinds::find_by_resource(resource).ok_or_else(|| ComposeError::UnknownResource(resource.clone()))?;
+    let (uid, suffix) = (new_uid(rng), random_suffix(rng));
+    let context = api::write::WriteContext {
+        now,
+        new_uid: &uid,
+        random_suffix: &suffix,
+        field_manager: FIELD_MANAGER,
+        field_validation: api::write::FieldValidation::Ignore,
+        user: USER,
+        duplicate_fields: &[],
+    };
+    let written = api::write::prepare_create(kind, namespace, value, &context)
+        .map_err(|status| ComposeError::Invalid(status.message.clone()))?;
+    let name = written.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    Ok((Key::new(resource.clone(), namespace, name), kind.draft(&written.object)?))
+}
+
+/// A changed object. Its content was made from the stored one by an edit, so it is encoded as it is.
+pub fn update(resource: &Resource, value: &Value) -> Result<Draft, ComposeError> {
+    let kind = api::kinds::find_by_resource(resource).ok_or_else(|| ComposeError::UnknownResource(resource.clone()))?;
+    Ok(kind.draft(value)?)
+}
+
+/// The same object again, for a fence.
+pub fn unchanged(resource: &Resource, base: &Object) -> Result<Draft, ComposeError> {
+    let value = base.value().map_err(|error| ComposeError::Invalid(error.to_string()))?;
+    update(resource, &value)
+}
+
+/// A version 4 UUID.
+pub fn new_uid(rng: &mut SmallRng) -> String {
+    let mut bytes: [u8; 16] = rng.random();
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+/// Five characters for a generated name.
+pub fn random_suffix(rng: &mut SmallRng) -> String {
+    (0..5).map(|_| NAME_CHARACTERS[rng.random_range(0..NAME_CHARACTERS.len())] as char).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use serde_json::json;
+
+    #[test]
+    fn a_created_pod_is_complete() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let value = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-", "labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]},
+        });
+        let (key, draft) =
+            create(&Resource::new("pods"), "default", value, UnixMillis(1_000_000), &mut rng).unwrap();
+        assert!(key.name.starts_with("web-") && key.name.len() == 9, "{key}");
+        let stored = draft.preview().value().unwrap();
+        assert_eq!(stored["metadata"]["namespace"], "default");
+        assert_eq!(stored["metadata"]["uid"].as_str().unwrap().len(), 36);
+        assert_eq!(stored["spec"]["restartPolicy"], "Always");
+    }
+
+    #[test]
+    fn an_invalid_object_is_refused_with_its_reason() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let value = json!({"metadata": {"name": "x"}, "spec": {"containers": []}});
+        let error = create(&Resource::new("pods"), "default", value, UnixMillis(0), &mut rng).unwrap_err();
+        assert!(error.to_string().contains("spec.containers"), "{error}");
+    }
+}

@@ -1,0 +1,297 @@
+//! The objects that every cluster has: four namespaces, the Service `default/kubernetes`, and its EndpointSlice with the
+//! addresses of the members' gateways. What is wanted is pure; the actor writes what is missing and follows the
+//! membership. Supervised by the control plane's root (permanent).
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
+use protocol::{Cause, Key, NodeName, Object, Resource};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serde_json::{Value, json};
+use supervision::{ActorView, AdminMessage, Clock};
+use tokio::task::JoinHandle;
+
+use crate::addresses::{ClusterIpAllocator, Ipv4Range};
+use crate::compose;
+use crate::kind::Liveness;
+use crate::membership::{MemberState, Membership};
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+const RETRY: Duration = Duration::from_millis(500);
+/// The port of the Service `default/kubernetes`.
+const API_PORT: u16 = 443;
+
+/// A wanted object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Its key.
+    pub key: Key,
+    /// Its content.
+    pub value: Value,
+    /// Whether an existing one is brought to this content, or left as people made it.
+    pub kept_up: bool,
+}
+
+/// What every cluster has. `addresses` are the gateways of live members.
+pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> {
+    let mut all: Vec<Wanted> = NAMESPACES
+        .iter()
+        .map(|name| Wanted {
+            key: Key::new("namespaces", "", *name),
+            value: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+            kept_up: false,
+        })
+        .collect();
+    let address = ClusterIpAllocator::new(service_cidr).kubernetes().to_string();
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let target = addresses.first().map_or(API_PORT, SocketAddr::port);
+    all.push(Wanted {
+        key: Key::new("services", "default", "kubernetes"),
+        value: json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+            "spec": {
+                "type": "ClusterIP", "clusterIP": address, "clusterIPs": [address],
+                "ports": [{"name": "https", "protocol": "TCP", "port": API_PORT, "targetPort": target}],
+                "sessionAffinity": "None", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
+            },
+        }),
+        kept_up: false,
+    });
+    if !addresses.is_empty() {
+        all.push(endpoints(addresses, target));
+    }
+    all
+}
+
+/// A slice has one port for all its endpoints: members that serve on another port than the first are left out.
+fn endpoints(addresses: &[SocketAddr], port: u16) -> Wanted {
+    let mut ips: Vec<IpAddr> = addresses.iter().filter(|a| a.port() == port && a.is_ipv4()).map(SocketAddr::ip).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    let endpoints: Vec<Value> =
+        ips.iter().map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}})).collect();
+    Wanted {
+        key: Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes"),
+        value: json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "addressType": "IPv4", "endpoints": endpoints,
+            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        }),
+        kept_up: true,
+    }
+}
+
+/// The write that brings a stored object to what is wanted, if there is one.
+fn write_of(
+    wanted: &Wanted,
+    stored: Option<&Object>,
+    clock: &dyn Clock,
+    rng: &mut SmallRng,
+) -> Option<Write> {
+    let resource: Resource = wanted.key.resource.clone();
+    let Some(object) = stored else {
+        let composed = compose::create(&resource, &wanted.key.namespace, wanted.value.clone(), clock.now(), rng);
+        return match composed {
+            Ok((key, draft)) => Some(Write::Put { key, precondition: Precondition::Absent, draft }),
+            Err(error) => {
+                tracing::error!(key = %wanted.key, %error, "a default object is invalid");
+                None
+            }
+        };
+    };
+    if !wanted.kept_up {
+        return None;
+    }
+    let mut value = object.value().ok()?;
+    let before = value.clone();
+    value["endpoints"] = wanted.value["endpoints"].clone();
+    value["ports"] = wanted.value["ports"].clone();
+    if value == before {
+        return None;
+    }
+    let draft = compose::update(&resource, &value).ok()?;
+    Some(Write::Put { key: wanted.key.clone(), precondition: Precondition::Revision(object.header.revision), draft })
+}
+
+/// What the actor is told.
+pub enum DefaultsMessage {
+    /// To itself: write what is missing.
+    Ensure,
+    /// From the membership.
+    Member(MemberState),
+    /// From the shell.
+    Admin(AdminMessage),
+}
+
+impl ractor::Message for DefaultsMessage {}
+
+impl From<AdminMessage> for DefaultsMessage {
+    fn from(message: AdminMessage) -> Self {
+        DefaultsMessage::Admin(message)
+    }
+}
+
+/// The actor.
+pub struct Defaults;
+
+/// What it starts with.
+pub struct DefaultsArguments {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The membership.
+    pub membership: Arc<dyn Membership>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Seeds uids.
+    pub seed: u64,
+    /// The range of cluster IPs.
+    pub service_cidr: Ipv4Range,
+    /// Its entry in the registry.
+    pub view: ActorView,
+}
+
+/// Its state.
+pub struct DefaultsState {
+    store: Arc<dyn ObjectStore>,
+    clock: Arc<dyn Clock>,
+    rng: SmallRng,
+    service_cidr: Ipv4Range,
+    view: ActorView,
+    gateways: BTreeMap<NodeName, SocketAddr>,
+    queued: bool,
+    members: JoinHandle<()>,
+}
+
+impl Drop for DefaultsState {
+    fn drop(&mut self) {
+        self.members.abort();
+    }
+}
+
+impl Actor for Defaults {
+    type Msg = DefaultsMessage;
+    type State = DefaultsState;
+    type Arguments = DefaultsArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        myself.send_message(DefaultsMessage::Ensure)?;
+        let mut members = arguments.membership.watch();
+        let members = tokio::spawn(async move {
+            while let Some(member) = members.next().await {
+                if myself.send_message(DefaultsMessage::Member(member)).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(DefaultsState {
+            store: arguments.store,
+            clock: arguments.clock,
+            rng: SmallRng::seed_from_u64(arguments.seed),
+            service_cidr: arguments.service_cidr,
+            view: arguments.view,
+            gateways: BTreeMap::new(),
+            queued: true,
+            members,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.view.count_message();
+        match message {
+            DefaultsMessage::Ensure => {
+                state.queued = false;
+                if let Err(reason) = state.ensure().await {
+                    state.view.summarize(format!("waits for the store: {reason}"));
+                    state.queued = true;
+                    myself.send_after(RETRY, || DefaultsMessage::Ensure);
+                }
+            }
+            DefaultsMessage::Member(member) => {
+                let former = match (member.liveness, member.api_address) {
+                    (Liveness::Alive, Some(address)) => state.gateways.insert(member.node, address) == Some(address),
+                    _ => state.gateways.remove(&member.node).is_none(),
+                };
+                if !former && !state.queued {
+                    state.queued = true;
+                    myself.send_message(DefaultsMessage::Ensure)?;
+                }
+            }
+            DefaultsMessage::Admin(message) => answer(&myself, message),
+        }
+        Ok(())
+    }
+}
+
+impl DefaultsState {
+    async fn ensure(&mut self) -> Result<(), String> {
+        let addresses: Vec<SocketAddr> = self.gateways.values().copied().collect();
+        let all = wanted(self.service_cidr, &addresses);
+        let mut proposals = Vec::new();
+        for wanted in &all {
+            let stored = self.store.read(&wanted.key).await.map_err(|error| error.to_string())?;
+            let write = write_of(wanted, stored.as_deref(), self.clock.as_ref(), &mut self.rng);
+            proposals.extend(write.map(|write| Proposal::one(Cause::default(), write)));
+        }
+        for answer in self.store.propose_all(proposals).await {
+            match answer {
+                // Someone else made it in the meantime.
+                Ok(_) | Err(ProposeError::Refused(Refusal::AlreadyExists { .. })) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        self.view.summarize(format!("{} objects, {} gateways", all.len(), addresses.len()));
+        Ok(())
+    }
+}
+
+fn answer(myself: &ActorRef<DefaultsMessage>, message: AdminMessage) {
+    const UNDERSTANDS: &str = "tell: reconcile";
+    // The shell may have gone by the time of the answer.
+    match message {
+        AdminMessage::Tell { message, reply } if message == "reconcile" => {
+            let _ = myself.send_message(DefaultsMessage::Ensure);
+            let _ = reply.send(Ok("it writes what is missing".to_owned()));
+        }
+        AdminMessage::Ask { reply, .. } | AdminMessage::Tell { reply, .. } => {
+            let _ = reply.send(Err(UNDERSTANDS.to_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_object_is_valid_and_complete() {
+        let addresses = ["10.1.0.2:6443".parse().unwrap(), "10.1.0.1:6443".parse().unwrap(), "10.1.0.3:7443".parse().unwrap()];
+        let mut rng = SmallRng::seed_from_u64(1);
+        let all = wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses);
+        assert_eq!(all.len(), 6);
+        for wanted in &all {
+            let write = write_of(wanted, None, &supervision::SystemClock, &mut rng);
+            assert!(write.is_some_and(|write| write.key() == &wanted.key), "{}", wanted.key);
+        }
+        assert_eq!(all[4].value["spec"]["clusterIP"], "10.96.0.1");
+        let ips: Vec<&str> =
+            all[5].value["endpoints"].as_array().unwrap().iter().map(|e| e["addresses"][0].as_str().unwrap()).collect();
+        assert_eq!(ips, ["10.1.0.1", "10.1.0.2"]);
+    }
+}

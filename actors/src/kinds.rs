@@ -1,0 +1,61 @@
+//! The table of the control plane's kinds: which deciding part an object's actor gets. A kind joins the cluster, and the
+//! simulation, by one line here and its routes in `router::index`.
+
+use crate::addresses::Ipv4Range;
+use crate::collection::Collection;
+use crate::deployment::Deployment;
+use crate::kind::{ObjectKind, Role, Slot};
+use crate::namespace::Namespace;
+use crate::node::pod_cidrs::{self, PodCidrs};
+use crate::node::{Node, NodeSettings};
+use crate::pod::Pod;
+use crate::replica_set::ReplicaSet;
+use crate::router::index::{DEPLOYMENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use crate::service::Service;
+
+/// What the kinds are told about the cluster.
+#[derive(Clone, Debug)]
+pub struct KindSettings {
+    /// The range that is cut into the nodes' pod ranges.
+    pub cluster_cidr: Ipv4Range,
+    /// The length of a node's prefix.
+    pub node_prefix: u8,
+    /// For nodes.
+    pub node: NodeSettings,
+}
+
+/// A deciding part that knows nothing so far, and the name of its kind for the shell. `None` for objects that have no
+/// actor of their own.
+pub fn make(slot: &Slot, settings: &KindSettings) -> Option<Box<dyn ObjectKind>> {
+    let key = slot.key.clone();
+    if slot.role == Role::Collector {
+        return Some(Box::new(Collection::new(key)));
+    }
+    Some(match key.resource.as_str() {
+        DEPLOYMENTS => Box::new(Deployment::new(key)),
+        REPLICA_SETS => Box::new(ReplicaSet::new(key)),
+        PODS => Box::new(Pod::new(key)),
+        NODES => Box::new(Node::new(key, settings.node.clone())),
+        SERVICES => Box::new(Service::new(key)),
+        NAMESPACES => Box::new(Namespace::new(key)),
+        _ if key == pod_cidrs::key() => Box::new(PodCidrs::new(settings.cluster_cidr, settings.node_prefix)),
+        _ => return None,
+    })
+}
+
+/// What the shell calls the actor of a slot.
+pub fn name(slot: &Slot) -> &'static str {
+    if slot.role == Role::Collector {
+        return "collector";
+    }
+    match slot.key.resource.as_str() {
+        DEPLOYMENTS => "deployment",
+        REPLICA_SETS => "replicaset",
+        PODS => "pod",
+        NODES => "node",
+        SERVICES => "service",
+        NAMESPACES => "namespace",
+        _ if slot.key == pod_cidrs::key() => "pod-cidrs",
+        _ => "object",
+    }
+}

@@ -1,0 +1,415 @@
+//! The ractor shell of an object's actor: mailbox, timers, reads and writes around an `Activation`. Supervised by the
+//! router, which starts it again when it fails and stops it when it has nothing to do. Holds no policy.
+//!
+//! Events are noted one by one and decided about together: the message that makes it decide stands behind those that
+//! arrived before it. An activation that cannot trust its state asks the router what to read, reads it, and goes on.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use protocol::store::{ListRequest, ObjectStore, ReadError, StoreEvent};
+use protocol::{Key, Object, Resource};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serde_json::json;
+use supervision::{ActorView, AdminMessage, Clock, Credit};
+use tokio::task::JoinHandle;
+
+use crate::activation::{Activation, Next};
+use crate::kind::{Event, Liveness, Slot};
+use crate::kinds::{self, KindSettings};
+use crate::recorder;
+use crate::router::RouterMessage;
+
+/// So many objects of one resource are read one by one; more of them by a list.
+const READS_MAX: usize = 8;
+/// So many decisions in a row before other messages get a turn.
+const DECISIONS_IN_A_ROW_MAX: u32 = 32;
+/// A read that failed is tried again after so long.
+const READ_RETRY: Duration = Duration::from_millis(200);
+const UNDERSTANDS: &str = "ask: state, mailbox, why; tell: reconcile, sleep";
+
+/// What an object's actor is told.
+pub(crate) enum ObjectMessage {
+    /// What it has to read: the answer to `RouterMessage::Requery`, and the first message of every activation.
+    Related(Vec<Key>),
+    /// Something happened to its object or to a related one. The credit bounds how many are under way.
+    Observe(Arc<StoreEvent>, Credit),
+    /// Too many events were under way: they were dropped, and the state must be read again.
+    Overflow,
+    /// What the membership says of the machine of its name.
+    Liveness(Liveness),
+    /// From the shell.
+    Admin(AdminMessage),
+    /// To itself: decide about what was noted.
+    Decide,
+    /// To itself: a timer is due.
+    Timer(&'static str, u64),
+    /// To itself: read the state again.
+    Reload(u64),
+    /// To itself: nothing happened for a while.
+    Idle(u64),
+}
+
+impl ractor::Message for ObjectMessage {}
+
+impl From<AdminMessage> for ObjectMessage {
+    fn from(message: AdminMessage) -> Self {
+        ObjectMessage::Admin(message)
+    }
+}
+
+/// The actor.
+pub(crate) struct ObjectActor;
+
+/// What it starts with.
+pub(crate) struct ObjectArguments {
+    pub slot: Slot,
+    pub settings: Arc<KindSettings>,
+    pub store: Arc<dyn ObjectStore>,
+    pub router: ActorRef<RouterMessage>,
+    pub clock: Arc<dyn Clock>,
+    pub seed: u64,
+    pub view: ActorView,
+    pub related: Vec<Key>,
+    pub liveness: Option<Liveness>,
+    pub idle_after: Duration,
+}
+
+/// A task that ends with the state that holds it.
+struct Alarm {
+    token: u64,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Its state.
+pub(crate) struct ObjectState {
+    activation: Activation,
+    settings: Arc<KindSettings>,
+    store: Arc<dyn ObjectStore>,
+    router: ActorRef<RouterMessage>,
+    clock: Arc<dyn Clock>,
+    rng: SmallRng,
+    view: ActorView,
+    idle_after: Duration,
+    timers: HashMap<&'static str, Alarm>,
+    idle: Option<Alarm>,
+    reload: Option<Alarm>,
+    tokens: u64,
+    /// Messages that the router sent to this activation.
+    heard: u64,
+    decide_is_queued: bool,
+}
+
+impl Actor for ObjectActor {
+    type Msg = ObjectMessage;
+    type State = ObjectState;
+    type Arguments = ObjectArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        arguments: Self::Arguments,
+    ) -> Result<Self::State, ActorProcessingErr> {
+        let kind = kinds::make(&arguments.slot, &arguments.settings).ok_or("the resource has no actors")?;
+        myself.send_message(ObjectMessage::Related(arguments.related))?;
+        if let Some(liveness) = arguments.liveness {
+            myself.send_message(ObjectMessage::Liveness(liveness))?;
+        }
+        Ok(ObjectState {
+            activation: Activation::new(arguments.slot, kind),
+            settings: arguments.settings,
+            store: arguments.store,
+            router: arguments.router,
+            clock: arguments.clock,
+            rng: SmallRng::seed_from_u64(arguments.seed),
+            view: arguments.view,
+            idle_after: arguments.idle_after,
+            timers: HashMap::new(),
+            idle: None,
+            reload: None,
+            tokens: 0,
+            heard: 0,
+            decide_is_queued: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: Self::Msg,
+        state: &mut Self::State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.view.count_message();
+        match message {
+            ObjectMessage::Related(keys) => {
+                state.heard += 1;
+                state.load(&myself, keys).await?;
+            }
+            ObjectMessage::Observe(event, credit) => {
+                state.heard += 1;
+                drop(credit);
+                if state.activation.observe(&event)? && state.activation.is_loaded() && !state.decide_is_queued {
+                    state.decide_is_queued = true;
+                    myself.send_message(ObjectMessage::Decide)?;
+                }
+            }
+            ObjectMessage::Overflow => {
+                state.heard += 1;
+                state.requery()?;
+            }
+            ObjectMessage::Liveness(liveness) => {
+                state.heard += 1;
+                state.decide(&myself, Event::Liveness(liveness)).await?;
+            }
+            ObjectMessage::Decide => {
+                state.decide_is_queued = false;
+                state.decide(&myself, Event::Changed).await?;
+            }
+            ObjectMessage::Timer(timer, token) => {
+                if state.timers.get(timer).is_some_and(|alarm| alarm.token == token) {
+                    state.timers.remove(timer);
+                    state.decide(&myself, Event::Timer(timer)).await?;
+                }
+            }
+            ObjectMessage::Reload(token) => {
+                if state.reload.as_ref().is_some_and(|alarm| alarm.token == token) {
+                    state.requery()?;
+                }
+            }
+            ObjectMessage::Idle(token) => {
+                if state.idle.as_ref().is_some_and(|alarm| alarm.token == token) {
+                    state.report_idle()?;
+                }
+            }
+            ObjectMessage::Admin(message) => {
+                state.heard += 1;
+                state.answer(&myself, message)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ObjectState {
+    async fn load(&mut self, myself: &ActorRef<ObjectMessage>, keys: Vec<Key>) -> Result<(), ActorProcessingErr> {
+        let slot = self.activation.slot().clone();
+        let objects = match read_all(self.store.as_ref(), &slot.key, keys).await {
+            Ok(objects) => objects,
+            Err(error) => {
+                tracing::debug!(%slot, %error, "the state could not be read; it is tried again");
+                self.view.summarize(format!("waits for the store: {error}"));
+                self.reload_after(myself, READ_RETRY);
+                return Ok(());
+            }
+        };
+        let kind = kinds::make(&slot, &self.settings).ok_or("the resource has no actors")?;
+        self.timers.clear();
+        self.reload = None;
+        self.activation.load(kind, objects)?;
+        self.decide(myself, Event::Loaded).await
+    }
+
+    /// Decides until there is nothing more to do.
+    async fn decide(&mut self, myself: &ActorRef<ObjectMessage>, event: Event) -> Result<(), ActorProcessingErr> {
+        let mut event = event;
+        for _ in 0..DECISIONS_IN_A_ROW_MAX {
+            if !self.activation.is_loaded() && !matches!(event, Event::Liveness(_)) {
+                return Ok(());
+            }
+            let mut plan = self.activation.decide(self.clock.now(), event, &mut self.rng);
+            for timer in &plan.timers {
+                self.set_timer(myself, timer.timer, timer.after_ms);
+            }
+            if let Some(error) = &plan.invalid {
+                tracing::warn!(slot = %self.activation.slot(), %error, "a decided object is invalid");
+                self.view.summarize(format!("decided on an invalid object: {error}"));
+            }
+            let answers = if plan.proposals.is_empty() {
+                Vec::new()
+            } else {
+                self.store.propose_all(std::mem::take(&mut plan.proposals)).await
+            };
+            for answer in &answers {
+                if let Err(error) = answer {
+                    tracing::debug!(slot = %self.activation.slot(), %error, "a write was not taken");
+                }
+            }
+            let next = self.activation.settle(&mut plan, answers)?;
+            if !plan.notes.is_empty() {
+                let (cause, now) = (self.activation.cause(), self.clock.now());
+                recorder::record(self.store.as_ref(), &plan.notes, cause, now, &mut self.rng).await;
+            }
+            self.view.summarize(self.activation.kind().summary());
+            match next {
+                Next::Rest => {
+                    self.rest(myself);
+                    return Ok(());
+                }
+                Next::Decide => event = Event::Changed,
+                Next::Reload => return self.requery(),
+                Next::ReloadAfter { wait_ms } => {
+                    self.reload_after(myself, Duration::from_millis(wait_ms));
+                    return Ok(());
+                }
+            }
+        }
+        self.decide_is_queued = true;
+        myself.send_message(ObjectMessage::Decide)?;
+        Ok(())
+    }
+
+    fn requery(&mut self) -> Result<(), ActorProcessingErr> {
+        self.activation.doubt();
+        self.reload = None;
+        self.router.send_message(RouterMessage::Requery(self.activation.slot().clone()))?;
+        Ok(())
+    }
+
+    fn token(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+
+    fn set_timer(&mut self, myself: &ActorRef<ObjectMessage>, timer: &'static str, after_ms: u64) {
+        let token = self.token();
+        let task = alarm(myself, Duration::from_millis(after_ms), ObjectMessage::Timer(timer, token));
+        self.timers.insert(timer, Alarm { token, task });
+    }
+
+    fn reload_after(&mut self, myself: &ActorRef<ObjectMessage>, wait: Duration) {
+        self.activation.doubt();
+        let token = self.token();
+        self.reload = Some(Alarm { token, task: alarm(myself, wait, ObjectMessage::Reload(token)) });
+    }
+
+    /// Nothing to do: if that stays so for a while and no timer is set, the actor may sleep.
+    fn rest(&mut self, myself: &ActorRef<ObjectMessage>) {
+        self.idle = None;
+        if self.timers.is_empty() && self.reload.is_none() {
+            let token = self.token();
+            self.idle = Some(Alarm { token, task: alarm(myself, self.idle_after, ObjectMessage::Idle(token)) });
+        }
+    }
+
+    fn report_idle(&mut self) -> Result<(), ActorProcessingErr> {
+        self.idle = None;
+        if self.timers.is_empty() && self.reload.is_none() {
+            let slot = self.activation.slot().clone();
+            self.router.send_message(RouterMessage::Idle { slot, heard: self.heard })?;
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, myself: &ActorRef<ObjectMessage>, message: AdminMessage) -> Result<(), ActorProcessingErr> {
+        let (reply, answer) = match message {
+            AdminMessage::Ask { question, reply } => {
+                let answer = match question.as_str() {
+                    "state" => Ok(self.activation.kind().inspect().to_string()),
+                    "why" => Ok(json!({ "why": self.activation.kind().why() }).to_string()),
+                    "mailbox" => Ok(json!({
+                        "heard": self.heard, "decisions": self.activation.decisions(),
+                        "loaded": self.activation.is_loaded(), "timers": self.timers.keys().collect::<Vec<_>>(),
+                    })
+                    .to_string()),
+                    _ => Err(UNDERSTANDS.to_owned()),
+                };
+                (reply, answer)
+            }
+            AdminMessage::Tell { message, reply } => {
+                let answer = match message.as_str() {
+                    "reconcile" => {
+                        self.requery()?;
+                        Ok("it reads its state again and decides".to_owned())
+                    }
+                    "sleep" => {
+                        self.report_idle()?;
+                        Ok("it sleeps if nothing is on its way to it and no timer is set".to_owned())
+                    }
+                    _ => Err(UNDERSTANDS.to_owned()),
+                };
+                (reply, answer)
+            }
+        };
+        // The shell may have gone.
+        let _ = reply.send(answer);
+        if self.activation.is_loaded() && self.idle.is_none() {
+            self.rest(myself);
+        }
+        Ok(())
+    }
+}
+
+fn alarm(myself: &ActorRef<ObjectMessage>, wait: Duration, message: ObjectMessage) -> JoinHandle<()> {
+    let myself = myself.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        // An actor that has ended needs no alarm.
+        let _ = myself.send_message(message);
+    })
+}
+
+/// Reads an object and those related to it. Many of one resource are read by lists: of their namespace, or of all when
+/// they are spread over several.
+pub(crate) async fn read_all(
+    store: &dyn ObjectStore,
+    own: &Key,
+    related: Vec<Key>,
+) -> Result<Vec<(Key, Option<Arc<Object>>)>, ReadError> {
+    let mut by_resource: HashMap<Resource, Vec<Key>> = HashMap::new();
+    for key in related.into_iter().filter(|key| key != own).chain([own.clone()]) {
+        by_resource.entry(key.resource.clone()).or_default().push(key);
+    }
+    let mut found = Vec::new();
+    for (resource, keys) in by_resource {
+        if keys.len() <= READS_MAX {
+            let reads = keys.iter().map(|key| store.read(key));
+            for (key, object) in keys.iter().zip(join_all(reads).await) {
+                found.push((key.clone(), object?));
+            }
+            continue;
+        }
+        let mut request = ListRequest::all(resource);
+        if keys.iter().all(|key| key.namespace == keys[0].namespace) && !keys[0].namespace.is_empty() {
+            request = request.in_namespace(Arc::clone(&keys[0].namespace));
+        }
+        let listed = list_all(store, request).await?;
+        let mut missing: BTreeSet<Key> = keys.into_iter().collect();
+        for (key, object) in listed {
+            if missing.remove(&key) {
+                found.push((key, Some(object)));
+            }
+        }
+        found.extend(missing.into_iter().map(|key| (key, None)));
+    }
+    Ok(found)
+}
+
+/// All pages of a list.
+pub(crate) async fn list_all(
+    store: &dyn ObjectStore,
+    mut request: ListRequest,
+) -> Result<Vec<(Key, Arc<Object>)>, ReadError> {
+    const PAGE: usize = 2_000;
+    request.limit = PAGE;
+    let mut items = Vec::new();
+    loop {
+        let page = store.list(request.clone()).await?;
+        request.at = Some(page.revision);
+        request.after = page.items.last().map(|(key, _)| key.clone());
+        let more = page.more && request.after.is_some();
+        items.extend(page.items);
+        if !more {
+            return Ok(items);
+        }
+    }
+}

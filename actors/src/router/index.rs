@@ -1,0 +1,442 @@
+//! Whom an event concerns: the pure half of the router. It knows of every object its header, and of some its selector, and
+//! answers which actors an event wakes, and what an actor must read when it wakes. It never parses more than that, and
+//! holds no bodies.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use protocol::selector::{LabelSelector, Operator};
+use protocol::store::{Change, StoreEvent};
+use protocol::{Header, Key, Object, Resource, Uid};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::collection;
+use crate::kind::{Role, Slot};
+use crate::node::pod_cidrs;
+
+/// Objects that are shown to an actor that works through many, at a time.
+const SHOWN_MAX: usize = 500;
+
+pub(crate) const PODS: &str = "pods";
+pub(crate) const NODES: &str = "nodes";
+pub(crate) const SERVICES: &str = "services";
+pub(crate) const NAMESPACES: &str = "namespaces";
+pub(crate) const REPLICA_SETS: &str = "replicasets.apps";
+pub(crate) const DEPLOYMENTS: &str = "deployments.apps";
+pub(crate) const ENDPOINT_SLICES: &str = "endpointslices.discovery.k8s.io";
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const NODE_NAME: &str = "spec.nodeName";
+
+/// What is known of one object.
+struct Entry {
+    header: Header,
+    selector: Option<LabelSelector>,
+    /// Of a node: whether it has a taint that drives pods away.
+    evicts: bool,
+}
+
+/// The index.
+#[derive(Default)]
+pub struct Index {
+    entries: BTreeMap<Key, Entry>,
+    uids: HashMap<Uid, Key>,
+    dependents: HashMap<Uid, BTreeSet<Key>>,
+    pods_by_node: HashMap<String, BTreeSet<Key>>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<Key>>,
+    /// Objects with a selector, by one label that it requires: namespace, label, value. Those that require none are
+    /// under the empty label.
+    selecting: HashMap<(Arc<str>, String, String), BTreeSet<Key>>,
+}
+
+impl Index {
+    /// How many objects it knows.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether it knows none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether an object exists.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// The header of an object.
+    pub fn header(&self, key: &Key) -> Option<&Header> {
+        self.entries.get(key).map(|entry| &entry.header)
+    }
+
+    /// Takes note of an object from a list.
+    pub fn insert(&mut self, key: &Key, object: &Object) {
+        self.forget(key);
+        let selector = selector_of(key, object);
+        let evicts = key.resource.as_str() == NODES && has_no_execute(object);
+        let header = object.header.clone();
+        self.uids.insert(header.uid.clone(), key.clone());
+        for owner in &header.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(key.clone());
+        }
+        if key.resource.as_str() == PODS {
+            let node = header.field(NODE_NAME);
+            if !node.is_empty() {
+                self.pods_by_node.entry(node.to_owned()).or_default().insert(key.clone());
+            }
+        }
+        if !key.namespace.is_empty() {
+            self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(key.clone());
+        }
+        if let Some(selector) = &selector {
+            self.selecting.entry(anchor(key, selector)).or_default().insert(key.clone());
+        }
+        self.entries.insert(key.clone(), Entry { header, selector, evicts });
+    }
+
+    fn forget(&mut self, key: &Key) {
+        let Some(entry) = self.entries.remove(key) else { return };
+        if self.uids.get(&entry.header.uid) == Some(key) {
+            self.uids.remove(&entry.header.uid);
+        }
+        for owner in &entry.header.owners {
+            take(&mut self.dependents, &owner.uid, key);
+        }
+        if key.resource.as_str() == PODS {
+            take(&mut self.pods_by_node, &entry.header.field(NODE_NAME).to_owned(), key);
+        }
+        take(&mut self.by_namespace, &key.namespace, key);
+        if let Some(selector) = &entry.selector {
+            take(&mut self.selecting, &anchor(key, selector), key);
+        }
+    }
+
+    /// Takes note of an event and answers which actors it concerns.
+    pub fn route(&mut self, event: &StoreEvent) -> BTreeSet<Slot> {
+        let mut slots = BTreeSet::new();
+        let (key, header) = (&event.key, &event.object.header);
+        let removed = event.change == Change::Deleted;
+        // Whom the former state concerned is asked before it is forgotten.
+        if let Some(previous) = &event.previous {
+            self.concerned(key, &previous.header, &mut slots);
+        }
+        if removed {
+            self.concerned(key, header, &mut slots);
+            self.forget(key);
+            self.concerned_by_end(key, header, &mut slots);
+        } else {
+            self.insert(key, &event.object);
+            self.concerned(key, header, &mut slots);
+            self.wake_own(key, &mut slots);
+        }
+        if key.resource.as_str() == NODES {
+            slots.insert(Slot::own(pod_cidrs::key()));
+            if event.change == Change::Created {
+                slots.extend(self.pods_on(&key.name).map(|pod| Slot::own(pod.clone())));
+            }
+        }
+        slots
+    }
+
+    /// Actors that have something to do after a start: those that hold a kind's state, and what was left half done.
+    pub fn initial(&self) -> BTreeSet<Slot> {
+        let mut slots = BTreeSet::from([Slot::own(pod_cidrs::key())]);
+        for key in self.entries.keys() {
+            self.wake_own(key, &mut slots);
+        }
+        slots
+    }
+
+    /// The object's own actors, if its present state gives them something to do.
+    fn wake_own(&self, key: &Key, slots: &mut BTreeSet<Slot>) {
+        let Some(entry) = self.entries.get(key) else { return };
+        let header = &entry.header;
+        let own = match key.resource.as_str() {
+            NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS => true,
+            NAMESPACES => header.deleting,
+            PODS => {
+                let node = header.field(NODE_NAME);
+                let node_exists = self.entries.contains_key(&Key::new(NODES, "", node));
+                if node.is_empty() { header.deleting } else { !node_exists }
+            }
+            _ => *key == pod_cidrs::key(),
+        };
+        if own {
+            slots.insert(Slot::own(key.clone()));
+        }
+        let waits = |finalizer: &String| matches!(finalizer.as_str(), "foregroundDeletion" | "orphan");
+        let collects = header.deleting && header.finalizers.iter().any(waits);
+        let orphaned = !header.deleting
+            && header.owners.iter().any(|owner| {
+                self.uids.get(&owner.uid).is_none_or(|owner| self.entries.get(owner).is_some_and(|e| waits_foreground(&e.header)))
+            });
+        if collects || orphaned {
+            slots.insert(Slot::collector(key.clone()));
+        }
+    }
+
+    /// The actors of others that a state of an object concerns.
+    fn concerned(&self, key: &Key, header: &Header, slots: &mut BTreeSet<Slot>) {
+        for owner in &header.owners {
+            let Some(owner_key) = self.uids.get(&owner.uid) else { continue };
+            if has_actor(owner_key) {
+                slots.insert(Slot::own(owner_key.clone()));
+            }
+            let deleting = self.entries.get(owner_key).is_some_and(|entry| {
+                let waits = |name: &String| matches!(name.as_str(), "foregroundDeletion" | "orphan");
+                entry.header.deleting && entry.header.finalizers.iter().any(waits)
+            });
+            if deleting {
+                slots.insert(Slot::collector(owner_key.clone()));
+            }
+        }
+        match key.resource.as_str() {
+            PODS => {
+                self.selecting(key, header, |selecting| {
+                    // A pod with another controller is none of a ReplicaSet's business, whatever its labels.
+                    selecting.resource.as_str() == SERVICES
+                        || (selecting.resource.as_str() == REPLICA_SETS && header.controller().is_none())
+                })
+                .for_each(|selecting| {
+                    slots.insert(Slot::own(selecting.clone()));
+                });
+                let node = Key::new(NODES, "", header.field(NODE_NAME));
+                if self.entries.get(&node).is_some_and(|entry| entry.evicts) {
+                    slots.insert(Slot::own(node));
+                }
+            }
+            REPLICA_SETS if header.controller().is_none() => {
+                self.selecting(key, header, |selecting| selecting.resource.as_str() == DEPLOYMENTS).for_each(
+                    |selecting| {
+                        slots.insert(Slot::own(selecting.clone()));
+                    },
+                );
+            }
+            ENDPOINT_SLICES => {
+                let service = header.labels.get(SERVICE_NAME).map(|name| {
+                    Key::new(SERVICES, Arc::clone(&key.namespace), name.as_str())
+                });
+                slots.extend(service.filter(|service| self.entries.contains_key(service)).map(Slot::own));
+            }
+            _ => {}
+        }
+        let namespace = Key::new(NAMESPACES, "", Arc::clone(&key.namespace));
+        if !key.namespace.is_empty() && self.header(&namespace).is_some_and(|header| header.deleting) {
+            slots.insert(Slot::own(namespace));
+        }
+    }
+
+    /// The actors that the end of an object concerns, beside those of its last state.
+    fn concerned_by_end(&self, key: &Key, header: &Header, slots: &mut BTreeSet<Slot>) {
+        for role in [Role::Own, Role::Collector] {
+            // Its own actors learn of the end if they are awake; nobody is woken for it.
+            slots.insert(Slot { key: key.clone(), role });
+        }
+        let dependents = self.dependents.get(&header.uid).into_iter().flatten();
+        slots.extend(dependents.map(|dependent| Slot::collector(dependent.clone())));
+        if key.resource.as_str() == NODES {
+            slots.extend(self.pods_on(&key.name).map(|pod| Slot::own(pod.clone())));
+        }
+    }
+
+    /// Whether a slot's object exists, or the slot does without: nobody is woken for what is gone.
+    pub fn has_subject(&self, slot: &Slot) -> bool {
+        slot.key == pod_cidrs::key() || self.entries.contains_key(&slot.key)
+    }
+
+    /// What the actor of a slot must read when it wakes, beside its own object.
+    pub fn related(&self, slot: &Slot) -> Vec<Key> {
+        let key = &slot.key;
+        let Some(entry) = self.entries.get(key) else {
+            return if *key == pod_cidrs::key() { self.of_resource(NODES, "").cloned().collect() } else { Vec::new() };
+        };
+        if slot.role == Role::Collector {
+            return self.related_to_collector(key, &entry.header);
+        }
+        let mut related: BTreeSet<Key> = BTreeSet::new();
+        match key.resource.as_str() {
+            PODS => {
+                let node = entry.header.field(NODE_NAME);
+                related.extend((!node.is_empty()).then(|| Key::new(NODES, "", node)));
+            }
+            NODES => related.extend(self.pods_on(&key.name).cloned()),
+            SERVICES => {
+                related.extend(self.selected(PODS, key, entry));
+                let slices = self.of_resource(ENDPOINT_SLICES, &key.namespace);
+                related.extend(slices.filter(|slice| self.header(slice).is_some_and(|h| h.labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name))).cloned());
+            }
+            REPLICA_SETS => {
+                related.extend(self.selected(PODS, key, entry));
+                related.extend(self.owned(&entry.header, PODS));
+            }
+            DEPLOYMENTS => {
+                related.extend(self.selected(REPLICA_SETS, key, entry));
+                related.extend(self.owned(&entry.header, REPLICA_SETS));
+                // Names that it might want for a new ReplicaSet.
+                let prefix = format!("{}-", key.name);
+                let first = Key::new(REPLICA_SETS, Arc::clone(&key.namespace), prefix.as_str());
+                let named = self.entries.range((Bound::Included(first), Bound::Unbounded)).map(|(key, _)| key);
+                related.extend(
+                    named
+                        .take_while(|other| {
+                            other.resource.as_str() == REPLICA_SETS
+                                && other.namespace == key.namespace
+                                && other.name.starts_with(&prefix)
+                        })
+                        .cloned(),
+                );
+            }
+            NAMESPACES if entry.header.deleting => {
+                related.extend(self.by_namespace.get(&key.name).into_iter().flatten().take(SHOWN_MAX).cloned());
+            }
+            _ if *key == pod_cidrs::key() => related.extend(self.of_resource(NODES, "").cloned()),
+            _ => {}
+        }
+        related.into_iter().collect()
+    }
+
+    fn related_to_collector(&self, key: &Key, header: &Header) -> Vec<Key> {
+        let owners = header.owners.iter().filter_map(|owner| collection::owner_key(owner, &key.namespace));
+        let mut related: BTreeSet<Key> = owners.collect();
+        if header.deleting {
+            related.extend(self.dependents.get(&header.uid).into_iter().flatten().take(SHOWN_MAX).cloned());
+        }
+        related.into_iter().collect()
+    }
+
+    /// The controller of an object, if it exists: the actor above it in the tree of paths.
+    pub fn controller(&self, key: &Key) -> Option<&Key> {
+        let controller = self.header(key)?.controller()?;
+        self.uids.get(&controller.uid).filter(|above| above.namespace == key.namespace)
+    }
+
+    /// The objects that a controller owns.
+    pub fn controlled(&self, key: &Key) -> impl Iterator<Item = &Key> {
+        let uid = self.header(key).map(|header| header.uid.clone());
+        let dependents = uid.clone().and_then(|uid| self.dependents.get(&uid)).into_iter().flatten();
+        dependents.filter(move |dependent| {
+            let controller = self.header(dependent).and_then(Header::controller);
+            controller.is_some_and(|controller| Some(&controller.uid) == uid.as_ref())
+        })
+    }
+
+    /// All objects of a resource in a namespace.
+    pub fn of_resource<'a>(&'a self, resource: &str, namespace: &str) -> impl Iterator<Item = &'a Key> {
+        let first = Key::new(Resource::new(resource), namespace, "");
+        let (resource, namespace) = (first.resource.clone(), Arc::clone(&first.namespace));
+        self.entries
+            .range((Bound::Included(first), Bound::Unbounded))
+            .map(|(key, _)| key)
+            .take_while(move |key| key.resource == resource && key.namespace == namespace)
+    }
+
+    /// Namespaces in which there is something.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_namespace.iter().filter(|(_, keys)| !keys.is_empty()).map(|(namespace, _)| namespace)
+    }
+
+    /// All objects of a namespace.
+    pub fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = &Key> {
+        self.by_namespace.get(namespace).into_iter().flatten()
+    }
+
+    fn pods_on(&self, node: &str) -> impl Iterator<Item = &Key> {
+        self.pods_by_node.get(node).into_iter().flatten()
+    }
+
+    fn owned<'a>(&'a self, header: &Header, resource: &'a str) -> impl Iterator<Item = Key> + 'a {
+        let dependents = self.dependents.get(&header.uid).into_iter().flatten();
+        dependents.filter(move |key| key.resource.as_str() == resource).cloned()
+    }
+
+    /// Objects of a resource in the key's namespace that its selector matches.
+    fn selected<'a>(&'a self, resource: &'a str, key: &'a Key, entry: &'a Entry) -> impl Iterator<Item = Key> + 'a {
+        let candidates = entry.selector.iter().flat_map(move |selector| {
+            self.of_resource(resource, &key.namespace).map(move |candidate| (selector, candidate))
+        });
+        candidates.filter_map(|(selector, candidate)| {
+            let header = self.header(candidate)?;
+            (!selector.is_empty() && selector.matches(&header.labels)).then(|| candidate.clone())
+        })
+    }
+
+    /// Objects in the key's namespace whose selector matches these labels.
+    fn selecting<'a>(
+        &'a self,
+        key: &'a Key,
+        header: &'a Header,
+        wanted: impl Fn(&Key) -> bool + 'a,
+    ) -> impl Iterator<Item = &'a Key> {
+        let namespace = Arc::clone(&key.namespace);
+        let anchors = header.labels.iter().map(|(label, value)| (label.clone(), value.clone()));
+        let anchors = anchors.chain([(String::new(), String::new())]);
+        anchors
+            .filter_map(move |(label, value)| self.selecting.get(&(Arc::clone(&namespace), label, value)))
+            .flatten()
+            .filter(move |selecting| wanted(selecting))
+            .filter(|selecting| {
+                let selector = self.entries.get(*selecting).and_then(|entry| entry.selector.as_ref());
+                selector.is_some_and(|selector| !selector.is_empty() && selector.matches(&header.labels))
+            })
+    }
+}
+
+/// Whether objects of this resource have an actor of their own beside a collector.
+pub(crate) fn has_actor(key: &Key) -> bool {
+    matches!(key.resource.as_str(), NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS)
+}
+
+fn waits_foreground(header: &Header) -> bool {
+    header.deleting && header.finalizers.iter().any(|name| name == "foregroundDeletion")
+}
+
+fn take<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Key>>, name: &K, key: &Key) {
+    if let Some(keys) = map.get_mut(name) {
+        keys.remove(key);
+        if keys.is_empty() {
+            map.remove(name);
+        }
+    }
+}
+
+/// One label that a selector requires, to find it by.
+fn anchor(key: &Key, selector: &LabelSelector) -> (Arc<str>, String, String) {
+    let exact = selector.requirements.iter().find_map(|requirement| match &requirement.operator {
+        Operator::In(values) if values.len() == 1 => Some((requirement.key.clone(), values[0].clone())),
+        _ => None,
+    });
+    let (label, value) = exact.unwrap_or_default();
+    (Arc::clone(&key.namespace), label, value)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Selecting {
+    spec: SelectingSpec,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct SelectingSpec {
+    selector: Value,
+}
+
+/// The selector of an object that has one. What cannot be parsed selects nothing: its own actor reports it.
+fn selector_of(key: &Key, object: &Object) -> Option<LabelSelector> {
+    let read = || object.parse::<Selecting>().ok().map(|object| object.spec.selector);
+    match key.resource.as_str() {
+        REPLICA_SETS | DEPLOYMENTS => LabelSelector::from_value(&read()?).ok(),
+        SERVICES => {
+            let labels: BTreeMap<String, String> = serde_json::from_value(read()?).ok()?;
+            (!labels.is_empty()).then(|| LabelSelector::from_map(labels.iter()))
+        }
+        _ => None,
+    }
+}
+
+fn has_no_execute(object: &Object) -> bool {
+    let node = object.parse::<crate::reading::Node>().unwrap_or_default();
+    node.spec.taints.iter().any(|taint| taint.effect == "NoExecute")
+}
