@@ -40,10 +40,10 @@ pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
     system_packages::ensure(&[Purpose::Build, Purpose::Run, Purpose::Test])?;
     let clients = clients::ensure(workspace)?;
     images::run(workspace, false, false)?;
-    let binary = up::build(workspace)?;
+    let binary = up::build(workspace, &selection.targets)?;
     let mut test = cargo_command(workspace)?;
     test.args(["test", "--release", "--workspace", "--no-fail-fast"])
-        .args(selection)
+        .args(selection.words)
         .env("ACTORIUM_BIN", binary)
         .env("ACTORIUM_IMAGES", images::directory(workspace))
         .env("ACTORIUM_KUBECTL", clients.kubectl)
@@ -62,26 +62,41 @@ fn suites(targets: &[Target]) -> Vec<&Target> {
     suites
 }
 
-/// Cargo's arguments for what was asked.
-fn selection(suites: &[&Target], arguments: &TestArguments) -> Result<Vec<String>> {
-    let mut words = Vec::new();
+/// What was asked, as cargo's arguments.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Selection {
+    /// For the build that comes first: the targets that the tests are in. The node's binary is built together with them,
+    /// because the features that tests want of dependencies change how those are compiled for the binary too.
+    targets: Vec<String>,
+    /// For the run.
+    words: Vec<String>,
+}
+
+/// Turns what was asked into arguments.
+fn selection(suites: &[&Target], arguments: &TestArguments) -> Result<Selection> {
+    let mut selection = Selection::default();
     if let Some(name) = &arguments.suite {
         let suite = suites.iter().find(|suite| suite.name == *name).ok_or_else(|| {
             let names: Vec<_> = suites.iter().map(|suite| suite.name.as_str()).collect();
             anyhow!("there is no suite `{name}`; there are: {}", names.join(", "))
         })?;
-        words.extend(["--test".to_owned(), name.clone()]);
+        selection.words.extend(["--test".to_owned(), name.clone()]);
         for feature in &suite.required_features {
-            words.extend(["--features".to_owned(), format!("tests/{feature}")]);
+            selection
+                .words
+                .extend(["--features".to_owned(), format!("tests/{feature}")]);
         }
+        selection.targets.clone_from(&selection.words);
+    } else {
+        selection.targets.push("--tests".to_owned());
     }
     if let Some(filter) = &arguments.filter {
         if filter.starts_with('-') {
             bail!("`{filter}` is no part of a test's name");
         }
-        words.push(filter.clone());
+        selection.words.push(filter.clone());
     }
-    Ok(words)
+    Ok(selection)
 }
 
 #[cfg(test)]
@@ -97,14 +112,14 @@ mod tests {
         .unwrap()
     }
 
-    fn selected(suite: Option<&str>, filter: Option<&str>) -> Result<String> {
+    fn selected(suite: Option<&str>, filter: Option<&str>) -> Result<(String, String)> {
         let targets = targets();
         let arguments = TestArguments {
             suite: suite.map(Into::into),
             list: false,
             filter: filter.map(Into::into),
         };
-        selection(&suites(&targets), &arguments).map(|words| words.join(" "))
+        selection(&suites(&targets), &arguments).map(|it| (it.targets.join(" "), it.words.join(" ")))
     }
 
     #[test]
@@ -116,16 +131,24 @@ mod tests {
 
     #[test]
     fn a_suite_becomes_its_target_and_its_features() {
-        assert_eq!(selected(None, None).unwrap(), "");
-        assert_eq!(selected(None, Some("leader")).unwrap(), "leader");
-        assert_eq!(
-            selected(Some("guestbook"), Some("leader")).unwrap(),
-            "--test guestbook leader"
-        );
-        assert_eq!(
-            selected(Some("clients"), None).unwrap(),
-            "--test clients --features tests/slow"
-        );
+        for (suite, filter, targets, words) in [
+            (None, None, "--tests", ""),
+            (None, Some("leader"), "--tests", "leader"),
+            (
+                Some("guestbook"),
+                Some("leader"),
+                "--test guestbook",
+                "--test guestbook leader",
+            ),
+            (
+                Some("clients"),
+                None,
+                "--test clients --features tests/slow",
+                "--test clients --features tests/slow",
+            ),
+        ] {
+            assert_eq!(selected(suite, filter).unwrap(), (targets.to_owned(), words.to_owned()));
+        }
     }
 
     #[test]

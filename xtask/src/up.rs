@@ -52,7 +52,7 @@ pub fn run(workspace: &Workspace, binary: Option<PathBuf>, bare: bool) -> Result
         Some(binary) => binary
             .canonicalize()
             .with_context(|| format!("there is no {}", binary.display()))?,
-        None => build(workspace)?,
+        None => build(workspace, &[])?,
     };
     let layouts = if bare {
         Vec::new()
@@ -73,18 +73,16 @@ pub fn run(workspace: &Workspace, binary: Option<PathBuf>, bare: bool) -> Result
     report(workspace, &cluster)
 }
 
-/// Builds the node's binary. The whole workspace is named, although one binary is built, so that its dependencies have
-/// the features that the tests use too, and RocksDB is not compiled twice.
-pub fn build(workspace: &Workspace) -> Result<PathBuf> {
+/// Builds the node's binary, and other targets along with it. The whole workspace is named, although one binary is built,
+/// so that its dependencies have the features that everything else uses, and RocksDB is not compiled twice.
+pub fn build(workspace: &Workspace, along_with: &[String]) -> Result<PathBuf> {
     println!("building actorium (the first time RocksDB is compiled, which takes many minutes)");
-    command::run(cargo_command(workspace)?.args([
-        "build",
-        "--release",
-        "--workspace",
-        "--bin",
-        "actorium",
-        "--quiet",
-    ]))?;
+    let mut build = cargo_command(workspace)?;
+    command::run(
+        build
+            .args(["build", "--release", "--workspace", "--bin", "actorium", "--quiet"])
+            .args(along_with),
+    )?;
     let binary = workspace.target.join("release/actorium");
     if !binary.is_file() {
         bail!("cargo built the workspace, but {} is not there", binary.display());
