@@ -330,8 +330,8 @@ impl Shared {
         attempt: u32,
         exit: protocol::runtime::ContainerExit,
     ) {
-        if !sandbox.note_exit(container, attempt, &exit) {
-            return;
+        if !sandbox.note_exit(container, attempt, &exit) || sandbox.known.lock().is_removed {
+            return; // told already, or the end that a removal brought
         }
         self.emit(RuntimeEvent::ContainerExited {
             pod: sandbox.pod.uid.clone(),

@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use protocol::UnixMillis;
@@ -282,11 +283,15 @@ fn hosts(spec: &SandboxSpec, addresses: &[IpAddr]) -> String {
 
 /// Ends the pod's parent and all its containers, and removes its cgroups. Blocking, idempotent. Directories remain.
 pub(crate) fn kill_everything(layout: &PodLayout, group: &Group) -> Result<(), RuntimeError> {
-    // The parent first, so that nothing is started any more.
+    // The containers while their parent can still reap them: where init does not reap (a node in a container that has none),
+    // they would stay zombies for ever. Then the parent, then whatever it may have started in between.
     let recorded = read_json::<ParentIdentity>(&layout.root.join(IDENTITY_FILE)).ok();
     if let Some(identity) = recorded.filter(|identity| identity.is_alive()) {
-        let _ = kill(Pid::from_raw(identity.pid), Signal::SIGKILL); // it may have ended since
+        group.kill_all()?;
+        let pid = Pid::from_raw(identity.pid);
+        let _ = kill(pid, Signal::SIGKILL); // it may have ended since
         wait_for_end(identity)?;
+        let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG)); // ours to reap only when this process is init
     }
     group.kill_all()?;
     group.remove()

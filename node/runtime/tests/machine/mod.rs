@@ -161,6 +161,20 @@ pub fn write_busybox_layout(directory: &Path) {
     write_layout(directory, "test/busybox:1", &[layer], config);
 }
 
+/// Cargo names it to tests; an example finds it beside its own directory.
+fn pod_parent_program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_pod-parent-test") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::current_exe()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .parent()
+            .unwrap()
+            .join("pod-parent-test"),
+    }
+}
+
 impl Machine {
     /// Opens one with busybox imported.
     pub async fn new() -> Self {
@@ -170,11 +184,7 @@ impl Machine {
         );
         let directory = tempfile::Builder::new().prefix("actorium-runtime-").tempdir().unwrap();
         let node = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let mut config = RuntimeConfig::new(
-            directory.path().join("data"),
-            &node,
-            env!("CARGO_BIN_EXE_pod-parent-test"),
-        );
+        let mut config = RuntimeConfig::new(directory.path().join("data"), &node, pod_parent_program());
         config.cgroup_parent = format!("actorium-test-{node}");
         let layout = directory.path().join("busybox");
         write_busybox_layout(&layout);
