@@ -585,10 +585,12 @@ impl Cluster {
 
     /// Sets or takes away a disruption budget.
     pub(crate) fn set_budget(&mut self, key: String, budget: Option<Budget>) {
-        match budget {
+        let old = match budget.clone() {
             Some(budget) => self.budgets.insert(key, budget),
             None => self.budgets.remove(&key),
         };
+        // What preemption remembers of any node may depend on it.
+        self.layout += u64::from(old != budget);
     }
 
     /// Sets or takes away the selector of a service; true if that changed anything.
@@ -753,6 +755,16 @@ impl Cluster {
         self.pod_mut(id).class = class;
         self.release_class(old);
         self.place(id, placement);
+    }
+
+    /// Sets when a pod started, by which preemption chooses.
+    pub(crate) fn set_started(&mut self, id: PodId, started_ms: i64) {
+        if self.pod(id).started_ms != started_ms {
+            self.pod_mut(id).started_ms = started_ms;
+            if let Some(node) = self.pod(id).placement.node() {
+                self.touch(node);
+            }
+        }
     }
 
     /// Marks a pod as being deleted.

@@ -7,7 +7,6 @@ use crate::diagnosis::{Diagnosis, RefusalCount, Tally};
 use crate::framework::{Compiled, Context, Reach, Reasons, Rule, Verdict};
 use crate::intern::Sym;
 use crate::node::Node;
-use crate::pod::PodSignature;
 use std::sync::Arc;
 
 /// A rule of a class, with the plugin it comes from.
@@ -47,7 +46,8 @@ pub struct CompiledClass {
 
 impl CompiledClass {
     /// Asks every plugin of a profile.
-    pub fn new(cluster: &mut Cluster, profile_at: usize, profile: &Profile, signature: &PodSignature) -> Self {
+    pub fn new(cluster: &mut Cluster, profile_at: usize, profile: &Profile, class_id: ClassId) -> Self {
+        let signature = cluster.class(class_id).signature.clone();
         let plugin_names = profile.plugins.iter().map(|enabled| enabled.plugin.name()).collect();
         let mut class = Self {
             profile: profile_at,
@@ -57,7 +57,7 @@ impl CompiledClass {
             only_nodes: None,
         };
         for (at, enabled) in profile.plugins.iter().enumerate() {
-            match enabled.plugin.compile(cluster, signature) {
+            match enabled.plugin.compile(cluster, class_id, &signature) {
                 Compiled::Skip => {}
                 Compiled::Refuse(message) => {
                     class.refusal.get_or_insert((at, message));
@@ -90,6 +90,26 @@ impl CompiledClass {
                 .rules
                 .iter()
                 .any(|r| r.filters == Reach::Cluster || r.scores == Reach::Cluster)
+    }
+
+    /// Whether no filter reads more than the node.
+    pub fn filters_nodes_only(&self) -> bool {
+        self.rules
+            .iter()
+            .all(|rule| matches!(rule.filters, Reach::None | Reach::Node))
+    }
+
+    /// Whether every filter that reads the node only runs before those that read more: then the reasons of nodes that the
+    /// former refuse are known without the latter.
+    pub fn filters_nodes_first(&self) -> bool {
+        let reaches = self
+            .rules
+            .iter()
+            .map(|rule| rule.filters)
+            .filter(|reach| *reach != Reach::None);
+        reaches
+            .skip_while(|reach| *reach == Reach::Node)
+            .all(|reach| reach != Reach::Node)
     }
 
     /// Lets go of what the rules held.
@@ -138,8 +158,6 @@ pub struct Found {
 pub struct NotFound {
     /// The evidence.
     pub diagnosis: Arc<Diagnosis>,
-    /// The nodes where the pod might fit if other pods left.
-    pub resolvable: Arc<[NodeId]>,
 }
 
 /// Feasible nodes with their sites, end to end.
@@ -189,17 +207,25 @@ impl<'a> Cycle<'a> {
 
     /// Runs all filters on a node. With `Refused` or `NeverFits`, the second is the place of the plugin that said so.
     pub fn filter(&self, id: NodeId, reasons: &mut Reasons) -> (Verdict, usize) {
-        let node = self.cx.cluster.node(id);
         let mut site = Vec::new();
-        for rule in &self.class.rules {
+        self.site(id, &mut site);
+        let bounds = if site.is_empty() {
+            vec![0; self.class.rules.len() + 1]
+        } else {
+            self.site_bounds(id)
+        };
+        self.filter_with_site(id, &site, &bounds, reasons)
+    }
+
+    fn filter_with_site(&self, id: NodeId, site: &[i64], bounds: &[usize], reasons: &mut Reasons) -> (Verdict, usize) {
+        let node = self.cx.cluster.node(id);
+        for (at, rule) in self.class.rules.iter().enumerate() {
             let verdict = match rule.filters {
                 Reach::None => continue,
                 Reach::Node | Reach::Cluster => rule.rule.filter_node(&self.cx, node, reasons),
-                Reach::Site => {
-                    site.clear();
-                    rule.rule.site(&self.cx, id, node, &mut site);
-                    rule.rule.filter_site(&self.cx, &site, reasons)
-                }
+                Reach::Site => rule
+                    .rule
+                    .filter_site(&self.cx, &site[bounds[at]..bounds[at + 1]], reasons),
             };
             if verdict != Verdict::Fits {
                 return (verdict, rule.plugin);
@@ -208,38 +234,56 @@ impl<'a> Cycle<'a> {
         (Verdict::Fits, 0)
     }
 
-    /// Runs the filters that read the node only, on a copy of a node.
-    pub fn filter_copy(&self, node: &Node, reasons: &mut Reasons) -> Verdict {
-        let local = self.class.rules.iter().filter(|rule| rule.filters == Reach::Node);
-        local
-            .map(|rule| rule.rule.filter_node(&self.cx, node, reasons))
-            .find(|verdict| *verdict != Verdict::Fits)
-            .unwrap_or(Verdict::Fits)
+    /// Runs the filters that read the node only, on a node that need not be as it is in the state.
+    pub fn filter_copy(&self, node: &Node, reasons: &mut Reasons) -> (Verdict, usize) {
+        for rule in self.class.rules.iter().filter(|rule| rule.filters == Reach::Node) {
+            let verdict = rule.rule.filter_node(&self.cx, node, reasons);
+            if verdict != Verdict::Fits {
+                return (verdict, rule.plugin);
+            }
+        }
+        (Verdict::Fits, 0)
     }
 
-    /// Runs the filters that read the node only.
-    pub fn filter_local(&self, id: NodeId) -> bool {
-        let node = self.cx.cluster.node(id);
+    /// The nodes that refuse the pod as they are, but may take it if other pods leave.
+    pub fn refused_nodes(&self) -> Vec<NodeId> {
+        if self.class.refusal.is_some() {
+            return Vec::new();
+        }
+        let cluster = self.cx.cluster;
         let mut reasons = Reasons {
             said: Vec::new(),
             muted: true,
         };
-        self.filter_copy(node, &mut reasons) == Verdict::Fits
+        let all = (0..cluster.nodes().len() as u32)
+            .map(NodeId)
+            .filter(|id| cluster.node(*id).present);
+        let looked_at = |id: &NodeId| match &self.class.only_nodes {
+            Some((names, _)) => names.contains(&cluster.node(*id).name),
+            None => true,
+        };
+        all.filter(looked_at)
+            .filter(|id| self.filter(*id, &mut reasons).0 == Verdict::Refused)
+            .collect()
     }
 
     /// Runs the filters that read the site.
-    pub fn filter_site(&self, site: &[i64], bounds: &[usize]) -> bool {
-        let mut reasons = Reasons {
-            said: Vec::new(),
-            muted: true,
-        };
-        self.class.rules.iter().enumerate().all(|(at, rule)| {
-            rule.filters != Reach::Site
-                || rule
-                    .rule
-                    .filter_site(&self.cx, &site[bounds[at]..bounds[at + 1]], &mut reasons)
-                    == Verdict::Fits
-        })
+    pub fn filter_site(&self, site: &[i64], bounds: &[usize], reasons: &mut Reasons) -> (Verdict, usize) {
+        for (at, rule) in self
+            .class
+            .rules
+            .iter()
+            .enumerate()
+            .filter(|(_, rule)| rule.filters == Reach::Site)
+        {
+            let verdict = rule
+                .rule
+                .filter_site(&self.cx, &site[bounds[at]..bounds[at + 1]], reasons);
+            if verdict != Verdict::Fits {
+                return (verdict, rule.plugin);
+            }
+        }
+        (Verdict::Fits, 0)
     }
 
     /// The weighted sum of the scores that read the node only.
@@ -290,23 +334,23 @@ impl<'a> Cycle<'a> {
             Some((names, _)) => Box::new(names.iter().filter_map(|name| cluster.node_id(*name))),
             None => Box::new((0..slots).map(|step| NodeId(((search.window_start + step) % slots) as u32))),
         };
+        let mut bounds: Option<Vec<usize>> = None;
         if self.class.refusal.is_none() {
             for id in order.filter(|id| cluster.node(*id).present) {
                 examined += 1;
-                match self.filter(id, &mut reasons) {
-                    (Verdict::Fits, _) => {
-                        candidates.nodes.push(id);
-                        self.site(id, &mut candidates.sites);
-                        if candidates.nodes.len() >= search.feasible_max {
-                            break;
-                        }
+                let bounds = bounds.get_or_insert_with(|| self.site_bounds(id));
+                let from = candidates.sites.len();
+                self.site(id, &mut candidates.sites);
+                let (verdict, plugin) = self.filter_with_site(id, &candidates.sites[from..], bounds, &mut reasons);
+                if verdict == Verdict::Fits {
+                    candidates.nodes.push(id);
+                    if candidates.nodes.len() >= search.feasible_max {
+                        break;
                     }
-                    (verdict, plugin) => {
-                        if verdict == Verdict::Refused {
-                            tally.resolvable.push(id);
-                        }
-                        tally.note(plugin, &mut reasons.said);
-                    }
+                } else {
+                    candidates.sites.truncate(from);
+                    tally.note(plugin, &reasons.said, 1);
+                    reasons.said.clear();
                 }
             }
         }
@@ -396,11 +440,12 @@ impl<'a> Cycle<'a> {
         table
     }
 
-    fn not_found(&self, tally: Tally, examined: usize) -> NotFound {
+    /// The evidence that no node was found.
+    pub(crate) fn not_found(&self, tally: Tally, examined: usize) -> NotFound {
         let cluster = self.cx.cluster;
         let nodes_all = cluster.nodes_present();
         let names = &self.class.plugin_names;
-        let (mut diagnosis, resolvable) = tally.finish(&cluster.symbols, names, nodes_all);
+        let mut diagnosis = tally.finish(&cluster.symbols, names, nodes_all);
         if let Some((plugin, message)) = &self.class.refusal {
             diagnosis.pre_filter_message = Some(message.clone());
             diagnosis.plugins = vec![names[*plugin]];
@@ -421,7 +466,6 @@ impl<'a> Cycle<'a> {
         }
         NotFound {
             diagnosis: Arc::new(diagnosis),
-            resolvable: resolvable.into(),
         }
     }
 }

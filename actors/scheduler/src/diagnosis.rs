@@ -1,7 +1,6 @@
 //! Owns the evidence of why a pod was not placed, and its words, which are kube-scheduler's. Called by the scheduling
 //! cycle; read by whoever writes the pod's condition and event. It must never lose a node: the counts say what became of each.
 
-use crate::cluster::NodeId;
 use crate::intern::{Sym, Symbols};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -104,20 +103,23 @@ pub(crate) fn histogram<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> S
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     counts: FxHashMap<(usize, Reason), usize>,
-    /// Where other pods' leaving may help.
-    pub resolvable: Vec<NodeId>,
 }
 
 impl Tally {
-    /// Notes that a plugin (by its place in the profile) refused one node for some reasons.
-    pub fn note(&mut self, plugin: usize, reasons: &mut Vec<Reason>) {
-        for reason in reasons.drain(..) {
-            *self.counts.entry((plugin, reason)).or_default() += 1;
+    /// Notes that a plugin (by its place in the profile) refused some nodes for some reasons.
+    pub fn note(&mut self, plugin: usize, reasons: &[Reason], nodes: usize) {
+        for reason in reasons {
+            match self.counts.get_mut(&(plugin, reason.clone())) {
+                Some(count) => *count += nodes,
+                None => {
+                    self.counts.insert((plugin, reason.clone()), nodes);
+                }
+            }
         }
     }
 
     /// The finished evidence. `names` are the profile's plugins.
-    pub fn finish(self, symbols: &Symbols, names: &[&'static str], nodes_all: usize) -> (Diagnosis, Vec<NodeId>) {
+    pub fn finish(self, symbols: &Symbols, names: &[&'static str], nodes_all: usize) -> Diagnosis {
         let mut rows: Vec<(usize, String, usize)> = self
             .counts
             .into_iter()
@@ -126,7 +128,7 @@ impl Tally {
         rows.sort();
         let mut plugins: Vec<usize> = rows.iter().map(|(plugin, _, _)| *plugin).collect();
         plugins.dedup();
-        let diagnosis = Diagnosis {
+        Diagnosis {
             nodes_all,
             pre_filter_message: None,
             refusals: rows
@@ -138,7 +140,6 @@ impl Tally {
                 })
                 .collect(),
             plugins: plugins.into_iter().map(|plugin| names[plugin]).collect(),
-        };
-        (diagnosis, self.resolvable)
+        }
     }
 }

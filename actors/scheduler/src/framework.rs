@@ -14,10 +14,12 @@
 //! With `Node` and `Site` rules only, the scheduler keeps an index by class of pods, and a pod costs O(log nodes + sites).
 
 use crate::cluster::{ClassId, Cluster, NodeId, PodId};
+use crate::cycle::{CompiledClass, Cycle};
 use crate::diagnosis::Reason;
 use crate::intern::Sym;
 use crate::node::{Node, NodeReading};
 use crate::pod::{PodMatcher, PodSignature};
+use std::any::Any;
 use std::sync::Arc;
 
 /// The largest score that a plugin gives a node, after normalisation.
@@ -247,14 +249,29 @@ pub struct Unplaced<'a> {
     /// Its signature.
     pub signature: Arc<PodSignature>,
     /// The rules of its class.
-    pub rules: &'a crate::cycle::CompiledClass,
-    /// The nodes where it might fit if other pods left, in the order of node places.
-    pub candidates: &'a [NodeId],
+    pub rules: &'a CompiledClass,
     /// The time (milliseconds, the scheduler's clock).
     pub now_ms: u64,
     /// A number from the seed, for choices that do not matter.
     pub chance: u64,
+    /// Whether what is kept in `Memory` pays off: the pods of this plan are indexed, and this one is like any other.
+    pub may_remember: bool,
 }
+
+impl Unplaced<'_> {
+    /// The pod in front of the nodes.
+    pub fn cycle<'a>(&'a self, cluster: &'a Cluster) -> Cycle<'a> {
+        Cycle::new(cluster, self.class, Some(self.pod), self.rules)
+    }
+
+    /// The nodes where it might fit if other pods left, in the order of node places.
+    pub fn candidates(&self, cluster: &Cluster) -> Vec<NodeId> {
+        self.cycle(cluster).refused_nodes()
+    }
+}
+
+/// What a PostFilter plugin keeps from one pod to the next that is decided alike. It is dropped at any time.
+pub type Memory = Option<Box<dyn Any + Send>>;
 
 /// A plugin. One file and one registration (`Profile::plugins`) make a new one.
 pub trait Plugin: Send + Sync {
@@ -276,8 +293,9 @@ pub trait Plugin: Send + Sync {
         Reads::Everything
     }
 
-    /// PreFilter and PreScore, as far as they depend on the signature only.
-    fn compile(&self, _cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
+    /// PreFilter and PreScore, as far as they depend on the signature and on the terms of other pods about the class only.
+    /// The class stands for all that share its signature and these terms.
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
         Compiled::Skip
     }
 
@@ -287,7 +305,7 @@ pub trait Plugin: Send + Sync {
     }
 
     /// PostFilter: makes room. It may move pods in the state to try things out, and must put them back.
-    fn post_filter(&self, _cluster: &mut Cluster, _unplaced: &Unplaced<'_>) -> PostFilterOutcome {
+    fn post_filter(&self, _cluster: &mut Cluster, _unplaced: &Unplaced<'_>, _memory: &mut Memory) -> PostFilterOutcome {
         PostFilterOutcome::Skipped
     }
 }

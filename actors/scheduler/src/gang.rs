@@ -164,7 +164,6 @@ impl Scheduler {
         };
         NotFound {
             diagnosis: Arc::new(diagnosis),
-            resolvable: Arc::default(),
         }
     }
 }

@@ -1,23 +1,28 @@
-//! Owns the index of one class of pods: for every node whether it is feasible, at which site, and how good it is by what
-//! only the node decides. Called by the `Scheduler` instead of `Cycle::find` when all their rules reach no further
-//! than nodes and sites. It must find exactly the node that `Cycle::find` finds; a property test holds it to that.
+//! Owns the index of pods that are decided alike: for every node whether it is feasible, at which site, and how good it is by
+//! what only the node decides; or why it refuses. Called by the `Scheduler` instead of `Cycle::find` when all rules reach
+//! no further than nodes and sites. It must find exactly the node, and say exactly the reasons, that `Cycle::find` finds
+//! and says; a property test holds it to that.
 //!
 //! Nodes at one site share every answer that reads more than the node, so the best node overall is the best of some
 //! site. A decision asks the rules once for each site that has nodes, and the trees by score for the rest: O(sites + log
-//! nodes). Afterwards one node has changed, and each class that is used again catches up with the change log.
+//! nodes). Afterwards one node has changed, and each index that is used again catches up with the change log.
 
 use crate::cluster::NodeId;
-use crate::cycle::{Cycle, Found, distance};
+use crate::cycle::{Cycle, Found, NotFound, distance};
+use crate::diagnosis::{Reason, Tally};
+use crate::framework::{Reasons, Verdict};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeSet;
 
-/// "Not feasible".
-const NOWHERE: u32 = u32::MAX;
-
+/// What the index knows of a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Entry {
-    bucket: u32,
-    score: i64,
+enum Entry {
+    /// The API does not know it.
+    Absent,
+    /// A filter that reads the node only refuses it: the place of the refusal.
+    Refused(u32),
+    /// It is feasible as far as the node itself goes: the place of its bucket, and its score.
+    Open { bucket: u32, score: i64 },
 }
 
 /// The nodes at one site, by score and place.
@@ -26,7 +31,14 @@ struct Bucket {
     nodes: BTreeSet<(i64, u32)>,
 }
 
-/// The index of one class.
+/// A refusal, and how many nodes it is of.
+struct Refusal {
+    plugin: usize,
+    reasons: Vec<Reason>,
+    nodes: usize,
+}
+
+/// The index of one plan.
 pub struct ClassIndex {
     position: u64,
     layout: u64,
@@ -35,7 +47,9 @@ pub struct ClassIndex {
     buckets: Vec<Bucket>,
     vacancies: Vec<u32>,
     by_site: FxHashMap<Box<[i64]>, u32>,
+    refusals: Vec<Refusal>,
     site: Vec<i64>,
+    reasons: Reasons,
 }
 
 impl ClassIndex {
@@ -49,7 +63,9 @@ impl ClassIndex {
             buckets: Vec::new(),
             vacancies: Vec::new(),
             by_site: FxHashMap::default(),
+            refusals: Vec::new(),
             site: Vec::new(),
+            reasons: Reasons::default(),
         };
         index.build(cycle);
         index
@@ -62,14 +78,9 @@ impl ClassIndex {
         self.buckets.clear();
         self.vacancies.clear();
         self.by_site.clear();
+        self.refusals.clear();
         self.entries.clear();
-        self.entries.resize(
-            cluster.nodes().len(),
-            Entry {
-                bucket: NOWHERE,
-                score: 0,
-            },
-        );
+        self.entries.resize(cluster.nodes().len(), Entry::Absent);
         self.bounds = match cluster.nodes().is_empty() {
             true => Vec::new(),
             false => cycle.site_bounds(NodeId(0)),
@@ -79,20 +90,14 @@ impl ClassIndex {
         }
     }
 
-    /// Takes in what has changed since the last decision for this class.
+    /// Takes in what has changed since the last decision by this index.
     pub fn catch_up(&mut self, cycle: &Cycle<'_>) {
         let cluster = cycle.cx.cluster;
         let nodes = cluster.nodes().len();
         let same_layout = self.layout == cluster.layout() && !self.bounds.is_empty();
         match cluster.changes_since(self.position) {
             Some(changes) if same_layout && changes.len() <= nodes => {
-                self.entries.resize(
-                    nodes,
-                    Entry {
-                        bucket: NOWHERE,
-                        score: 0,
-                    },
-                );
+                self.entries.resize(nodes, Entry::Absent);
                 self.position = cluster.position();
                 let mut last = None;
                 for id in changes {
@@ -107,48 +112,75 @@ impl ClassIndex {
     }
 
     fn update(&mut self, cycle: &Cycle<'_>, id: NodeId) {
-        let slot = id.0 as usize;
-        let feasible = cycle.cx.cluster.node(id).present && cycle.filter_local(id);
-        let new = if feasible {
-            self.site.clear();
-            let mut site = std::mem::take(&mut self.site);
-            cycle.site(id, &mut site);
-            let bucket = self.bucket(&site);
-            self.site = site;
-            Entry {
-                bucket,
-                score: cycle.score_local(id),
-            }
-        } else {
-            Entry {
-                bucket: NOWHERE,
-                score: 0,
-            }
-        };
-        let old = self.entries[slot];
+        let new = self.entry(cycle, id);
+        let old = std::mem::replace(&mut self.entries[id.0 as usize], new);
         if old == new {
             return;
         }
-        self.entries[slot] = new;
-        if new.bucket != NOWHERE {
-            self.buckets[new.bucket as usize].nodes.insert((new.score, id.0));
+        match new {
+            Entry::Absent => {}
+            Entry::Refused(at) => self.refusals[at as usize].nodes += 1,
+            Entry::Open { bucket, score } => {
+                self.buckets[bucket as usize].nodes.insert((score, id.0));
+            }
         }
-        if old.bucket != NOWHERE {
-            let bucket = &mut self.buckets[old.bucket as usize];
-            bucket.nodes.remove(&(old.score, id.0));
-            if bucket.nodes.is_empty() {
-                self.by_site.remove(&bucket.site);
-                self.vacancies.push(old.bucket);
+        match old {
+            Entry::Absent => {}
+            Entry::Refused(at) => self.refusals[at as usize].nodes -= 1,
+            Entry::Open { bucket: at, score } => {
+                let bucket = &mut self.buckets[at as usize];
+                bucket.nodes.remove(&(score, id.0));
+                if bucket.nodes.is_empty() {
+                    self.by_site.remove(&bucket.site);
+                    self.vacancies.push(at);
+                }
             }
         }
     }
 
-    fn bucket(&mut self, site: &[i64]) -> u32 {
-        if let Some(at) = self.by_site.get(site) {
+    fn entry(&mut self, cycle: &Cycle<'_>, id: NodeId) -> Entry {
+        let node = cycle.cx.cluster.node(id);
+        if !node.present {
+            return Entry::Absent;
+        }
+        self.reasons.said.clear();
+        let (verdict, plugin) = cycle.filter_copy(node, &mut self.reasons);
+        if verdict != Verdict::Fits {
+            return Entry::Refused(self.refusal(plugin));
+        }
+        self.site.clear();
+        cycle.site(id, &mut self.site);
+        Entry::Open {
+            bucket: self.bucket(),
+            score: cycle.score_local(id),
+        }
+    }
+
+    /// The place of the refusal that was just said. There are few different ones: a scan is faster than a hash.
+    fn refusal(&mut self, plugin: usize) -> u32 {
+        let said = &self.reasons.said;
+        let known = self
+            .refusals
+            .iter()
+            .position(|refusal| refusal.plugin == plugin && refusal.reasons == *said);
+        let at = known.unwrap_or_else(|| {
+            self.refusals.push(Refusal {
+                plugin,
+                reasons: said.clone(),
+                nodes: 0,
+            });
+            self.refusals.len() - 1
+        });
+        at as u32
+    }
+
+    /// The bucket of the site that was just read.
+    fn bucket(&mut self) -> u32 {
+        if let Some(at) = self.by_site.get(&self.site[..]) {
             return *at;
         }
         let bucket = Bucket {
-            site: site.into(),
+            site: self.site[..].into(),
             nodes: BTreeSet::new(),
         };
         let at = match self.vacancies.pop() {
@@ -161,17 +193,21 @@ impl ClassIndex {
                 (self.buckets.len() - 1) as u32
             }
         };
-        self.by_site.insert(site.into(), at);
+        self.by_site.insert(self.site[..].into(), at);
         at
     }
 
     /// The best node, if any is feasible. The index must have caught up.
     pub fn find(&self, cycle: &Cycle<'_>, tie_start: usize) -> Option<Found> {
         let slots = cycle.cx.cluster.nodes().len();
+        let mut reasons = Reasons {
+            said: Vec::new(),
+            muted: true,
+        };
         let mut sites: Vec<(&[i64], u32)> = Vec::new();
         let mut feasible: Vec<&BTreeSet<(i64, u32)>> = Vec::new();
         for bucket in self.buckets.iter().filter(|bucket| !bucket.nodes.is_empty()) {
-            if cycle.filter_site(&bucket.site, &self.bounds) {
+            if cycle.filter_site(&bucket.site, &self.bounds, &mut reasons).0 == Verdict::Fits {
                 sites.push((&bucket.site, bucket.nodes.len() as u32));
                 feasible.push(&bucket.nodes);
             }
@@ -204,5 +240,24 @@ impl ClassIndex {
             feasible: sites.iter().map(|(_, nodes)| *nodes as usize).sum(),
             examined: cycle.cx.cluster.nodes_present(),
         })
+    }
+
+    /// Why no node is feasible; `None` if the index cannot tell, because some filter that reads the node only would have
+    /// spoken after one that reads the site.
+    pub fn why_not(&self, cycle: &Cycle<'_>) -> Option<NotFound> {
+        if !cycle.class.filters_nodes_first() {
+            return None;
+        }
+        let mut tally = Tally::default();
+        for refusal in self.refusals.iter().filter(|refusal| refusal.nodes > 0) {
+            tally.note(refusal.plugin, &refusal.reasons, refusal.nodes);
+        }
+        let mut reasons = Reasons::default();
+        for bucket in self.buckets.iter().filter(|bucket| !bucket.nodes.is_empty()) {
+            let (_, plugin) = cycle.filter_site(&bucket.site, &self.bounds, &mut reasons);
+            tally.note(plugin, &reasons.said, bucket.nodes.len());
+            reasons.said.clear();
+        }
+        Some(cycle.not_found(tally, cycle.cx.cluster.nodes_present()))
     }
 }

@@ -7,7 +7,7 @@
 use crate::cluster::{ClassId, Cluster};
 use crate::config::Profile;
 use crate::cycle::{CompiledClass, NotFound};
-use crate::framework::Reads;
+use crate::framework::{Memory, Reads};
 use crate::index::ClassIndex;
 use crate::intern::Sym;
 use crate::pod::PodSignature;
@@ -40,6 +40,8 @@ pub struct Plan {
     pub class: CompiledClass,
     /// Their index, once they are worth one.
     pub index: Option<ClassIndex>,
+    /// What PostFilter plugins remember, by their place in the profile.
+    pub memory: Vec<Memory>,
     /// Why they fitted nowhere, while it holds.
     pub failure: Option<Failure>,
     /// Decisions made by it.
@@ -116,11 +118,11 @@ impl Plans {
         class: ClassId,
         key: PlanKey,
     ) -> PlanId {
-        let signature = cluster.class(class).signature.clone();
-        let class = CompiledClass::new(cluster, profile_at, profile, &signature);
+        let class = CompiledClass::new(cluster, profile_at, profile, class);
         let plan = Plan {
             class,
             index: None,
+            memory: profile.plugins.iter().map(|_| None).collect(),
             failure: None,
             uses: 0,
             last_used: 0,
@@ -226,6 +228,7 @@ impl Plans {
         {
             Some(idle) => {
                 idle.index = None;
+                idle.memory.iter_mut().for_each(|memory| *memory = None);
                 true
             }
             None => false,

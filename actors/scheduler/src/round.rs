@@ -3,7 +3,7 @@
 //! that it does not place back into the queue.
 
 use crate::cluster::{ClassId, Placement, PodId};
-use crate::cycle::{CompiledClass, Cycle, Found, NotFound, Search};
+use crate::cycle::{Cycle, Found, NotFound, Search};
 use crate::decision::{Binding, Decision, Preemption, Unschedulable};
 use crate::framework::{PostFilterOutcome, Reasons, Unplaced, Verdict};
 use crate::index::ClassIndex;
@@ -48,7 +48,7 @@ impl Scheduler {
                 self.binding(pod, &found)
             }
             Err(why) => {
-                let preemption = self.make_room(pod, class_id, &plan.class, &why);
+                let preemption = self.make_room(pod, class_id, &mut plan);
                 self.refuse(pod, plan.class.profile, why, preemption)
             }
         };
@@ -121,9 +121,14 @@ impl Scheduler {
                 None => ClassIndex::new(&cycle),
             };
             let found = index.find(&cycle, search.tie_start);
+            let why = if found.is_none() { index.why_not(&cycle) } else { None };
             plan.index = Some(index);
             if let Some(found) = found {
                 return Ok(found);
+            }
+            if let Some(why) = why {
+                plan.failure = Some(Failure::new(&self.cluster, why.clone()));
+                return Err(why);
             }
         }
         let found = Cycle::new(&self.cluster, class_id, Some(pod), &plan.class).find(search);
@@ -179,8 +184,8 @@ impl Scheduler {
     }
 
     /// Asks the PostFilter plugins to make room, and notes what they did.
-    fn make_room(&mut self, pod: PodId, class_id: ClassId, class: &CompiledClass, why: &NotFound) -> Preemption {
-        match self.post_filter(pod, class_id, class, why) {
+    fn make_room(&mut self, pod: PodId, class_id: ClassId, plan: &mut Plan) -> Preemption {
+        match self.post_filter(pod, class_id, plan) {
             PostFilterOutcome::Skipped => Preemption::NotTried,
             PostFilterOutcome::Waiting(words) => Preemption::Failed(words.into()),
             PostFilterOutcome::Failed(words) => {
@@ -223,24 +228,19 @@ impl Scheduler {
             .fold(0, |mask, (at, _)| mask | mask_of(at))
     }
 
-    fn post_filter(
-        &mut self,
-        pod: PodId,
-        class_id: ClassId,
-        class: &CompiledClass,
-        why: &NotFound,
-    ) -> PostFilterOutcome {
+    fn post_filter(&mut self, pod: PodId, class_id: ClassId, plan: &mut Plan) -> PostFilterOutcome {
         let unplaced = Unplaced {
             pod,
             class: class_id,
             signature: self.cluster.class(class_id).signature.clone(),
-            rules: class,
-            candidates: &why.resolvable,
+            rules: &plan.class,
             now_ms: self.now_ms,
             chance: chance(self.configuration.seed, self.decided),
+            may_remember: plan.index.is_some() && self.cluster.pod(pod).nominated.is_none(),
         };
-        for enabled in &self.configuration.profiles[class.profile].plugins {
-            match enabled.plugin.post_filter(&mut self.cluster, &unplaced) {
+        let plugins = &self.configuration.profiles[plan.class.profile].plugins;
+        for (enabled, memory) in plugins.iter().zip(&mut plan.memory) {
+            match enabled.plugin.post_filter(&mut self.cluster, &unplaced, memory) {
                 PostFilterOutcome::Skipped => {}
                 outcome => return outcome,
             }

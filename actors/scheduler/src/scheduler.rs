@@ -389,7 +389,7 @@ impl Scheduler {
         if record.uid.is_empty() {
             record.uid = reading.uid;
         }
-        record.started_ms = reading.started_ms;
+        self.cluster.set_started(id, reading.started_ms);
         if reading.terminating {
             self.cluster.set_terminating(id);
         }

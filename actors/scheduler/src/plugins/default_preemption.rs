@@ -2,17 +2,19 @@
 //! least harm: fewest disruption budgets violated, then the least important of the most important victims, then the
 //! smallest sum of priorities, then the fewest victims, then the latest started.
 //!
-//! Differs from kube-scheduler: candidates are tried in a fixed order from an offset that the seed gives, not in parallel
-//! (so the same seed gives the same victims); victims that are on their way out are awaited for 30 s even before their
-//! deletion timestamp is seen. It must never evict a pod of equal or higher priority, and leaves the state as it was.
+//! Differs from kube-scheduler: if the pod's filters read the node only, all nodes are compared, not a sample, and what was
+//! found for each is kept for the next pod of the kind; otherwise the sample starts at an offset that the seed gives and is
+//! tried in order, not in parallel (so the same seed gives the same victims). Victims that were asked to leave are awaited
+//! for 30 s even before their deletion timestamp is seen. It must never evict a pod of equal or higher priority, and leaves
+//! the state as it was.
 
 use crate::cluster::{Cluster, NodeId, PodId};
-use crate::cycle::Cycle;
 use crate::diagnosis::{Reason, histogram};
-use crate::framework::{Plugin, PostFilterOutcome, Reach, Reads, Reasons, Unplaced, Verdict};
+use crate::framework::{Memory, Plugin, PostFilterOutcome, Reads, Reasons, Unplaced, Verdict};
 use crate::node::Node;
 use crate::pod::PodSignature;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
@@ -53,7 +55,7 @@ impl Plugin for DefaultPreemption {
         Reads::NOTHING
     }
 
-    fn post_filter(&self, cluster: &mut Cluster, unplaced: &Unplaced<'_>) -> PostFilterOutcome {
+    fn post_filter(&self, cluster: &mut Cluster, unplaced: &Unplaced<'_>, memory: &mut Memory) -> PostFilterOutcome {
         if unplaced.signature.never_preempts {
             return PostFilterOutcome::Waiting("not eligible due to preemptionPolicy=Never.".to_owned());
         }
@@ -61,28 +63,47 @@ impl Plugin for DefaultPreemption {
             let words = "not eligible due to a terminating pod on the nominated node.";
             return PostFilterOutcome::Waiting(words.to_owned());
         }
-        let (candidates, mut refusals) = self.candidates(cluster, unplaced);
-        if let Some(best) = candidates.into_iter().min_by_key(|candidate| harm(cluster, candidate)) {
-            return PostFilterOutcome::Nominated {
-                node: best.node,
-                victims: best.victims,
-            };
-        }
-        let all = cluster.nodes_present();
-        if all == 0 {
+        if cluster.nodes_present() == 0 {
             return PostFilterOutcome::Skipped;
         }
-        let unhelpful = all - refusals.nodes;
-        if unhelpful > 0 {
-            refusals.counts.push((NOT_HELPFUL.to_owned(), unhelpful));
+        if !unplaced.rules.filters_nodes_only() {
+            let (candidates, refusals) = self.sample(cluster, unplaced);
+            return match candidates.into_iter().min_by_key(|candidate| harm(cluster, candidate)) {
+                Some(best) => PostFilterOutcome::Nominated {
+                    node: best.node,
+                    victims: best.victims,
+                },
+                None => PostFilterOutcome::Failed(refusals.words(cluster)),
+            };
         }
-        let counts = refusals.counts.iter().map(|(words, nodes)| (words.as_str(), *nodes));
-        PostFilterOutcome::Failed(format!("0/{all} nodes are available: {}.", histogram(counts)))
+        let known = memory
+            .as_mut()
+            .and_then(|kept| kept.downcast_mut::<Harms>())
+            .filter(|_| unplaced.may_remember);
+        let mut made = Harms::default();
+        let harms = known.unwrap_or(&mut made);
+        harms.catch_up(cluster, unplaced);
+        let best = harms.by_harm.first().map(|(_, node)| *node);
+        let outcome = match best.map(|node| victims_on(cluster, unplaced, node)) {
+            Some(Ok(best)) => PostFilterOutcome::Nominated {
+                node: best.node,
+                victims: best.victims,
+            },
+            Some(Err(_)) | None => PostFilterOutcome::Failed(harms.refusals.words(cluster)),
+        };
+        if unplaced.may_remember && made.position.is_some() {
+            *memory = Some(Box::new(made));
+        }
+        outcome
     }
 }
 
-/// How much harm a candidate does: the least is the best. The node's place makes the order total.
-fn harm(cluster: &Cluster, candidate: &Candidate) -> (usize, i32, i64, usize, Reverse<i64>, NodeId) {
+/// Violated budgets, the priority of the most important victim, the sum of priorities, the number of victims, and when the
+/// first of the most important started: less is less harm.
+type Harm = (usize, i32, i64, usize, Reverse<i64>);
+
+/// How much harm a candidate does. Nodes that do equal harm are told apart by their place.
+fn harm(cluster: &Cluster, candidate: &Candidate) -> (Harm, NodeId) {
     let priority = |pod: &PodId| cluster.signature(*pod).priority;
     let highest = candidate.victims.iter().map(priority).max().unwrap_or(i32::MIN);
     let sum = candidate
@@ -92,14 +113,14 @@ fn harm(cluster: &Cluster, candidate: &Candidate) -> (usize, i32, i64, usize, Re
         .sum();
     let important = candidate.victims.iter().filter(|pod| priority(pod) == highest);
     let earliest = important.map(|pod| cluster.pod(*pod).started_ms).min().unwrap_or(0);
-    (
+    let harm = (
         candidate.violations,
         highest,
         sum,
         candidate.victims.len(),
         Reverse(earliest),
-        candidate.node,
-    )
+    );
+    (harm, candidate.node)
 }
 
 /// Nodes where nothing came of it, by reason.
@@ -109,13 +130,115 @@ struct Refusals {
     nodes: usize,
 }
 
+impl Refusals {
+    fn change(&mut self, reasons: &[String], added: bool) {
+        self.nodes = if added { self.nodes + 1 } else { self.nodes - 1 };
+        for words in reasons {
+            match self.counts.iter_mut().find(|(known, _)| known == words) {
+                Some((_, nodes)) => *nodes = if added { *nodes + 1 } else { *nodes - 1 },
+                None => self.counts.push((words.clone(), 1)),
+            }
+        }
+    }
+
+    /// kube-scheduler's sentence. Nodes that were not tried are nodes where nobody's leaving helps.
+    fn words(&self, cluster: &Cluster) -> String {
+        let all = cluster.nodes_present();
+        let tried = self.counts.iter().map(|(words, nodes)| (words.as_str(), *nodes));
+        let counts = tried
+            .chain([(NOT_HELPFUL, all - self.nodes)])
+            .filter(|(_, nodes)| *nodes > 0);
+        format!("0/{all} nodes are available: {}.", histogram(counts))
+    }
+}
+
+/// What is known of one node.
+#[derive(Clone, Default)]
+enum Known {
+    /// Nobody's leaving helps, or the pod fits as it is.
+    #[default]
+    NotTried,
+    /// It was tried, for nothing.
+    Tried(Vec<String>),
+    /// Room can be made, at this harm.
+    Room(Harm),
+}
+
+/// What is known of all nodes, for pods whose filters read the node only. Follows the cluster's change log.
+#[derive(Default)]
+struct Harms {
+    position: Option<u64>,
+    layout: u64,
+    nodes: Vec<Known>,
+    by_harm: BTreeSet<(Harm, NodeId)>,
+    refusals: Refusals,
+}
+
+impl Harms {
+    fn catch_up(&mut self, cluster: &mut Cluster, unplaced: &Unplaced<'_>) {
+        let places = cluster.nodes().len();
+        let changes = self.position.and_then(|position| cluster.changes_since(position));
+        let follows = changes.filter(|changes| changes.len() <= places && self.layout == cluster.layout());
+        let changed: Vec<NodeId> = match follows {
+            Some(changes) => changes.to_vec(),
+            None => {
+                *self = Self::default();
+                (0..places as u32).map(NodeId).collect()
+            }
+        };
+        self.position = Some(cluster.position());
+        self.layout = cluster.layout();
+        self.nodes.resize(places, Known::NotTried);
+        for node in changed {
+            let new = look_at(cluster, unplaced, node);
+            match std::mem::replace(&mut self.nodes[node.0 as usize], Known::NotTried) {
+                Known::NotTried => {}
+                Known::Tried(reasons) => self.refusals.change(&reasons, false),
+                Known::Room(harm) => {
+                    self.by_harm.remove(&(harm, node));
+                }
+            }
+            match &new {
+                Known::NotTried => {}
+                Known::Tried(reasons) => self.refusals.change(reasons, true),
+                Known::Room(harm) => {
+                    self.by_harm.insert((*harm, node));
+                }
+            }
+            self.nodes[node.0 as usize] = new;
+        }
+    }
+}
+
+fn look_at(cluster: &mut Cluster, unplaced: &Unplaced<'_>, node: NodeId) -> Known {
+    let mut reasons = Reasons {
+        said: Vec::new(),
+        muted: true,
+    };
+    let cycle = unplaced.cycle(cluster);
+    if !cluster.node(node).present
+        || unplaced.rules.refusal.is_some()
+        || cycle.filter_copy(cluster.node(node), &mut reasons).0 != Verdict::Refused
+    {
+        return Known::NotTried;
+    }
+    match victims_on(cluster, unplaced, node) {
+        Ok(candidate) => Known::Room(harm(cluster, &candidate).0),
+        Err(reasons) => Known::Tried(reasons),
+    }
+}
+
 impl DefaultPreemption {
     /// The pods that the preemptor has already asked to leave are still on their way out.
     fn awaits_victims(&self, cluster: &Cluster, unplaced: &Unplaced<'_>) -> bool {
         let Some(node) = cluster.pod(unplaced.pod).nominated else {
             return false;
         };
-        if !unplaced.candidates.contains(&node) {
+        let mut reasons = Reasons {
+            said: Vec::new(),
+            muted: true,
+        };
+        if !cluster.node(node).present || unplaced.cycle(cluster).filter(node, &mut reasons).0 != Verdict::Refused {
             return false;
         }
         cluster.node(node).pods.iter().any(|pod| {
@@ -125,8 +248,9 @@ impl DefaultPreemption {
         })
     }
 
-    fn candidates(&self, cluster: &mut Cluster, unplaced: &Unplaced<'_>) -> (Vec<Candidate>, Refusals) {
-        let nodes = unplaced.candidates;
+    /// Looks at some of the nodes where preemption may help.
+    fn sample(&self, cluster: &mut Cluster, unplaced: &Unplaced<'_>) -> (Vec<Candidate>, Refusals) {
+        let nodes = unplaced.candidates(cluster);
         let mut found: Vec<Candidate> = Vec::new();
         let mut refusals = Refusals::default();
         if nodes.is_empty() {
@@ -137,8 +261,7 @@ impl DefaultPreemption {
         let offset = (unplaced.chance % nodes.len() as u64) as usize;
         let mut without_violation = 0;
         for step in 0..nodes.len() {
-            let node = nodes[(offset + step) % nodes.len()];
-            match victims_on(cluster, unplaced, node) {
+            match victims_on(cluster, unplaced, nodes[(offset + step) % nodes.len()]) {
                 Ok(candidate) => {
                     without_violation += usize::from(candidate.violations == 0);
                     found.push(candidate);
@@ -146,15 +269,7 @@ impl DefaultPreemption {
                         break;
                     }
                 }
-                Err(words) => {
-                    refusals.nodes += 1;
-                    for words in words {
-                        match refusals.counts.iter_mut().find(|(known, _)| *known == words) {
-                            Some((_, nodes)) => *nodes += 1,
-                            None => refusals.counts.push((words, 1)),
-                        }
-                    }
-                }
+                Err(reasons) => refusals.change(&reasons, true),
             }
         }
         (found, refusals)
@@ -182,15 +297,9 @@ fn victims_on(cluster: &mut Cluster, unplaced: &Unplaced<'_>, node: NodeId) -> R
             .then_with(|| cluster.pod(*a).key.cmp(&cluster.pod(*b).key))
     });
     let violating = violations(cluster, &lower);
-    let reads_node_only = unplaced
-        .rules
-        .rules
-        .iter()
-        .all(|rule| matches!(rule.filters, Reach::None | Reach::Node));
-    let mut trial = if reads_node_only {
-        Trial::Copy(Box::new(cluster.node(node).clone()))
-    } else {
-        Trial::InPlace
+    let mut trial = match unplaced.rules.filters_nodes_only() {
+        true => Trial::Copy(Box::new(cluster.node(node).clone())),
+        false => Trial::InPlace,
     };
     for pod in &lower {
         trial.remove(cluster, *pod);
@@ -282,10 +391,10 @@ impl Trial {
     }
 
     fn fits(&self, cluster: &Cluster, unplaced: &Unplaced<'_>, id: NodeId) -> Result<(), Vec<String>> {
-        let cycle = Cycle::new(cluster, unplaced.class, Some(unplaced.pod), unplaced.rules);
+        let cycle = unplaced.cycle(cluster);
         let mut reasons = Reasons::default();
         let verdict = match self {
-            Self::Copy(node) => cycle.filter_copy(node, &mut reasons),
+            Self::Copy(node) => cycle.filter_copy(node, &mut reasons).0,
             Self::InPlace => cycle.filter(id, &mut reasons).0,
         };
         match verdict {

@@ -1,7 +1,7 @@
 //! ImageLocality (Score): prefers nodes that have the pod's images, by size and by how widely they are spread. No
 //! difference from kube-scheduler is intended, except that image volumes are not counted.
 
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
@@ -26,7 +26,7 @@ impl Plugin for ImageLocality {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         if signature.images.is_empty() {
             Compiled::Skip
         } else {

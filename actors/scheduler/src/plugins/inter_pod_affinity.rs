@@ -4,14 +4,14 @@
 //! Reads counts by topology domain that the cluster state keeps, instead of all pods. Differs from kube-scheduler in one
 //! thing: pods that are nominated but not bound do not count (kube-scheduler tries both with and without them).
 
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
     ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
 };
 use crate::node::Node;
 use crate::pod::{PodMatcher, PodSignature, PodTerm};
-use crate::topology::{CounterId, CounterSpec, Eligible, NO_DOMAIN, TermKind, TopologyId, matcher_matches};
+use crate::topology::{CounterId, CounterSpec, Eligible, NO_DOMAIN, TermId, TermKind, TopologyId, matcher_matches};
 
 /// The plugin.
 pub struct InterPodAffinity {
@@ -38,8 +38,9 @@ struct Affinity {
     affinity: Vec<Counted>,
     anti_affinity: Vec<Counted>,
     preferred: Vec<Counted>,
+    /// The terms of other pods about these: whether they forbid, or their weight.
+    about: Vec<(TermId, TopologyId, Option<i64>)>,
     matches_itself: bool,
-    hard_weight: i64,
 }
 
 impl Plugin for InterPodAffinity {
@@ -51,17 +52,17 @@ impl Plugin for InterPodAffinity {
         Reads::Facts(vec![matches_itself(cluster, signature)])
     }
 
-    fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, class: ClassId, signature: &PodSignature) -> Compiled {
         let required = &signature.affinity_required;
         // A running pod satisfies required affinity only if all terms speak of it.
         let all: Vec<PodMatcher> = required.iter().map(|term| term.matcher.clone()).collect();
         let matches_itself = matches_itself(cluster, signature);
-        let affinity = required
+        let affinity: Vec<Counted> = required
             .iter()
             .map(|term| counted(cluster, term, all.clone(), 0))
             .collect();
         let one = |term: &PodTerm| vec![term.matcher.clone()];
-        let anti_affinity = signature
+        let anti_affinity: Vec<Counted> = signature
             .anti_affinity_required
             .iter()
             .map(|term| counted(cluster, term, one(term), 0))
@@ -73,12 +74,16 @@ impl Plugin for InterPodAffinity {
         for (weight, term) in &signature.anti_affinity_preferred {
             preferred.push(counted(cluster, term, one(term), -i64::from(*weight)));
         }
+        let about = self.terms_about(cluster, class);
+        if about.is_empty() && affinity.is_empty() && anti_affinity.is_empty() && preferred.is_empty() {
+            return Compiled::Skip;
+        }
         Compiled::Rule(Box::new(Affinity {
             affinity,
             anti_affinity,
             preferred,
+            about,
             matches_itself,
-            hard_weight: self.hard_pod_affinity_weight,
         }))
     }
 
@@ -100,6 +105,21 @@ impl Plugin for InterPodAffinity {
             ClusterEvent::PodChanged { before, after } => wanted(after) || unwanted(before),
             _ => false,
         }
+    }
+}
+
+impl InterPodAffinity {
+    fn terms_about(&self, cluster: &Cluster, class: ClassId) -> Vec<(TermId, TopologyId, Option<i64>)> {
+        let about = cluster.class(class).subject_to().iter().map(|id| {
+            let spec = &cluster.topology().term(*id).spec;
+            let weight = match spec.kind {
+                TermKind::RequiredAntiAffinity => None,
+                TermKind::RequiredAffinity => Some(self.hard_pod_affinity_weight),
+                TermKind::Preferred(weight) => Some(i64::from(weight)),
+            };
+            (*id, spec.key, weight)
+        });
+        about.filter(|(_, _, weight)| *weight != Some(0)).collect()
     }
 }
 
@@ -140,19 +160,6 @@ const ANTI_AFFINITY_VIOLATED: i64 = 4;
 const EXISTING_ANTI_AFFINITY: i64 = 8;
 
 impl Affinity {
-    /// The terms of other pods about this class: whether they forbid, or their weight.
-    fn about<'a>(&'a self, cx: &Context<'a>) -> impl Iterator<Item = (crate::topology::TermId, Option<i64>)> + 'a {
-        let topology = cx.cluster.topology();
-        cx.cluster.class(cx.class).subject_to().iter().map(move |id| {
-            let weight = match topology.term(*id).spec.kind {
-                TermKind::RequiredAntiAffinity => None,
-                TermKind::RequiredAffinity => Some(self.hard_weight),
-                TermKind::Preferred(weight) => Some(i64::from(weight)),
-            };
-            (*id, weight)
-        })
-    }
-
     /// Flags and score of a site, with the counts of its shared domains taken in.
     fn read(&self, cx: &Context<'_>, site: &[i64]) -> (i64, i64) {
         let topology = cx.cluster.topology();
@@ -181,9 +188,9 @@ impl Affinity {
                 score += term.weight * i64::from(topology.counter(term.counter).count(domain));
             }
         }
-        for (id, weight) in self.about(cx) {
-            let term = topology.term(id);
-            let Some(domain) = shared(term.spec.key) else { continue };
+        for (id, key, weight) in &self.about {
+            let Some(domain) = shared(*key) else { continue };
+            let term = topology.term(*id);
             match weight {
                 None if term.count(domain) > 0 => flags |= EXISTING_ANTI_AFFINITY,
                 None => {}
@@ -236,9 +243,9 @@ impl Rule for Affinity {
                 score += term.weight * i64::from(topology.counter(term.counter).count(domain));
             }
         }
-        for (id, weight) in self.about(cx) {
-            let term = topology.term(id);
-            let Some(domain) = own(term.spec.key) else { continue };
+        for (id, key, weight) in &self.about {
+            let Some(domain) = own(*key) else { continue };
+            let term = topology.term(*id);
             match weight {
                 None if term.count(domain) > 0 => flags |= EXISTING_ANTI_AFFINITY,
                 None => {}

@@ -2,7 +2,7 @@
 //! `metadata.name` restrict the search to these (DaemonSets). Differs from kube-scheduler in having no scheduler-enforced
 //! `addedAffinity`.
 
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
     ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
@@ -44,7 +44,7 @@ impl Plugin for NodeAffinity {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         let only_nodes = names_required(signature);
         if only_nodes.as_ref().is_some_and(Vec::is_empty) {
             return Compiled::Refuse("pod affinity terms conflict".to_owned());

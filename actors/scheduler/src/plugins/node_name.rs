@@ -1,7 +1,7 @@
 //! NodeName (Filter): a pod that names its node fits no other. In the API a pod with `spec.nodeName` is bound already, so
 //! this matters for what-if questions only, as in kube-scheduler.
 
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
 use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::intern::Sym;
@@ -22,7 +22,7 @@ impl Plugin for NodeName {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         match signature.required_node {
             Some(name) => Compiled::Rule(Box::new(Named(name))),
             None => Compiled::Skip,

@@ -1,7 +1,7 @@
 //! NodePorts (Filter): the pod's host ports must be free on the node. Ports that nominated pods of equal or higher priority
 //! will take count as taken. No difference from kube-scheduler is intended.
 
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
 use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
@@ -25,7 +25,7 @@ impl Plugin for NodePorts {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         if signature.host_ports.is_empty() {
             Compiled::Skip
         } else {

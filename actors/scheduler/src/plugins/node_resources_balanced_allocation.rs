@@ -2,7 +2,7 @@
 //! request none of these resources are not scored. No difference from kube-scheduler is intended.
 
 use super::node_resources_fit::{ResourceWeight, ScoredResource, cpu_and_memory};
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
@@ -34,7 +34,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         Reads::NOTHING
     }
 
-    fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         let resources: Vec<_> = self
             .resources
             .iter()

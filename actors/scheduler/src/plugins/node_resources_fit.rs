@@ -3,7 +3,7 @@
 //! pods of equal or higher priority count as taken. No difference from kube-scheduler is intended; ignored extended
 //! resources (`ignoredResources`) are not offered.
 
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
 use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::intern::Sym;
@@ -115,7 +115,7 @@ impl Plugin for NodeResourcesFit {
         Reads::NOTHING
     }
 
-    fn compile(&self, cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
         let (curve, weights) = match &self.strategy {
             ScoringStrategy::LeastAllocated(weights) => (Curve::Least, weights),
             ScoringStrategy::MostAllocated(weights) => (Curve::Most, weights),

@@ -1,7 +1,7 @@
 //! NodeUnschedulable (Filter): no pods on a cordoned node, unless they tolerate the taint
 //! `node.kubernetes.io/unschedulable:NoSchedule`. No difference from kube-scheduler is intended.
 
-use crate::cluster::Cluster;
+use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
 use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
@@ -22,7 +22,7 @@ impl Plugin for NodeUnschedulable {
         Reads::NOTHING
     }
 
-    fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         let taint = Taint {
             key: cluster.symbols.intern("node.kubernetes.io/unschedulable"),
             value: cluster.symbols.intern(""),

@@ -6,7 +6,7 @@
 //! but not bound do not count; and nodes that share a `kubernetes.io/hostname` label are one domain, where kube-scheduler
 //! counts each of them alone in scoring.
 
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
     ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
@@ -88,7 +88,7 @@ impl Plugin for PodTopologySpread {
         Reads::Facts(signature.spread.iter().map(counts_itself).collect())
     }
 
-    fn compile(&self, cluster: &mut Cluster, signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         let defaults = if signature.spread.is_empty() {
             self.defaults(cluster, signature)
         } else {

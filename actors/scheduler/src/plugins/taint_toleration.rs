@@ -2,7 +2,7 @@
 //! untolerated PreferNoSchedule taints are better. Differs from kube-scheduler 1.35 and later in its words only: these
 //! name the taint ("node(s) had untolerated taint {key: value}"), as releases before it did, because that tells more.
 
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
     ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
@@ -29,7 +29,7 @@ impl Plugin for TaintToleration {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, _signature: &PodSignature) -> Compiled {
+    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
         Compiled::Rule(Box::new(Tolerance))
     }
 
