@@ -81,6 +81,12 @@ impl Consensus {
             reason: error.to_string(),
         })?;
 
+        let raft_id = config.raft_id;
+        let alone = raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([raft_id]));
+        if alone.await.unwrap_or(false) {
+            // Nobody else can lead: there is nothing to wait for.
+            let _ = raft.trigger().elect().await;
+        }
         let disk = Arc::new(DiskGuard::new(directory, config.retention.disk_reserve_bytes));
         let (front, front_task) = Front::start(raft.clone());
         let (barrier, barrier_task) = Barrier::start(raft.clone());

@@ -364,7 +364,18 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let vote: Option<WireVote> = self.inner.read(VOTE_KEY, "the vote").map_err(read_error)?;
-        Ok(vote.map(Vote::from))
+        let identity: Option<u64> = self
+            .inner
+            .read(IDENTITY_KEY, "the log's identity")
+            .map_err(read_error)?;
+        // openraft would take up the lead of before the restart at once, and take what the store has applied for all
+        // that was committed. But the store stands where it was last flushed: reads would miss acknowledged writes
+        // until the log is applied again. A lead that is won anew begins with an entry of its own, and reads wait
+        // until that is applied. To forget that a majority granted this node's vote is always safe.
+        Ok(vote.map(Vote::from).map(|mut vote| {
+            vote.committed &= Some(vote.leader_id.node_id) != identity;
+            vote
+        }))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError>

@@ -17,6 +17,9 @@ use crate::types::Member;
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
 const AGREE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long the status may lag behind raft.
+const SHOW_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Why a change of the membership was not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MembershipError {
@@ -104,15 +107,15 @@ impl Consensus {
     /// Removes a voter or learner.
     pub async fn remove(&self, node: &NodeName) -> Result<(), MembershipError> {
         let _one_at_a_time = self.begin_change()?;
-        let status = self.status();
-        let voters: BTreeSet<u64> = ids_of(&status.voters, node);
+        let members = self.members().await?;
+        let voters: BTreeSet<u64> = ids_of(&members.voters, node);
         if !voters.is_empty() {
-            if voters.len() == status.voters.len() {
+            if voters.len() == members.voters.len() {
                 return Err(MembershipError::LastVoter { node: node.clone() });
             }
             self.change(ChangeMembers::RemoveVoters(voters), false).await?;
         }
-        let learners = ids_of(&self.status().learners, node);
+        let learners = ids_of(&self.members().await?.learners, node);
         if learners.is_empty() {
             return Ok(());
         }
@@ -129,7 +132,7 @@ impl Consensus {
             });
         }
         for (raft_id, node) in &voters {
-            if !self.status().voters.contains_key(raft_id) {
+            if !self.members().await?.voters.contains_key(raft_id) {
                 self.learn(*raft_id, node.clone()).await?;
             }
         }
@@ -164,9 +167,9 @@ impl Consensus {
     }
 
     async fn learn(&self, raft_id: u64, node: NodeName) -> Result<(), MembershipError> {
-        let status = self.status();
-        let members = || status.voters.iter().chain(&status.learners);
-        if status.voters.get(&raft_id) == Some(&node) {
+        let present = self.members().await?;
+        let members = || present.voters.iter().chain(&present.learners);
+        if present.voters.get(&raft_id) == Some(&node) {
             return Ok(());
         }
         let other = members().find(|(id, name)| (**id == raft_id) != (**name == node));
@@ -176,7 +179,7 @@ impl Consensus {
                 raft_id: *id,
             });
         }
-        if !status.learners.contains_key(&raft_id) {
+        if !present.learners.contains_key(&raft_id) {
             let add = self.raft().add_learner(raft_id, Member { name: node.clone() }, false);
             timeout(AGREE_DEADLINE, add)
                 .await
@@ -196,7 +199,7 @@ impl Consensus {
             "a learner catches up",
         );
         match caught_up.await {
-            Ok(metrics) if metrics.replication.is_some() => Ok(()),
+            Ok(metrics) if metrics.replication.is_some() => self.show().await,
             Ok(_) => Err(MembershipError::NotLeader {
                 hint: self.status().leader,
             }),
@@ -213,8 +216,43 @@ impl Consensus {
             .await
             .map_err(|_| no_quorum())?
             .map_err(refused)?;
+        self.show().await
+    }
+
+    /// The members as raft has them; the status follows a little later.
+    async fn members(&self) -> Result<Members, MembershipError> {
+        let read = self.raft().with_raft_state(|state| {
+            let effective = state.membership_state.effective();
+            let mut members = Members::default();
+            for (id, member) in effective.nodes() {
+                let voter = effective.voter_ids().any(|voter| voter == *id);
+                let set = if voter {
+                    &mut members.voters
+                } else {
+                    &mut members.learners
+                };
+                set.insert(*id, member.name.clone());
+            }
+            members
+        });
+        read.await.map_err(raft_stopped)
+    }
+
+    /// Waits a moment until the status shows the members, so that whoever made a change sees it there.
+    async fn show(&self) -> Result<(), MembershipError> {
+        let members = self.members().await?;
+        let mut status = self.watch_status();
+        let shown = status.wait_for(|now| now.voters == members.voters && now.learners == members.learners);
+        // A later change may have come between; that it is late is no failure of this one.
+        let _ = timeout(SHOW_DEADLINE, shown).await;
         Ok(())
     }
+}
+
+#[derive(Default)]
+struct Members {
+    voters: BTreeMap<u64, NodeName>,
+    learners: BTreeMap<u64, NodeName>,
 }
 
 fn ids_of(members: &BTreeMap<u64, NodeName>, node: &NodeName) -> BTreeSet<u64> {

@@ -367,3 +367,124 @@ async fn a_data_directory_in_use_or_of_another_member_is_refused() {
         .unwrap();
     assert!(error.to_string().contains("belongs to member 1"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_voter_leads_again_soon_after_its_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(1).await;
+    cluster.nodes[&1]
+        .client
+        .propose(put(&key("a"), Precondition::Absent, 1))
+        .await
+        .unwrap();
+    cluster.stop(1).await;
+    let begun = Instant::now();
+    cluster.start(1).await;
+    assert_eq!(
+        value(&cluster.nodes[&1].client.read(&key("a")).await.unwrap().unwrap()),
+        1
+    );
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_millis(600), "it took {taken:?}");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_that_is_too_large_is_refused_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(1).await;
+    let large = key("large");
+    let write = protocol::store::Write::Put {
+        key: large.clone(),
+        precondition: Precondition::Absent,
+        draft: draft(&large, 1, consensus::PROPOSAL_BYTES_MAX + 1000),
+    };
+    let proposals = vec![
+        put(&key("a"), Precondition::Absent, 1),
+        protocol::store::Proposal::one(protocol::Cause(1), write),
+        put(&key("b"), Precondition::Absent, 1),
+    ];
+    let outcomes = cluster.nodes[&1].client.propose_all(proposals).await;
+    assert!(
+        matches!(outcomes[1], Err(ProposeError::TooLarge { .. })),
+        "{outcomes:?}"
+    );
+    assert!(outcomes[0].is_ok() && outcomes[2].is_ok(), "{outcomes:?}");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_its_leader_could_not_finish_is_finished_by_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    cluster.start(4).await;
+    cluster.nodes[&cluster.leader().await]
+        .consensus
+        .add_learner(4, name(4))
+        .await
+        .unwrap();
+    let leader = cluster.leader().await;
+    let dead = *cluster.nodes.keys().find(|id| **id != leader && **id != 4).unwrap();
+    let voters: BTreeMap<_, _> = (1..=4).filter(|id| *id != dead).map(|id| (id, name(id))).collect();
+    let consensus = cluster.nodes[&leader].consensus.clone();
+    let change = tokio::spawn(async move { consensus.change_voters(voters).await });
+    wait_for("the joint configuration", || {
+        let status = cluster.nodes[&leader].consensus.status();
+        status.changing || status.voters.contains_key(&4)
+    })
+    .await;
+    cluster.mesh.isolate(&name(leader), &cluster.names());
+    let others: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != leader).collect();
+    let next = cluster.leader_among(&others).await;
+    wait_for("a single set of voters", || {
+        !cluster.nodes[&next].consensus.status().changing
+    })
+    .await;
+    change.abort();
+    let _ = change.await;
+    cluster.mesh.heal();
+    cluster.nodes[&next]
+        .client
+        .propose(put(&key("after"), Precondition::Absent, 1))
+        .await
+        .unwrap();
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn membership_changes_that_cannot_work_are_refused() {
+    use consensus::MembershipError;
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    let leader = cluster.leader().await;
+    let leading = cluster.nodes[&leader].consensus.clone();
+    let follower = cluster.nodes.values().find(|node| node.id != leader).unwrap();
+    let error = follower.consensus.remove(&name(leader)).await.unwrap_err();
+    assert_eq!(
+        error,
+        MembershipError::NotLeader {
+            hint: Some(name(leader))
+        }
+    );
+    let error = leading.add_voter(77, name(2)).await.unwrap_err();
+    assert_eq!(
+        error,
+        MembershipError::Duplicate {
+            node: name(2),
+            raft_id: 2
+        }
+    );
+    let error = leading.add_voter(2, name(8)).await.unwrap_err();
+    assert!(matches!(error, MembershipError::Duplicate { .. }), "{error}");
+    for id in (1..=3).filter(|id| *id != leader) {
+        leading.remove(&name(id)).await.unwrap();
+    }
+    let error = leading.remove(&name(leader)).await.unwrap_err();
+    assert_eq!(error, MembershipError::LastVoter { node: name(leader) });
+    drop(leading);
+    cluster.stop_all().await;
+}
