@@ -39,22 +39,18 @@ impl FieldSet {
     }
 
     /// Reads `fieldsV1`. What is malformed is skipped: it owns nothing.
-    pub fn from_value(value: &Value) -> FieldSet {
-        fn read(value: &Value, depth: usize) -> FieldSet {
+    pub fn from_value(value: Value) -> FieldSet {
+        fn read(value: Value, depth: usize) -> FieldSet {
             let mut set = FieldSet::default();
-            for (element, below) in value
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(element, _)| *element != ".")
-            {
+            let Value::Object(members) = value else { return set };
+            for (element, below) in members.into_iter().filter(|(element, _)| element != ".") {
                 if depth > DEPTH_MAX {
                     break;
                 }
-                let members = below.as_object();
-                let member = members.is_none_or(|members| members.is_empty() || members.contains_key("."));
+                let inner = below.as_object();
+                let member = inner.is_none_or(|members| members.is_empty() || members.contains_key("."));
                 set.children.insert(
-                    element.clone(),
+                    element,
                     Node {
                         member,
                         below: read(below, depth + 1),
@@ -67,14 +63,15 @@ impl FieldSet {
     }
 
     /// As `fieldsV1`.
-    pub fn to_value(&self) -> Value {
+    pub fn into_value(self) -> Value {
         let mut object = Map::new();
-        for (element, node) in &self.children {
-            let mut below = node.below.to_value();
-            if let (true, false, Some(members)) = (node.member, node.below.is_empty(), below.as_object_mut()) {
+        for (element, node) in self.children {
+            let dot = node.member && !node.below.is_empty();
+            let mut below = node.below.into_value();
+            if let (true, Some(members)) = (dot, below.as_object_mut()) {
                 members.insert(".".to_owned(), Map::new().into());
             }
-            object.insert(element.clone(), below);
+            object.insert(element, below);
         }
         Value::Object(object)
     }
@@ -162,12 +159,12 @@ mod tests {
             "f:metadata": {"f:labels": {".": {}, "f:app": {}}},
             "f:spec": {"f:containers": {"k:{\"name\":\"web\"}": {".": {}, "f:image": {}}}, "f:replicas": {}},
         });
-        assert_eq!(FieldSet::from_value(&fields).to_value(), fields);
+        assert_eq!(FieldSet::from_value(fields.clone()).into_value(), fields);
     }
 
     #[test]
     fn paths_print_as_kubernetes_prints_them() {
-        let set = FieldSet::from_value(&json!({
+        let set = FieldSet::from_value(json!({
             "f:spec": {
                 "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {"f:name": {}}},
                 "f:finalizers": {"v:\"a/b\"": {}},
@@ -184,13 +181,16 @@ mod tests {
 
     #[test]
     fn sets_add_intersect_and_subtract() {
-        let set = |value: Value| FieldSet::from_value(&value);
+        let set = FieldSet::from_value;
         let mut a = set(json!({"f:a": {".": {}, "f:x": {}}, "f:b": {}}));
         let b = set(json!({"f:a": {"f:x": {}}, "f:c": {}}));
-        assert_eq!(a.intersection(&b).to_value(), json!({"f:a": {"f:x": {}}}));
+        assert_eq!(a.intersection(&b).into_value(), json!({"f:a": {"f:x": {}}}));
         a.subtract(&b);
-        assert_eq!(a.to_value(), json!({"f:a": {}, "f:b": {}}));
+        assert_eq!(a.clone().into_value(), json!({"f:a": {}, "f:b": {}}));
         a.union(&b);
-        assert_eq!(a.to_value(), json!({"f:a": {".": {}, "f:x": {}}, "f:b": {}, "f:c": {}}));
+        assert_eq!(
+            a.clone().into_value(),
+            json!({"f:a": {".": {}, "f:x": {}}, "f:b": {}, "f:c": {}})
+        );
     }
 }

@@ -83,23 +83,24 @@ impl Manager {
         text
     }
 
-    fn to_value(&self) -> Value {
+    fn into_value(self) -> Value {
         let mut entry = json!({
             "manager": self.name,
             "operation": if self.operation == Operation::Apply { "Apply" } else { "Update" },
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_value(),
+            "fieldsV1": self.fields.into_value(),
         });
-        for (name, text) in [("time", &self.time), ("subresource", &self.subresource)] {
+        for (name, text) in [("time", self.time), ("subresource", self.subresource)] {
             if !text.is_empty() {
-                entry[name] = text.as_str().into();
+                entry[name] = text.into();
             }
         }
         entry
     }
 
-    fn from_value(entry: &Value) -> Manager {
+    fn from_value(mut entry: Value) -> Manager {
+        let fields = remove(&mut entry, "fieldsV1").unwrap_or_default();
         let operation = if entry.text("operation") == "Apply" {
             Operation::Apply
         } else {
@@ -111,19 +112,23 @@ impl Manager {
             api_version: entry.text("apiVersion").to_owned(),
             subresource: entry.text("subresource").to_owned(),
             time: entry.text("time").to_owned(),
-            fields: FieldSet::from_value(entry.at(&["fieldsV1"])),
+            fields: FieldSet::from_value(fields),
         }
     }
 }
 
 /// An object's managers.
 pub fn managers_of(object: &Value) -> Vec<Manager> {
-    object
-        .at(&["metadata"])
-        .items("managedFields")
-        .iter()
-        .map(Manager::from_value)
-        .collect()
+    let entries = object.at(&["metadata"]).items("managedFields");
+    entries.iter().cloned().map(Manager::from_value).collect()
+}
+
+/// Takes an object's managers out of it.
+fn take_managers(object: &mut Value) -> Vec<Manager> {
+    match remove(object_mut(object, "metadata"), "managedFields") {
+        Some(Value::Array(entries)) => entries.into_iter().map(Manager::from_value).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Writes an object's managers, in Kubernetes' order.
@@ -137,7 +142,7 @@ pub fn set_managers(object: &mut Value, mut managers: Vec<Manager>) {
     if managers.is_empty() {
         remove(metadata, "managedFields");
     } else {
-        metadata["managedFields"] = managers.iter().map(Manager::to_value).collect();
+        metadata["managedFields"] = managers.into_iter().map(Manager::into_value).collect();
     }
 }
 
@@ -189,7 +194,7 @@ pub fn record_update(
     if difference.is_empty() {
         return;
     }
-    let mut managers = managers_of(new);
+    let mut managers = take_managers(new);
     let mut own = Manager::of_request(kind, subresource, Operation::Update, ctx);
     for manager in &mut managers {
         if manager.is_same(&own) {

@@ -144,12 +144,9 @@ pub fn validate_update(old: &Value, new: &Value, causes: &mut Causes) {
             immutable(new.at(&[name]), old.at(&[name]), path.field(name), causes);
         }
         if old.has("deletionTimestamp") {
-            let added: Vec<&str> = new
-                .items("finalizers")
-                .iter()
-                .filter(|finalizer| !old.items("finalizers").contains(finalizer))
-                .filter_map(Value::as_str)
-                .collect();
+            let known: BTreeSet<&str> = old.items("finalizers").iter().filter_map(Value::as_str).collect();
+            let names = new.items("finalizers").iter().filter_map(Value::as_str);
+            let added: Vec<&str> = names.filter(|name| !known.contains(name)).collect();
             if !added.is_empty() {
                 let text = format!(
                     "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"

@@ -2,6 +2,7 @@
 //! `api/errors`, since clients match on them. The gateway sends what these functions return; nothing here knows HTTP
 //! beyond the code.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -160,12 +161,9 @@ impl Status {
         } else {
             format!("{kind}.{group}")
         };
-        let mut unique: Vec<String> = Vec::with_capacity(causes.len());
-        for text in causes.iter().map(Cause::to_string) {
-            if !unique.contains(&text) {
-                unique.push(text);
-            }
-        }
+        let mut known = HashSet::new();
+        let texts = causes.iter().map(Cause::to_string);
+        let unique: Vec<String> = texts.filter(|text| known.insert(text.clone())).collect();
         let list = match unique.as_slice() {
             [one] => one.clone(),
             many => format!("[{}]", many.join(", ")),

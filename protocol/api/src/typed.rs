@@ -2,12 +2,14 @@
 //! differs between two objects, how an applied configuration merges into a live object, and what an applier that no
 //! longer mentions a part leaves behind. `apply` and `managed` are built on it.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::access::{Access, NULL};
 use crate::fieldset::{FieldSet, Node};
 use crate::merge::ListType;
-use crate::schema::{Schemas, Shape};
+use crate::schema::{ListShape, Schemas, Shape};
 
 /// A part of an object that can have owners of its own.
 struct Part<'v, 's> {
@@ -94,10 +96,8 @@ pub fn fields(schemas: &Schemas, shape: &Shape, value: &Value) -> FieldSet {
     let mut set = FieldSet::default();
     for part in parts(schemas, shape, value).into_iter().flatten() {
         let below = fields(schemas, part.shape, part.value);
-        let whole = below.is_empty() || part.kind == PartKind::Item;
-        let node = set.child(&part.element);
-        node.member |= whole;
-        node.below.union(&below);
+        let member = below.is_empty() || part.kind == PartKind::Item;
+        set.children.insert(part.element, Node { member, below });
     }
     set
 }
@@ -144,29 +144,107 @@ pub fn difference(schemas: &Schemas, shape: &Shape, old: &Value, new: &Value) ->
 }
 
 fn compare(schemas: &Schemas, shape: &Shape, old: &Value, new: &Value, changed: &mut FieldSet, removed: &mut FieldSet) {
-    let before = parts(schemas, shape, old).unwrap_or_default();
-    let after = parts(schemas, shape, new).unwrap_or_default();
-    for part in &after {
-        match before.iter().find(|candidate| candidate.element == part.element) {
-            Some(earlier) if earlier.value == part.value => {}
-            Some(earlier) => {
-                let granular = |value: &Value| parts(schemas, part.shape, value).is_some();
-                if granular(earlier.value) && granular(part.value) {
-                    let (mut more, mut less) = (FieldSet::default(), FieldSet::default());
-                    compare(schemas, part.shape, earlier.value, part.value, &mut more, &mut less);
-                    graft(changed, &part.element, more);
-                    graft(removed, &part.element, less);
-                } else {
-                    changed.child(&part.element).member = true;
-                }
-            }
-            None => *changed.child(&part.element) = whole(schemas, part, false),
+    match shape {
+        Shape::List(list) => compare_items(schemas, list, old, new, changed, removed),
+        _ => compare_members(schemas, shape, old, new, changed, removed),
+    }
+}
+
+/// Compares structures and maps member by member; nothing is allocated for members that are equal.
+fn compare_members(
+    schemas: &Schemas,
+    shape: &Shape,
+    old: &Value,
+    new: &Value,
+    changed: &mut FieldSet,
+    removed: &mut FieldSet,
+) {
+    let (definition, kind) = match shape {
+        Shape::Struct(name) => (schemas.definition(name), PartKind::Field),
+        _ => (None, PartKind::Entry),
+    };
+    let shape_of = |name: &str| match (definition, shape) {
+        (Some(definition), _) => definition.field(name).map_or(&ANY, |field| &field.shape),
+        (None, Shape::Map(map)) => &map.value,
+        _ => &ANY,
+    };
+    let part = |name: &str, value| Part {
+        element: format!("f:{name}"),
+        value,
+        shape: shape_of(name),
+        kind,
+    };
+    for (name, value) in new.as_object().into_iter().flatten() {
+        match old.get(name) {
+            Some(earlier) if earlier == value => {}
+            Some(earlier) => differ(schemas, &part(name, value), earlier, changed, removed),
+            None => add(schemas, &part(name, value), changed),
         }
     }
-    for part in &before {
-        if !after.iter().any(|candidate| candidate.element == part.element) {
-            *removed.child(&part.element) = whole(schemas, part, false);
+    for (name, value) in old.as_object().into_iter().flatten() {
+        if new.get(name).is_none() {
+            add(schemas, &part(name, value), removed);
         }
+    }
+}
+
+fn compare_items(
+    schemas: &Schemas,
+    list: &ListShape,
+    old: &Value,
+    new: &Value,
+    changed: &mut FieldSet,
+    removed: &mut FieldSet,
+) {
+    let index = |value| -> HashMap<String, &Value> {
+        let items = Value::as_array(value).into_iter().flatten();
+        items.map(|item| (item_element(&list.list_type, item), item)).collect()
+    };
+    let (before, after) = (index(old), index(new));
+    let part = |element: &String, value| Part {
+        element: element.clone(),
+        value,
+        shape: &list.item,
+        kind: PartKind::Item,
+    };
+    for (element, value) in &after {
+        match before.get(element) {
+            Some(earlier) if earlier == value => {}
+            Some(earlier) => differ(schemas, &part(element, value), earlier, changed, removed),
+            None => add(schemas, &part(element, value), changed),
+        }
+    }
+    for (element, value) in before.iter().filter(|(element, _)| !after.contains_key(*element)) {
+        add(schemas, &part(element, value), removed);
+    }
+}
+
+/// Notes a part that has another value than before.
+fn differ(schemas: &Schemas, part: &Part<'_, '_>, earlier: &Value, changed: &mut FieldSet, removed: &mut FieldSet) {
+    if is_granular(schemas, part.shape, earlier) && is_granular(schemas, part.shape, part.value) {
+        let (mut more, mut less) = (FieldSet::default(), FieldSet::default());
+        compare(schemas, part.shape, earlier, part.value, &mut more, &mut less);
+        graft(changed, &part.element, more);
+        graft(removed, &part.element, less);
+    } else {
+        changed.child(&part.element).member = true;
+    }
+}
+
+/// Notes a part that is only there on one side, with all that is in it.
+fn add(schemas: &Schemas, part: &Part<'_, '_>, set: &mut FieldSet) {
+    *set.child(&part.element) = whole(schemas, part, false);
+}
+
+/// Whether a value's parts can have owners of their own.
+fn is_granular(schemas: &Schemas, shape: &Shape, value: &Value) -> bool {
+    match (shape, value) {
+        (Shape::Struct(name), Value::Object(_)) => {
+            schemas.definition(name).is_some_and(|definition| !definition.atomic)
+        }
+        (Shape::Map(map), Value::Object(_)) => !map.atomic,
+        (Shape::List(list), Value::Array(_)) => list.list_type != ListType::Atomic,
+        _ => false,
     }
 }
 
@@ -181,7 +259,8 @@ fn whole(schemas: &Schemas, part: &Part<'_, '_>, inside_item: bool) -> Node {
     let inside_item = inside_item || part.kind == PartKind::Item;
     let mut below = FieldSet::default();
     for inner in parts(schemas, part.shape, part.value).into_iter().flatten() {
-        *below.child(&inner.element) = whole(schemas, &inner, inside_item);
+        let node = whole(schemas, &inner, inside_item);
+        below.children.insert(inner.element, node);
     }
     let implied = !inside_item && part.kind == PartKind::Field && ALWAYS_THERE.contains(&part.element.as_str());
     Node {
@@ -229,40 +308,32 @@ fn merge_members<'s>(
 /// Items of both lists. The applied list's order holds; live items that it does not mention keep their place among those
 /// that it does.
 fn merge_items(schemas: &Schemas, shape: &Shape, list_type: &ListType, before: &[Value], after: &[Value]) -> Value {
-    let name = |item: &Value| item_element(list_type, item);
-    let live: Vec<(String, &Value)> = before.iter().map(|item| (name(item), item)).collect();
-    let wanted: Vec<(String, &Value)> = after.iter().map(|item| (name(item), item)).collect();
-    let is_wanted = |element: &String| wanted.iter().any(|(other, _)| other == element);
+    let live: Vec<String> = before.iter().map(|item| item_element(list_type, item)).collect();
+    let wanted: Vec<String> = after.iter().map(|item| item_element(list_type, item)).collect();
+    let place: HashMap<&String, usize> = live.iter().enumerate().map(|(at, element)| (element, at)).collect();
+    let is_wanted: HashSet<&String> = wanted.iter().collect();
     let mut merged = Vec::with_capacity(live.len() + wanted.len());
-    let mut rest = live.iter();
-    let mut taken: Vec<&String> = Vec::new();
-    for (element, item) in &wanted {
-        if taken.contains(&element) {
+    let mut taken: HashSet<&String> = HashSet::new();
+    let mut next = 0;
+    for (element, item) in wanted.iter().zip(after) {
+        if !taken.insert(element) {
             continue;
         }
-        taken.push(element);
-        let counterpart = live.iter().find(|(other, _)| other == element);
-        if counterpart.is_some() {
-            // Live-only items that stood before this one come before it.
-            for (other, value) in rest.by_ref() {
-                if other == element || is_wanted(other) && !taken.contains(&other) {
-                    break;
-                }
-                if !is_wanted(other) {
-                    merged.push((*value).clone());
-                }
+        let Some(at) = place.get(element) else {
+            merged.push(item.clone());
+            continue;
+        };
+        // Items that only the live list has come before the one that they stood before.
+        while next < *at {
+            if !is_wanted.contains(&live[next]) {
+                merged.push(before[next].clone());
             }
+            next += 1;
         }
-        merged.push(match counterpart {
-            Some((_, value)) => merge(schemas, shape, value, item),
-            None => (*item).clone(),
-        });
+        merged.push(merge(schemas, shape, &before[*at], item));
     }
-    let missing: Vec<Value> = rest
-        .filter(|(element, _)| !is_wanted(element))
-        .map(|(_, value)| (*value).clone())
-        .collect();
-    merged.extend(missing);
+    let rest = (next..live.len()).filter(|at| !is_wanted.contains(&live[*at]));
+    merged.extend(rest.map(|at| before[at].clone()));
     Value::Array(merged)
 }
 

@@ -1,5 +1,5 @@
 //! Anything may come in: it is answered, never with a panic.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::disallowed_methods)] // one test bounds its own time
 
 mod fixture;
 
@@ -192,4 +192,51 @@ proptest! {
         let again = update(deployments(), &created, created.clone()).unwrap();
         prop_assert_eq!(again, created);
     }
+}
+
+/// A megabyte of list items or map entries must cost no more than its length.
+#[test]
+fn long_lists_and_maps_take_no_quadratic_time() {
+    let started = std::time::Instant::now();
+    let count = 30_000;
+    let env: Vec<Value> = (0..count)
+        .map(|i| json!({"name": format!("V{i}"), "value": "x"}))
+        .collect();
+    let object = with(deployment(), "/spec/template/spec/containers/0/env", json!(env));
+    let created = create(deployments(), object.clone()).unwrap();
+    let reversed: Vec<Value> = env
+        .iter()
+        .rev()
+        .map(|item| json!({"name": item["name"], "value": "y"}))
+        .collect();
+    let order: Vec<Value> = reversed.iter().map(|item| json!({"name": item["name"]})).collect();
+    let patch = json!({"spec": {"template": {"spec": {"containers": [
+        {"name": "nginx", "env": reversed, "$setElementOrder/env": order},
+    ]}}}});
+    let patched = api::write::apply_patch(deployments(), api::write::PatchType::Strategic, &created, &patch).unwrap();
+    let updated = update(deployments(), &created, patched).unwrap();
+    let applied = server_side_apply(deployments(), None, Some(&updated), object, true, &context("a"));
+    // Every apply without a namespace is placed into the stored object's.
+    assert!(applied.is_ok(), "{applied:?}");
+    let names: Vec<String> = (0..count).map(|i| format!("a.io/{i}")).collect();
+    let finalizers = with(pod(), "/metadata/finalizers", json!(names));
+    let first = create(pods(), finalizers).unwrap();
+    let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": names, "finalizers": names}});
+    api::write::apply_patch(pods(), api::write::PatchType::Strategic, &first, &patch).unwrap();
+    let bad: Vec<Value> = (0..count)
+        .map(|i| json!({"name": format!("C{i}"), "image": ""}))
+        .collect();
+    assert_eq!(
+        create(pods(), with(pod(), "/spec/containers", json!(bad)))
+            .unwrap_err()
+            .code,
+        422
+    );
+    let data: serde_json::Map<String, Value> = (0..count).map(|i| (format!("k{i}"), json!(""))).collect();
+    let row = kind("v1", "ConfigMap");
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data});
+    let created = create(row, map).unwrap();
+    update(row, &created, with(created.clone(), "/data", json!({"z": "z"}))).unwrap();
+    // Linear, all of this takes well under a second; quadratic, minutes.
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }

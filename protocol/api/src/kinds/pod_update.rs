@@ -1,6 +1,8 @@
 //! What an update may change in a pod's spec: images, deadlines, more tolerations, fewer scheduling gates. All else is
 //! fixed when the pod is made.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::pod_defaults::CONTAINER_LISTS;
@@ -54,9 +56,9 @@ fn tolerations(before: &Value, after: &Value, path: &Path<'_>, causes: &mut Caus
     let identity = |toleration: &Value| {
         let mut toleration = toleration.clone();
         remove(&mut toleration, "tolerationSeconds");
-        toleration
+        toleration.to_string()
     };
-    let now: Vec<Value> = after.items("tolerations").iter().map(identity).collect();
+    let now: HashSet<String> = after.items("tolerations").iter().map(identity).collect();
     if !before
         .items("tolerations")
         .iter()
@@ -71,12 +73,13 @@ fn tolerations(before: &Value, after: &Value, path: &Path<'_>, causes: &mut Caus
 }
 
 fn gates(before: &Value, after: &Value, path: &Path<'_>, causes: &mut Causes) {
-    let added: Vec<&str> = after
+    let known: HashSet<&str> = before
         .items("schedulingGates")
         .iter()
-        .filter(|gate| !before.items("schedulingGates").contains(gate))
         .map(|gate| gate.text("name"))
         .collect();
+    let names = after.items("schedulingGates").iter().map(|gate| gate.text("name"));
+    let added: Vec<&str> = names.filter(|name| !known.contains(name)).collect();
     if !added.is_empty() {
         let text = format!(
             "only deletion is allowed, but found new scheduling gates '{}'",

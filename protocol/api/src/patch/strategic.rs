@@ -2,6 +2,8 @@
 //! (replace, delete, merge), `$deleteFromPrimitiveList/field`, `$setElementOrder/field`, `$retainKeys`. Semantics after
 //! apimachinery's `strategicpatch` package, as kubectl's three-way apply relies on them.
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use crate::access::Access;
@@ -191,6 +193,7 @@ impl<'a> Merger<'a> {
         if patch.iter().any(|item| item.text(DIRECTIVE) == "replace") {
             return Ok(without_directives(patch));
         }
+        let mut index = Index::new(key, &live);
         for item in patch {
             let Some(members) = item.as_object() else {
                 return Err(invalid(format!(
@@ -204,39 +207,65 @@ impl<'a> Merger<'a> {
                 )));
             }
             match item.text(DIRECTIVE) {
-                "delete" => live.retain(|candidate| candidate.at(&[key]) != name),
+                // Deleted items become null first, so that positions stay.
+                "delete" => index.remove(name).into_iter().for_each(|at| live[at] = Value::Null),
                 "" | "merge" => {
-                    // Of several live items with this key (two ports of one number), the most similar one is meant.
-                    let position = best_match(&live, item, key, name);
-                    let base = match position {
-                        Some(position) => std::mem::take(&mut live[position]),
-                        None => Value::Null,
+                    let position = index.best_match(&live, name, item.text("protocol"));
+                    let base = position.map(|at| std::mem::take(&mut live[at])).unwrap_or_default();
+                    let base = match base {
+                        Value::Object(members) => members,
+                        _ => Map::new(),
                     };
-                    let base = base.as_object().cloned().unwrap_or_default();
                     let merged = Value::Object(self.object(&list.item, base, members)?);
                     match position {
-                        Some(position) => live[position] = merged,
-                        None => live.push(merged),
+                        Some(at) => live[at] = merged,
+                        None => {
+                            index.insert(name, live.len());
+                            live.push(merged);
+                        }
                     }
                 }
                 other => return Err(invalid(format!("Unknown patch type found: {other}"))),
             }
         }
+        live.retain(|item| !item.is_null());
         Ok(live)
     }
 }
 
-/// The live item that a patch's item is about: the first of its key whose protocol is the same, else the first of its
-/// key. Upstream takes the first of its key, and so confuses a port's TCP and UDP entries.
-fn best_match(live: &[Value], item: &Value, key: &str, name: &Value) -> Option<usize> {
-    let of_key = |candidate: &&Value| candidate.at(&[key]) == name;
-    let protocol = item.text("protocol");
-    let same = live
-        .iter()
-        .position(|candidate| of_key(&candidate) && candidate.text("protocol") == protocol);
-    match same {
-        Some(position) if !protocol.is_empty() => Some(position),
-        _ => live.iter().position(|candidate| of_key(&candidate)),
+/// Where the items of a list are, by the text of their merge key. Lists of a client may be long: nothing here may be
+/// quadratic.
+struct Index {
+    positions: HashMap<String, Vec<usize>>,
+}
+
+impl Index {
+    fn new(key: &str, items: &[Value]) -> Index {
+        let mut index = Index {
+            positions: HashMap::new(),
+        };
+        for (at, item) in items.iter().enumerate() {
+            index.insert(item.at(&[key]), at);
+        }
+        index
+    }
+
+    fn insert(&mut self, name: &Value, at: usize) {
+        self.positions.entry(name.to_string()).or_default().push(at);
+    }
+
+    fn remove(&mut self, name: &Value) -> Vec<usize> {
+        self.positions.remove(&name.to_string()).unwrap_or_default()
+    }
+
+    /// The live item that a patch's item is about: the first of its key whose protocol is the same, else the first of
+    /// its key. Upstream takes the first of its key, and so confuses a port's TCP and UDP entries.
+    fn best_match(&self, live: &[Value], name: &Value, protocol: &str) -> Option<usize> {
+        let candidates = self.positions.get(&name.to_string())?;
+        let same = candidates
+            .iter()
+            .find(|at| !protocol.is_empty() && live[**at].text("protocol") == protocol);
+        same.or(candidates.first()).copied()
     }
 }
 
@@ -247,8 +276,9 @@ fn without_directives(patch: &[Value]) -> Vec<Value> {
 }
 
 fn primitives(mut live: Vec<Value>, patch: &[Value]) -> Vec<Value> {
+    let mut known: HashSet<String> = live.iter().map(Value::to_string).collect();
     for item in patch {
-        if !live.contains(item) {
+        if known.insert(item.to_string()) {
             live.push(item.clone());
         }
     }
@@ -260,7 +290,8 @@ fn delete_primitives(original: &mut Map<String, Value>, field: &str, values: &Va
         return Err(invalid(format!("{DELETE_PRIMITIVES}{field} must be a list")));
     };
     if let Some(Value::Array(items)) = original.get_mut(field) {
-        items.retain(|item| !values.contains(item));
+        let values: HashSet<String> = values.iter().map(Value::to_string).collect();
+        items.retain(|item| !values.contains(&item.to_string()));
         if items.is_empty() {
             original.remove(field);
         }
@@ -295,15 +326,18 @@ fn ordered(merged: Vec<Value>, order: &Value, list: &ListShape) -> Result<Vec<Va
         return Err(invalid("$setElementOrder must be a list".to_owned()));
     };
     let key = list.patch_key.unwrap_or_default();
-    let rank = |item: &Value| {
-        order.iter().position(|wanted| {
-            if key.is_empty() {
-                wanted == item
-            } else {
-                wanted.at(&[key]) == item.at(&[key])
-            }
-        })
+    let name = |item: &Value| {
+        if key.is_empty() {
+            item.to_string()
+        } else {
+            item.at(&[key]).to_string()
+        }
     };
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    for (rank, wanted) in order.iter().enumerate() {
+        ranks.entry(name(wanted)).or_insert(rank);
+    }
+    let rank = |item: &Value| ranks.get(&name(item)).copied();
     let (mut wanted, server_only): (Vec<_>, Vec<_>) = merged
         .into_iter()
         .enumerate()
