@@ -212,6 +212,9 @@ impl ClassIndex {
                 feasible.push(&bucket.nodes);
             }
         }
+        if sites.is_empty() {
+            return None;
+        }
         let mut totals = Vec::new();
         cycle.score_sites(&sites, &self.bounds, &mut totals);
         let top_of = |nodes: &BTreeSet<(i64, u32)>| nodes.last().map_or(0, |(score, _)| *score);

@@ -268,7 +268,11 @@ impl Scheduler {
         let reading = read_pod(&mut self.cluster.symbols, pod);
         if let Some(id) = self.cluster.pod_id(&key) {
             let known = &self.cluster.pod(id).uid;
-            let replaced = !known.is_empty() && !reading.uid.is_empty() && *known != reading.uid;
+            // Another object of the same name; or fields changed that the API never changes.
+            let before = self.cluster.signature(id);
+            let replaced = !known.is_empty() && !reading.uid.is_empty() && *known != reading.uid
+                || before.group != reading.signature.group
+                || before.scheduler_name != reading.signature.scheduler_name;
             if replaced || reading.terminal {
                 self.remove_id(id);
             }

@@ -24,6 +24,21 @@ enum Event {
     Confirm(u8),
     Forget(u8),
     Terminate(u8),
+    /// A disruption budget for one app.
+    Budget {
+        app: u8,
+        allowed: u8,
+    },
+    /// A service that selects one app, or none any more.
+    Service {
+        app: u8,
+        exists: bool,
+    },
+    /// A pod group and how many of its pods it needs.
+    Group {
+        name: u8,
+        pods_min: u8,
+    },
     Round {
         pods_max: usize,
     },
@@ -37,6 +52,7 @@ struct PodShape {
     app: u8,
     kind: u8,
     port: bool,
+    group: Option<u8>,
 }
 
 fn node_object(name: u8, zone: u8, cpu: u8, taint: Option<u8>, cordoned: bool) -> core::Node {
@@ -104,6 +120,9 @@ fn pod_object(shape: &PodShape, node: Option<&str>, terminating: bool) -> core::
     for (key, value) in extra.as_object().expect("an object") {
         spec[key] = value.clone();
     }
+    if let Some(group) = shape.group {
+        spec["schedulingGroup"] = json!({"podGroupName": format!("g{group}")});
+    }
     if let Some(node) = node {
         spec["nodeName"] = json!(node);
     }
@@ -115,16 +134,25 @@ fn pod_object(shape: &PodShape, node: Option<&str>, terminating: bool) -> core::
 }
 
 fn shape() -> impl Strategy<Value = PodShape> {
-    (0u8..40, 0u8..3, 0u8..3, 0u8..3, 0u8..18, prop::bool::weighted(0.1)).prop_map(
-        |(name, cpu, priority, app, kind, port)| PodShape {
+    let group = prop::option::weighted(0.2, 0u8..2);
+    (
+        0u8..40,
+        0u8..3,
+        0u8..3,
+        0u8..3,
+        0u8..18,
+        prop::bool::weighted(0.1),
+        group,
+    )
+        .prop_map(|(name, cpu, priority, app, kind, port, group)| PodShape {
             name,
             cpu,
             priority,
             app,
             kind,
             port,
-        },
-    )
+            group,
+        })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -143,6 +171,9 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0u8..40).prop_map(Event::Confirm),
         1 => (0u8..40).prop_map(Event::Forget),
         1 => (0u8..40).prop_map(Event::Terminate),
+        1 => (0u8..3, 0u8..3).prop_map(|(app, allowed)| Event::Budget { app, allowed }),
+        1 => (0u8..3, any::<bool>()).prop_map(|(app, exists)| Event::Service { app, exists }),
+        1 => (0u8..2, 1u8..4).prop_map(|(name, pods_min)| Event::Group { name, pods_min }),
         4 => (1usize..20).prop_map(|pods_max| Event::Round { pods_max }),
     ]
 }
@@ -156,6 +187,7 @@ fn key(name: u8) -> PodKey {
 struct World {
     nodes: BTreeMap<String, core::Node>,
     pods: BTreeMap<PodKey, (PodShape, Option<String>)>,
+    groups: BTreeMap<u8, usize>,
 }
 
 impl World {
@@ -196,6 +228,21 @@ fn feed(scheduler: &mut Scheduler, world: &World, event: &Event, now_ms: u64) ->
             }
         }
         Event::Forget(name) => scheduler.forget(&key(*name), now_ms),
+        Event::Budget { app, allowed } => {
+            let budget = json!({"metadata": {"name": format!("b{app}"), "namespace": "default"},
+                "spec": {"selector": {"matchLabels": {"app": format!("a{app}")}}},
+                "status": {"disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+            scheduler.upsert_budget(&serde_json::from_value(budget).expect("well-formed"));
+        }
+        Event::Service { app, exists: true } => {
+            let service = json!({"metadata": {"name": format!("s{app}"), "namespace": "default"},
+                "spec": {"selector": {"app": format!("a{app}")}}});
+            scheduler.upsert_service(&serde_json::from_value(service).expect("well-formed"));
+        }
+        Event::Service { app, exists: false } => scheduler.remove_service("default", &format!("s{app}")),
+        Event::Group { name, pods_min } => {
+            scheduler.set_group("default", &format!("g{name}"), usize::from(*pods_min));
+        }
         Event::Round { pods_max } => return scheduler.schedule_batch(now_ms, *pods_max),
         Event::Pod(_) => {}
     }
@@ -258,7 +305,7 @@ fn check_binding(world: &World, shape: &PodShape, node: &str) -> Result<(), Test
 
 /// A pod without any wish but cpu, that no node refuses, must not be left pending.
 fn check_refusal(world: &World, shape: &PodShape) -> Result<(), TestCaseError> {
-    if shape.kind != 0 && shape.kind < 15 || shape.port {
+    if shape.kind != 0 && shape.kind < 15 || shape.port || shape.group.is_some() {
         return Ok(());
     }
     for (name, node) in &world.nodes {
@@ -277,6 +324,7 @@ fn check_refusal(world: &World, shape: &PodShape) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// The index is for looking at all nodes; with sampling both schedulers take the plain path, and must obey as well.
 fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
     let configuration = |indexed| SchedulerConfiguration {
         seed,
@@ -314,7 +362,11 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
             Event::RemovePod(name) => {
                 world.pods.remove(&key(*name));
             }
+            Event::Group { name, pods_min } => {
+                world.groups.insert(*name, usize::from(*pods_min));
+            }
             Event::Forget(_) | Event::Confirm(_) | Event::Terminate(_) | Event::Round { .. } => {}
+            Event::Budget { .. } | Event::Service { .. } => {}
         }
         if let Event::Forget(name) = event {
             let placed = indexed.node_of(&key(*name)).map(|node| node.to_string());
@@ -348,6 +400,17 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
                     }
                 }
             }
+        }
+        for group in decisions.iter().filter_map(|decision| match decision {
+            Decision::Bind(binding) => world.pods[&binding.pod].0.group,
+            Decision::Unschedulable(_) => None,
+        }) {
+            let placed = world
+                .pods
+                .values()
+                .filter(|(shape, at)| shape.group == Some(group) && at.is_some())
+                .count();
+            prop_assert!(placed >= world.groups[&group], "a part of the gang g{group} was placed");
         }
         recount(&indexed, &world)?;
     }
