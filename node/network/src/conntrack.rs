@@ -12,10 +12,10 @@ use std::{
     net::{Ipv4Addr, SocketAddrV4},
 };
 
-use netlink_packet_core::{NetlinkDeserializable, NetlinkHeader, NetlinkSerializable};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use crate::{
+    netfilter::{GENERIC_HEADER, NLA_F_NESTED, NetfilterMessage, attribute},
     netlink::{KernelSocket, Request, is_absent},
     service::StaleFlow,
 };
@@ -24,8 +24,6 @@ use crate::{
 const SUBSYSTEM: u16 = 1 << 8;
 const IPCTNL_MSG_CT_GET: u16 = SUBSYSTEM | 1;
 const IPCTNL_MSG_CT_DELETE: u16 = SUBSYSTEM | 2;
-/// `struct nfgenmsg`: family, version, resource id.
-const GENERIC_HEADER: [u8; 4] = [nix::libc::AF_INET as u8, 0, 0, 0];
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_TUPLE_IP: u16 = 1;
@@ -34,50 +32,15 @@ const CTA_IP_V4_SRC: u16 = 1;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_SRC_PORT: u16 = 2;
 const CTA_PROTO_DST_PORT: u16 = 3;
-/// The flags beside an attribute's number: nested, and in network byte order.
-const NLA_F_NESTED: u16 = 1 << 15;
-const NLA_TYPE_MASK: u16 = 0x3fff;
-
-/// A ctnetlink message as bytes, after the netlink header.
-#[derive(Debug)]
-struct FlowMessage {
-    kind: u16,
-    bytes: Vec<u8>,
-}
-
-impl NetlinkSerializable for FlowMessage {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer[..self.bytes.len()].copy_from_slice(&self.bytes);
-    }
-}
-
-impl NetlinkDeserializable for FlowMessage {
-    type Error = io::Error;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, io::Error> {
-        Ok(Self {
-            kind: header.message_type,
-            bytes: payload.to_vec(),
-        })
-    }
-}
 
 /// Deletes the stale flows from the kernel's table of this thread's network namespace; returns how many there were.
 pub(crate) fn forget(stale: &BTreeSet<StaleFlow>) -> io::Result<usize> {
-    let mut socket = KernelSocket::<FlowMessage>::open_protocol(NETLINK_NETFILTER)?;
-    let all = FlowMessage {
+    let mut socket = KernelSocket::<NetfilterMessage>::open_protocol(NETLINK_NETFILTER)?;
+    let all = NetfilterMessage {
         kind: IPCTNL_MSG_CT_GET,
         bytes: GENERIC_HEADER.to_vec(),
     };
-    let requests: Vec<Request<FlowMessage>> = socket
+    let requests: Vec<Request<NetfilterMessage>> = socket
         .list(all)?
         .iter()
         .filter_map(|message| deletion(&message.bytes, stale))
@@ -95,7 +58,7 @@ pub(crate) fn forget(stale: &BTreeSet<StaleFlow>) -> io::Result<usize> {
 }
 
 /// The message that deletes a listed flow, if it is a stale one.
-fn deletion(listed: &[u8], stale: &BTreeSet<StaleFlow>) -> Option<FlowMessage> {
+fn deletion(listed: &[u8], stale: &BTreeSet<StaleFlow>) -> Option<NetfilterMessage> {
     let attributes = listed.get(GENERIC_HEADER.len()..)?;
     let original = attribute(attributes, CTA_TUPLE_ORIG)?;
     let reply = attribute(attributes, CTA_TUPLE_REPLY)?;
@@ -119,7 +82,7 @@ fn deletion(listed: &[u8], stale: &BTreeSet<StaleFlow>) -> Option<FlowMessage> {
     bytes.extend(length.to_ne_bytes());
     bytes.extend((CTA_TUPLE_ORIG | NLA_F_NESTED).to_ne_bytes());
     bytes.extend(original);
-    Some(FlowMessage {
+    Some(NetfilterMessage {
         kind: IPCTNL_MSG_CT_DELETE,
         bytes,
     })
@@ -127,20 +90,6 @@ fn deletion(listed: &[u8], stale: &BTreeSet<StaleFlow>) -> Option<FlowMessage> {
 
 fn port(value: &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(value.try_into().ok()?))
-}
-
-/// The value of the first attribute of a kind.
-fn attribute(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    const HEADER: usize = 4;
-    loop {
-        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(attributes.get(2..HEADER)?.try_into().ok()?);
-        let value = attributes.get(HEADER..length)?;
-        if kind & NLA_TYPE_MASK == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(length.next_multiple_of(HEADER)..)?;
-    }
 }
 
 #[cfg(test)]

@@ -17,17 +17,20 @@
 //! matter on which runtime thread a later call is polled.
 
 mod address;
+mod commit;
 mod conntrack;
 mod dns;
 mod error;
 mod ipam;
 mod link;
 mod listing;
+mod netfilter;
 mod netlink;
 mod nft;
 mod plant;
 mod pod_network;
 mod route;
+mod rules;
 mod ruleset;
 mod service;
 mod service_chain;

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 
 use crate::{
-    ruleset::{HAIRPIN_IPS, NODE_PORTS, SERVICE_IPS},
+    ruleset::{HAIRPIN_IPS, NODE_PORTS, SERVICE_IPS, TABLE},
     service::{Programmed, Protocol},
 };
 
@@ -27,6 +27,38 @@ pub(crate) fn read_listing(listing: &serde_json::Value) -> Programmed {
         }
     }
     programmed
+}
+
+/// Whether a list of tables contains ours.
+pub(crate) fn has_table(tables: &serde_json::Value) -> bool {
+    let objects = tables
+        .get("nftables")
+        .and_then(serde_json::Value::as_array)
+        .into_iter()
+        .flatten();
+    objects.filter_map(|object| object.get("table")).any(|table| {
+        table.get("family").and_then(serde_json::Value::as_str) == Some("inet")
+            && table.get("name").and_then(serde_json::Value::as_str) == Some(TABLE)
+    })
+}
+
+/// The chains of other tables that drop forwarded packets by default, as `family table chain`. A verdict of our table does not
+/// overrule another's.
+pub(crate) fn foreign_drops(chains: &serde_json::Value) -> Vec<String> {
+    let objects = chains
+        .get("nftables")
+        .and_then(serde_json::Value::as_array)
+        .into_iter()
+        .flatten();
+    objects
+        .filter_map(|object| object.get("chain"))
+        .filter_map(|chain| {
+            let word = |key: &str| chain.get(key).and_then(serde_json::Value::as_str).unwrap_or_default();
+            let forwards = word("hook") == "forward" && ["ip", "inet"].contains(&word("family"));
+            let drops = forwards && word("policy") == "drop" && word("table") != TABLE;
+            drops.then(|| format!("{} {} {}", word("family"), word("table"), word("name")))
+        })
+        .collect()
 }
 
 fn read_set(set: &serde_json::Value, programmed: &mut Programmed) {
@@ -107,5 +139,29 @@ mod tests {
             BTreeSet::from(["svc-00".to_owned(), "np-00".to_owned()])
         );
         assert_eq!(programmed.sets, BTreeSet::from(["aff-00".to_owned()]));
+    }
+
+    #[test]
+    fn foreign_chains_that_drop_forwarded_packets_are_named() {
+        let chain = |family: &str, table: &str, hook: &str, policy: &str| serde_json::json!({"chain": {"family": family, "table": table, "name": "C", "hook": hook, "policy": policy}});
+        let chains = serde_json::json!({"nftables": [
+            chain("ip", "filter", "forward", "drop"),
+            chain("inet", "firewalld", "forward", "accept"),
+            chain("ip6", "filter", "forward", "drop"),
+            chain("ip", "filter", "input", "drop"),
+            chain("inet", "actorium", "forward", "drop"),
+            {"chain": {"family": "ip", "table": "filter", "name": "plain"}},
+        ]});
+        assert_eq!(foreign_drops(&chains), ["ip filter C"]);
+    }
+
+    #[test]
+    fn our_table_is_found_by_family_and_name() {
+        let tables =
+            |family: &str, name: &str| serde_json::json!({"nftables": [{"table": {"family": family, "name": name}}]});
+        assert!(has_table(&tables("inet", "actorium")));
+        assert!(!has_table(&tables("ip", "actorium")));
+        assert!(!has_table(&tables("inet", "other")));
+        assert!(!has_table(&serde_json::json!({})));
     }
 }

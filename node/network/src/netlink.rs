@@ -7,8 +7,8 @@
 use std::{io, marker::PhantomData, os::fd::AsFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -167,11 +167,19 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> KernelSocket<M> {
         let (bytes, _) = self.socket.recv_from_full()?;
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
-            let message = NetlinkMessage::<M>::deserialize(rest)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-            let (header, payload) = message.into_parts();
-            each(&header, payload)?;
-            rest = rest.get(aligned(header.length as usize)..).unwrap_or(&[]);
+            let length = match NetlinkBuffer::new_checked(&rest) {
+                Ok(buffer) => buffer.length() as usize,
+                Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error.to_string())),
+            };
+            match NetlinkMessage::<M>::deserialize(rest) {
+                Ok(message) => {
+                    let (header, payload) = message.into_parts();
+                    each(&header, payload)?;
+                }
+                // A kind of link that the parser does not know is none of ours; the others must still be seen.
+                Err(error) => tracing::debug!(%error, "skipping a netlink message that cannot be read"),
+            }
+            rest = rest.get(aligned(length)..).unwrap_or(&[]);
         }
         Ok(())
     }

@@ -4,163 +4,106 @@
 
 use std::{
     io::{self, Write},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use nftables::batch::Batch;
+use serde_json::Value;
 
-use crate::{
-    conntrack,
-    error::NetworkError,
-    listing,
-    ruleset::{self, BaseRules, TABLE},
-    service::{Plan, Programmed, ServiceChange, ServiceRule, ServiceTable},
-    worker::Chores,
-};
+use crate::{commit::CommitListener, error::NetworkError, ruleset};
 
 const PROGRAM: &str = "nft";
 
-/// The state of the nft worker.
+/// The program, and what is needed to run it without waiting for its end.
 #[derive(Debug)]
-pub(crate) struct Rules {
-    base: BaseRules,
-    services: ServiceTable,
+pub(crate) struct Nft {
+    commits: Option<CommitListener>,
+    /// Children whose transactions are in force and which are about to end.
+    leaving: Vec<Child>,
 }
 
-impl Chores for Rules {}
-
-impl Rules {
-    /// Makes the table, or brings an existing one up to date and reads which services it holds.
-    pub(crate) fn open(base: BaseRules) -> Result<Self, NetworkError> {
-        let programmed = list()?;
-        apply(ruleset::base(&base), "set up the table inet actorium")?;
-        let services = ServiceTable::adopt(base.pod_cidr, programmed);
-        Ok(Self { base, services })
-    }
-
-    /// Applies changes of some services.
-    pub(crate) fn change(&mut self, changes: &[ServiceChange]) -> Result<(), NetworkError> {
-        match self.carry_out(self.services.plan(changes)) {
-            Err(error @ NetworkError::NftRefused { .. }) => self.recover(error, |services| services.plan(changes)),
-            outcome => outcome,
+impl Nft {
+    /// Gets ready. The listener belongs to the calling thread's network namespace, and so do the children.
+    pub(crate) fn new() -> Self {
+        let commits = CommitListener::open()
+            .inspect_err(
+                |error| tracing::debug!(%error, "cannot hear nftables' announcements; changes wait for nft's end"),
+            )
+            .ok();
+        Self {
+            commits,
+            leaving: Vec::new(),
         }
     }
 
-    /// Makes these services all there are.
-    pub(crate) fn replace_all(&mut self, rules: &[ServiceRule]) -> Result<(), NetworkError> {
-        match self.carry_out(self.services.plan_all(rules)) {
-            Err(error @ NetworkError::NftRefused { .. }) => self.recover(error, |services| services.plan_all(rules)),
-            outcome => outcome,
+    /// Applies a transaction: all of it or nothing. It is in force when this returns.
+    pub(crate) fn apply(&mut self, batch: Batch<'static>, action: &str) -> Result<(), NetworkError> {
+        self.reap();
+        let document = ruleset::document(batch).map_err(|error| unreadable(action, &error))?;
+        if let Some(commits) = &self.commits {
+            commits.skip();
+        }
+        let child = start(PROGRAM, &["-j", "-f", "-"], Some(document.as_bytes()))?;
+        if self.commits.as_ref().is_some_and(|commits| commits.hears(&child)) {
+            self.leaving.push(child);
+            return Ok(());
+        }
+        let output = finish(child)?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(refused(action, &output))
         }
     }
 
-    /// Compares the kernel's table with what it should hold, and corrects it. Returns whether anything was wrong.
-    pub(crate) fn repair(&mut self) -> Result<bool, NetworkError> {
-        let found = list()?;
-        let differs = found != *self.services.programmed();
-        // The fixed rules are filled in anew in any case: that costs less than comparing them.
-        apply(ruleset::base(&self.base), "set up the table inet actorium")?;
-        if differs {
-            self.services.replace_programmed(found);
-            self.carry_out(self.services.plan_repair())?;
+    /// What nft lists, as JSON.
+    pub(crate) fn list(&mut self, what: &[&str], action: &str) -> Result<Value, NetworkError> {
+        self.reap();
+        let output = finish(start(PROGRAM, &[&["-j", "list"], what].concat(), None)?)?;
+        if !output.status.success() {
+            return Err(refused(action, &output));
         }
-        Ok(differs)
+        serde_json::from_slice(&output.stdout).map_err(|error| unreadable(action, &error))
     }
 
-    /// The names of the services that are known.
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.services.names().map(str::to_owned).collect()
+    /// Whether children are still to be reaped.
+    pub(crate) fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
     }
 
-    /// Applies a plan; the table's memory follows only if nft accepted it.
-    fn carry_out(&mut self, plan: Plan) -> Result<(), NetworkError> {
-        if !plan.is_empty() {
-            apply(plan.batch(), "change the services")?;
-        }
-        let stale = plan.stale_flows(&self.services);
-        self.services.commit(plan);
-        if !stale.is_empty()
-            && let Err(error) = conntrack::forget(&stale)
-        {
-            tracing::warn!(%error, "cannot forget the flows to removed UDP endpoints; their clients may wait for minutes");
-        }
-        Ok(())
-    }
-
-    /// A refused change means that the kernel does not hold what we remember: somebody has flushed the ruleset, as firewalls
-    /// do when they are reloaded. So the table is read and corrected, and the change tried once more.
-    fn recover(&mut self, refusal: NetworkError, plan: impl Fn(&ServiceTable) -> Plan) -> Result<(), NetworkError> {
-        if !self.repair()? {
-            return Err(refusal);
-        }
-        tracing::warn!(%refusal, "the nftables table had been changed by somebody else; it is as it should be again");
-        self.carry_out(plan(&self.services))
+    /// Takes note of children that have ended.
+    pub(crate) fn reap(&mut self) {
+        self.leaving.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
     }
 }
 
-/// Deletes the table; it is no error if there is none.
-pub(crate) fn delete_table() -> Result<(), NetworkError> {
-    let mut batch = Batch::new();
-    let table = || nftables::schema::NfListObject::Table(ruleset::table());
-    // Adding first makes the deletion succeed in any case.
-    batch.add(table());
-    batch.delete(table());
-    apply(batch, "delete the table inet actorium")
-}
-
-fn apply(batch: Batch<'static>, action: &str) -> Result<(), NetworkError> {
-    let document = ruleset::document(batch).map_err(|error| NetworkError::NftAnswer {
+fn unreadable(action: &str, error: &serde_json::Error) -> NetworkError {
+    NetworkError::NftAnswer {
         action: action.to_owned(),
         reason: error.to_string(),
-    })?;
-    let output = run(&["-j", "-f", "-"], Some(document.as_bytes()))?;
-    if output.status.success() {
-        Ok(())
-    } else {
-        Err(refused(action, &output))
     }
 }
 
-/// What the kernel's table holds; nothing if there is no table.
-fn list() -> Result<Programmed, NetworkError> {
-    let action = "list the table inet actorium";
-    let tables = run(&["list", "tables", "inet"], None)?;
-    if !tables.status.success() {
-        return Err(refused(action, &tables));
-    }
-    let wanted = format!("table inet {TABLE}");
-    if !String::from_utf8_lossy(&tables.stdout)
-        .lines()
-        .any(|line| line.trim() == wanted)
-    {
-        return Ok(Programmed::default());
-    }
-    let output = run(&["-j", "list", "table", "inet", TABLE], None)?;
-    if !output.status.success() {
-        return Err(refused(action, &output));
-    }
-    let listing = serde_json::from_slice(&output.stdout).map_err(|error| NetworkError::NftAnswer {
-        action: action.to_owned(),
-        reason: error.to_string(),
-    })?;
-    Ok(listing::read_listing(&listing))
-}
-
-fn run(arguments: &[&str], input: Option<&[u8]>) -> Result<Output, NetworkError> {
-    let failed = |source: io::Error| NetworkError::NftMissing { source };
-    let mut child = Command::new(PROGRAM)
+fn start(program: &str, arguments: &[&str], input: Option<&[u8]>) -> Result<Child, NetworkError> {
+    let mut child = Command::new(program)
         .args(arguments)
         .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(failed)?;
+        .map_err(|source| NetworkError::NftMissing { source })?;
     // nft reads all of its input before it answers, so writing first cannot block both sides. If nft dies early the
     // write fails with EPIPE, and its exit and words are what matters.
     if let (Some(mut stdin), Some(input)) = (child.stdin.take(), input) {
         let _ = stdin.write_all(input);
     }
-    child.wait_with_output().map_err(failed)
+    Ok(child)
+}
+
+fn finish(child: Child) -> Result<Output, NetworkError> {
+    child
+        .wait_with_output()
+        .map_err(|source| NetworkError::NftMissing { source })
 }
 
 fn refused(action: &str, output: &Output) -> NetworkError {
@@ -199,6 +142,14 @@ fn explain(action: &str, printed: &str) -> NetworkError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_with_its_package() {
+        let error = start("nft-that-is-not-installed", &["list"], None)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nft") && error.contains("package nftables"), "{error}");
+    }
 
     #[test]
     fn the_words_of_nft_become_advice() {

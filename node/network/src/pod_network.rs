@@ -3,14 +3,16 @@
 //! One [`PodNetwork`] per node process. Its calls hand work to two worker threads (links, nftables) and wait for the outcome.
 //! It adopts what an earlier process has left: pods do not notice a restart.
 
-use std::{net::Ipv4Addr, path::PathBuf};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc};
+
+use tokio::sync::oneshot;
 
 use crate::{
     address::Ipv4Cidr,
     error::NetworkError,
-    nft::{self, Rules},
     plant::{AttachedPod, NetNamespace, Plant, PodAddress},
     route::PeerRoute,
+    rules::{Order, OrderQueue, Rules},
     ruleset::BaseRules,
     service::{ServiceChange, ServiceRule},
     worker::Worker,
@@ -42,6 +44,7 @@ pub struct PodNetwork {
     gateway: Ipv4Addr,
     links: Worker<Plant>,
     rules: Worker<Rules>,
+    orders: OrderQueue,
 }
 
 impl PodNetwork {
@@ -57,13 +60,23 @@ impl PodNetwork {
         };
         let for_links = config.clone();
         let links = Worker::start("network-links", move || Plant::open(for_links, gateway)).await?;
-        let rules = Worker::start("network-nft", move || Rules::open(base)).await?;
+        let orders = OrderQueue::default();
+        let for_rules = Arc::clone(&orders);
+        let rules = Worker::start("network-nft", move || Rules::open(base, for_rules)).await?;
+        for chain in rules.run(Rules::foreign_drops).await? {
+            tracing::warn!(
+                chain,
+                "another firewall drops forwarded packets unless it is told otherwise; let those from and to {} pass",
+                config.cluster_cidr
+            );
+        }
         tracing::info!(node = config.node_name, pod_cidr = %config.pod_cidr, %gateway, "the pod network is open");
         Ok(Self {
             config,
             gateway,
             links,
             rules,
+            orders,
         })
     }
 
@@ -113,17 +126,32 @@ impl PodNetwork {
         self.links.run(move |plant| plant.remove_local_address(address)).await
     }
 
-    /// Applies changes of services in one transaction: all or none. Unchanged services cost nothing.
+    /// Applies changes of services in one transaction: all or none. Changes of several callers that wait together share one. Unchanged services cost nothing.
     pub async fn apply_services(&self, changes: &[ServiceChange]) -> Result<(), NetworkError> {
-        let changes = changes.to_vec();
-        self.rules.run(move |rules| rules.change(&changes)).await
+        self.order(Order::Change(changes.to_vec())).await
     }
 
     /// Makes these services all there are, in one transaction. To be called once after a start, with everything that is known:
     /// it removes what an earlier process programmed and nobody asks for any more.
     pub async fn sync_services(&self, services: &[ServiceRule]) -> Result<(), NetworkError> {
-        let services = services.to_vec();
-        self.rules.run(move |rules| rules.replace_all(&services)).await
+        self.order(Order::ReplaceAll(services.to_vec())).await
+    }
+
+    /// Puts an order into the queue and waits for its outcome. Orders that come while nft is at work wait together and are
+    /// carried out together.
+    async fn order(&self, order: Order) -> Result<(), NetworkError> {
+        let (reply, outcome) = oneshot::channel();
+        self.orders.lock().push_back((order, reply));
+        self.rules
+            .run(|rules| {
+                rules.carry_out_orders();
+                Ok(())
+            })
+            .await?;
+        outcome.await.map_err(|_| NetworkError::Worker {
+            name: "network-nft",
+            reason: "it panicked".to_owned(),
+        })?
     }
 
     /// Programs one service.
@@ -153,7 +181,7 @@ impl PodNetwork {
     /// others may rely on it by now.
     pub async fn tear_down(self) -> Result<(), NetworkError> {
         // Both are attempted, whatever becomes of the first.
-        let rules = self.rules.run(|_| nft::delete_table()).await;
+        let rules = self.rules.run(Rules::delete_table).await;
         let links = self.links.run(Plant::tear_down).await;
         rules.and(links)
     }

@@ -799,6 +799,40 @@ async fn a_pod_that_is_detached_and_attached_at_once_is_connected() {
 }
 
 #[tokio::test]
+async fn changes_that_come_together_are_all_in_force() {
+    let node = Node::new(1);
+    let network = Arc::new(node.open());
+    let pod = Pod::on(&network, "pod").await;
+    let _server = pod.serve(8080);
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 1..=40 {
+        let network = Arc::clone(&network);
+        let rule = service(number, 80, vec![pod.endpoint(8080)]);
+        calls.spawn(async move { network.set_service(rule).await });
+    }
+    while let Some(outcome) = calls.join_next().await {
+        outcome.unwrap().unwrap();
+    }
+    for number in [1, 20, 40] {
+        assert_eq!(
+            ask(&pod.namespace, Ipv4Addr::new(10, 96, 0, number), 80).unwrap().0,
+            "pod"
+        );
+    }
+    assert!(!network.repair().await.unwrap());
+    // Once a call has returned, its change is in force: no packet takes the old way.
+    for _ in 0..20 {
+        network.set_service(service(1, 80, vec![])).await.unwrap();
+        assert!(ask(&node.namespace, Ipv4Addr::new(10, 96, 0, 1), 80).is_err());
+        network
+            .set_service(service(1, 80, vec![pod.endpoint(8080)]))
+            .await
+            .unwrap();
+        assert!(ask(&node.namespace, Ipv4Addr::new(10, 96, 0, 1), 80).is_ok());
+    }
+}
+
+#[tokio::test]
 async fn damage_by_others_is_repaired() {
     let node = Node::new(1);
     let network = node.open();
@@ -814,7 +848,14 @@ async fn damage_by_others_is_repaired() {
     assert!(network.repair().await.unwrap());
     assert!(works());
 
-    // A change of another service finds the damage by itself.
+    // A change of another service finds the damage by itself, also when nft has pages to say about it.
+    let many: Vec<ServiceRule> = (10..210)
+        .map(|number| service(number, 80, vec![server.endpoint(8080)]))
+        .collect();
+    network.sync_services(&many).await.unwrap();
+    assert!(node.namespace.sh("nft", "flush ruleset").0);
+    network.sync_services(std::slice::from_ref(&rule)).await.unwrap();
+    assert!(works());
     assert!(node.namespace.sh("nft", "flush ruleset").0);
     network
         .set_service(service(8, 80, vec![server.endpoint(8080)]))
