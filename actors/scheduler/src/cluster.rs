@@ -90,6 +90,11 @@ pub struct Class {
 }
 
 impl Class {
+    /// The terms that pods of this class carry.
+    pub fn carries(&self) -> &[TermId] {
+        &self.carries
+    }
+
     /// The terms, carried by pods of any class, that speak of pods of this class.
     pub fn subject_to(&self) -> &[TermId] {
         &self.subject_to
@@ -151,6 +156,12 @@ impl Cluster {
         self.pods[id.0 as usize]
             .as_ref()
             .expect("pod ids are used only while the pod is known")
+    }
+
+    /// All pods.
+    pub fn pods(&self) -> impl Iterator<Item = (PodId, &PodRecord)> {
+        let known = self.pods.iter().enumerate();
+        known.filter_map(|(at, record)| Some((PodId(at as u32), record.as_ref()?)))
     }
 
     /// The pod of that key.

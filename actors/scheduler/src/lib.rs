@@ -15,6 +15,7 @@
 //! Invariants: no node is filled above its allocatable by a decision; the sums and counts in `Cluster` equal a recount
 //! after every call; every pending pod of our profiles is in exactly one stage of the queue.
 
+mod audit;
 pub mod cluster;
 pub mod config;
 pub mod cycle;

@@ -413,6 +413,8 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
             prop_assert!(placed >= world.groups[&group], "a part of the gang g{group} was placed");
         }
         recount(&indexed, &world)?;
+        indexed.assert_invariants();
+        plain.assert_invariants();
     }
     Ok(())
 }
