@@ -32,6 +32,7 @@ pub struct Activation {
     cause: Cause,
     failures: u32,
     decisions: u64,
+    exists: bool,
 }
 
 /// What a decision became: proposals, and what has to be done when they are answered.
@@ -41,6 +42,8 @@ pub struct Plan {
     pub proposals: Vec<Proposal>,
     /// Timers to set.
     pub timers: Vec<TimerRequest>,
+    /// Timers to take back.
+    pub cancelled: Vec<&'static str>,
     /// Notes, to be written when all groups were.
     pub notes: Vec<Note>,
     /// The actor wants to see its surroundings afresh afterwards.
@@ -83,6 +86,7 @@ impl Activation {
             cause: Cause::default(),
             failures: 0,
             decisions: 0,
+            exists: true,
         }
     }
 
@@ -99,6 +103,11 @@ impl Activation {
     /// Whether its state was read and nothing has cast doubt on it since.
     pub fn is_loaded(&self) -> bool {
         self.loaded
+    }
+
+    /// Whether its object existed when it was last heard of.
+    pub fn subject_exists(&self) -> bool {
+        self.exists
     }
 
     /// How often it decided.
@@ -122,6 +131,7 @@ impl Activation {
         let own = self.slot.key.clone();
         // The own object first: the others are read in its light.
         let (first, rest): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(key, _)| *key == own);
+        self.exists = first.iter().any(|(_, object)| object.is_some());
         for (key, object) in first.into_iter().chain(rest) {
             if let Some(object) = &object {
                 self.seen.insert(key.clone(), object.header.revision);
@@ -143,6 +153,9 @@ impl Activation {
             return Ok(false);
         }
         self.cause = event.cause;
+        if event.key == self.slot.key {
+            self.exists = event.change != Change::Deleted;
+        }
         if event.change == Change::Deleted {
             self.seen.remove(&event.key);
             self.kind.observe(&event.key, None)?;
@@ -168,6 +181,7 @@ impl Activation {
         self.decisions += 1;
         let mut plan = Plan {
             timers: effects.timers,
+            cancelled: effects.cancelled,
             notes: effects.notes,
             look_again: effects.look_again,
             ..Plan::default()
@@ -231,12 +245,14 @@ impl Activation {
             Planned::Put { key, draft, created, .. } => {
                 let object = Arc::new(draft.commit(revision, created));
                 self.seen.insert(key.clone(), revision);
+                self.exists |= key == self.slot.key;
                 self.kind.observe(&key, Some(&object))?;
                 Ok(true)
             }
             Planned::Delete { key } => {
                 // Events of its former life may still be on their way here.
                 self.seen.insert(key.clone(), revision);
+                self.exists &= key != self.slot.key;
                 self.kind.observe(&key, None)?;
                 Ok(true)
             }

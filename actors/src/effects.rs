@@ -109,6 +109,8 @@ pub struct Effects {
     pub groups: Vec<Vec<Intent>>,
     /// Timers to set.
     pub timers: Vec<TimerRequest>,
+    /// Timers to take back.
+    pub cancelled: Vec<&'static str>,
     /// Notes. They are written when all groups were.
     pub notes: Vec<Note>,
     /// The actor knows only a part of its surroundings and wants to see them afresh after these writes.
@@ -131,6 +133,14 @@ impl Effects {
     /// Sets a timer.
     pub fn timer(&mut self, timer: &'static str, after_ms: u64) {
         self.timers.push(TimerRequest { timer, after_ms });
+    }
+
+    /// Sets a timer, or takes it back when there is nothing to wait for.
+    pub fn timer_if(&mut self, timer: &'static str, after_ms: Option<u64>) {
+        match after_ms {
+            Some(after_ms) => self.timer(timer, after_ms),
+            None => self.cancelled.push(timer),
+        }
     }
 
     /// Whether nothing is to be written.

@@ -29,6 +29,7 @@ pub mod replica_set;
 pub mod router;
 pub mod scheduling;
 pub mod service;
+pub mod simulation;
 
 pub use control_plane::{ControlPlane, ControlPlaneConfig, ControlPlaneError};
 pub use kind::{Liveness, ObjectKind, Role, Slot};

@@ -230,6 +230,9 @@ impl ObjectState {
             for timer in &plan.timers {
                 self.set_timer(myself, timer.timer, timer.after_ms);
             }
+            for timer in &plan.cancelled {
+                self.timers.remove(timer);
+            }
             if let Some(error) = &plan.invalid {
                 tracing::warn!(slot = %self.activation.slot(), %error, "a decided object is invalid");
                 self.view.summarize(format!("decided on an invalid object: {error}"));
@@ -297,7 +300,9 @@ impl ObjectState {
         self.idle = None;
         if self.timers.is_empty() && self.reload.is_none() {
             let token = self.token();
-            self.idle = Some(Alarm { token, task: alarm(myself, self.idle_after, ObjectMessage::Idle(token)) });
+            // What is left of an object that is gone is gone at once.
+            let wait = if self.activation.subject_exists() { self.idle_after } else { Duration::ZERO };
+            self.idle = Some(Alarm { token, task: alarm(myself, wait, ObjectMessage::Idle(token)) });
         }
     }
 

@@ -1,5 +1,5 @@
 //! Where the actor of an object lives: the one place to change when control-plane actors are spread over the members.
-//! Pure; the router asks it before it wakes an actor.
+//! Pure; the node process asks it which member runs the `ControlPlane` that has an object's actor.
 
 use protocol::{Key, NodeName};
 

@@ -296,9 +296,7 @@ impl<'a> Plan<'a> {
             group.push(Intent::Remove { key: set.key.clone(), revision: set.object.header.revision });
         }
         let (value, deadline_ms) = self.own_value(now);
-        if let Some(after_ms) = deadline_ms {
-            effects.timer(PROGRESS_TIMER, after_ms);
-        }
+        effects.timer_if(PROGRESS_TIMER, deadline_ms);
         let (key, base) = (state.key.clone(), Arc::clone(&self.own.object));
         if value != self.own.value {
             group.insert(0, Intent::Update { key, base, value });

@@ -156,6 +156,7 @@ fn mark_pods_not_ready(state: &Node, now: UnixMillis, effects: &mut Effects) {
 fn evict(state: &Node, own: &Own, now: UnixMillis, effects: &mut Effects) {
     let taints = &own.reading.spec.taints;
     if !taints.iter().any(|taint| taint.effect == "NoExecute") {
+        effects.timer_if(EVICTION_TIMER, None);
         return;
     }
     let mut next: Option<UnixMillis> = None;
@@ -176,9 +177,7 @@ fn evict(state: &Node, own: &Own, now: UnixMillis, effects: &mut Effects) {
             Verdict::Now => {}
         }
     }
-    if let Some(at) = next {
-        effects.timer(EVICTION_TIMER, at.since_ms(now).max(1));
-    }
+    effects.timer_if(EVICTION_TIMER, next.map(|at| at.since_ms(now).max(1)));
 }
 
 fn mark_evicted(

@@ -46,9 +46,7 @@ pub(super) fn decide(state: &mut ReplicaSet, now: UnixMillis, effects: &mut Effe
     } else if active.len() > wanted {
         delete(own, &active, active.len() - wanted, now, &mut counts, &mut group, effects);
     }
-    if let Some(after_ms) = counts.next_available_ms {
-        effects.timer(AVAILABLE_TIMER, after_ms);
-    }
+    effects.timer_if(AVAILABLE_TIMER, counts.next_available_ms);
     match status_update(state, own, &counts) {
         Some(update) => group.insert(0, update),
         // The counts after these writes are those of the stored status, so the status would not change, and a second
@@ -301,7 +299,7 @@ mod tests {
     #[test]
     fn a_set_that_has_what_it_wants_writes_nothing() {
         let status = json!({"replicas": 1, "fullyLabeledReplicas": 1, "observedGeneration": 1});
-        assert_eq!(decided(set(1, 0, status), vec![pod("a", Some("rs"), json!({}))]), Effects::default());
+        assert_eq!(decided(set(1, 0, status), vec![pod("a", Some("rs"), json!({}))]).groups, Vec::<Vec<Intent>>::new());
     }
 
     #[test]

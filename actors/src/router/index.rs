@@ -37,6 +37,15 @@ struct Entry {
     evicts: bool,
 }
 
+/// Whom an event concerns.
+pub struct Routed {
+    /// The actors that get it.
+    pub slots: BTreeSet<Slot>,
+    /// An actor that must read its state again, because from here on it is told of more than before: a node that drives
+    /// pods away is told of its pods.
+    pub reread: Option<Slot>,
+}
+
 /// The index.
 #[derive(Default)]
 pub struct Index {
@@ -114,7 +123,14 @@ impl Index {
     }
 
     /// Takes note of an event and answers which actors it concerns.
-    pub fn route(&mut self, event: &StoreEvent) -> BTreeSet<Slot> {
+    pub fn route(&mut self, event: &StoreEvent) -> Routed {
+        let evicted = self.entries.get(&event.key).is_some_and(|entry| entry.evicts);
+        let slots = self.concerned_by(event);
+        let evicts = self.entries.get(&event.key).is_some_and(|entry| entry.evicts);
+        Routed { slots, reread: (evicts && !evicted).then(|| Slot::own(event.key.clone())) }
+    }
+
+    fn concerned_by(&mut self, event: &StoreEvent) -> BTreeSet<Slot> {
         let mut slots = BTreeSet::new();
         let (key, header) = (&event.key, &event.object.header);
         let removed = event.change == Change::Deleted;

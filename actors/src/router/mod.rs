@@ -288,10 +288,13 @@ impl RouterState {
     async fn route(&mut self, event: &Arc<StoreEvent>) {
         self.routed += 1;
         self.scheduler.observe(event);
-        let slots = self.index.write().route(event);
-        for slot in slots {
+        let routed = self.index.write().route(event);
+        for slot in routed.slots {
             let liveness = self.liveness_of(&slot);
             self.directory.observe(&slot, event, liveness).await;
+        }
+        if let Some(slot) = routed.reread {
+            self.directory.requery(&slot);
         }
         if self.routed.is_multiple_of(256) {
             self.view.summarize(format!("{} events routed, at revision {}", self.routed, self.revision));

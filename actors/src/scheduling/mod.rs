@@ -245,6 +245,7 @@ impl SchedulerState {
             }
             return;
         }
+        self.view.summarize(self.desk.summary());
         if let Some((_, task)) = self.wake.take() {
             task.abort();
         }
@@ -294,7 +295,6 @@ impl SchedulerState {
         self.evict(victims, &mut notes).await;
         recorder::record(self.store.as_ref(), &notes, self.cause, now, &mut self.rng).await;
         self.record_scheduled(&scheduled).await;
-        self.view.summarize(self.desk.summary());
     }
 
     fn proposal(&mut self, intents: &[Intent]) -> Proposal {
