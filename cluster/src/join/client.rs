@@ -175,6 +175,10 @@ fn malformed(address: SocketAddr, reason: impl ToString) -> JoinError {
     }
 }
 
+fn no_answer(within: Duration) -> String {
+    format!("did not answer within {} s", within.as_secs())
+}
+
 /// How one address answered.
 enum Attempt {
     /// Not at all.
@@ -238,6 +242,7 @@ async fn ask_over(
                     expected: hex::encode(token.ca_fingerprint),
                     found: found.clone(),
                 }),
+                None if error == quinn::ConnectionError::TimedOut => Attempt::Unreachable(no_answer(CONNECT_TIMEOUT)),
                 None => Attempt::Unreachable(format!("does not speak with us ({error})")),
             });
         }

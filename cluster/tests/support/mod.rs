@@ -121,6 +121,11 @@ impl LossySocket {
         self.blocked.lock().insert(address);
     }
 
+    /// Loses nothing more.
+    pub fn unblock_all(&self) {
+        self.blocked.lock().clear();
+    }
+
     fn loses(&self, address: &SocketAddr) -> bool {
         self.cut.load(std::sync::atomic::Ordering::Relaxed) || self.blocked.lock().contains(address)
     }
@@ -161,5 +166,89 @@ impl AsyncUdpSocket for LossySocket {
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
         self.inner.local_addr()
+    }
+}
+
+/// Trusts anyone: a client without a certificate that wants more than it should.
+#[derive(Debug)]
+struct TrustAnyone;
+
+impl rustls::client::danger::ServerCertVerifier for TrustAnyone {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+async fn connect_without_certificate(to: SocketAddr, protocol: &[u8]) -> Result<quinn::Connection, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(TrustAnyone))
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![protocol.to_vec()];
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    let endpoint = quinn::Endpoint::client(loopback()).unwrap();
+    let connecting = endpoint.connect_with(quinn::ClientConfig::new(Arc::new(crypto)), to, "n1").unwrap();
+    connecting.await.map_err(|error| error.to_string())
+}
+
+/// Calls a purpose as a joiner would and returns all that is answered.
+pub async fn ask_without_certificate(to: SocketAddr, purpose: protocol::transport::Purpose) -> Vec<u8> {
+    use protocol::transport::Purpose;
+    let connection = connect_without_certificate(to, cluster::mesh::tls::JOIN_PROTOCOL).await.unwrap();
+    let (mut send, mut receive) = connection.open_bi().await.unwrap();
+    let number = match purpose {
+        Purpose::Join => 1,
+        Purpose::Consensus => 2,
+        Purpose::Store => 3,
+        Purpose::Api => 4,
+        Purpose::Logs => 5,
+        Purpose::Remoting => 6,
+        Purpose::Membership => 7,
+    };
+    send.write_all(&[1, number, 0, 0, 0, 0, 0, 2, b'h', b'i']).await.unwrap();
+    send.finish().unwrap();
+    receive.read_to_end(1024).await.unwrap()
+}
+
+/// Whether a client without a certificate is thrown out when it claims to be a member.
+pub async fn member_without_certificate(to: SocketAddr) -> bool {
+    match connect_without_certificate(to, cluster::mesh::tls::MEMBER_PROTOCOL).await {
+        Err(_) => true,
+        Ok(connection) => {
+            let closed = tokio::time::timeout(Duration::from_secs(2), connection.closed()).await;
+            matches!(closed, Ok(quinn::ConnectionError::ApplicationClosed(close)) if !close.reason.is_empty())
+        }
     }
 }
