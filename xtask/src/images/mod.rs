@@ -85,7 +85,7 @@ impl Builder<'_> {
             bytes as f64 / 1e6,
             place.display()
         );
-        Ok(place)
+        Ok((place, true))
     }
 
     /// The whole root of an image.
