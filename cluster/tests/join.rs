@@ -39,7 +39,9 @@ impl Registrar {
         let authority = ClusterAuthority::load(&self.material).unwrap();
         authority
             .issue_node(request, node, addresses, &ClusterSettings::default().api_names(), now())
-            .map_err(|error| JoinRefusal::SigningRequest { reason: error.to_string() })
+            .map_err(|error| JoinRefusal::SigningRequest {
+                reason: error.to_string(),
+            })
     }
 }
 
@@ -50,16 +52,30 @@ impl JoinAuthority for Registrar {
         let left = self.not_ready.lock().checked_sub(1);
         if let Some(left) = left {
             *self.not_ready.lock() = left;
-            return Err(JoinRefusal::NotReady { reason: "there is no leader".to_owned() });
+            return Err(JoinRefusal::NotReady {
+                reason: "there is no leader".to_owned(),
+            });
         }
-        let record = self.tokens.lock().iter().find(|record| record.id == request.token_id).cloned();
+        let record = self
+            .tokens
+            .lock()
+            .iter()
+            .find(|record| record.id == request.token_id)
+            .cloned();
         check_token(record.as_ref(), &request, now())?;
         check_name(&request, &self.members)?;
         Ok(JoinGrant {
             certificate_pem: self.issue(&request.signing_request, &request.name, &request.addresses)?,
             authority_pem: self.material.certificate_pem.clone(),
-            members: self.members.iter().map(|member| (member.name.clone(), member.address)).collect(),
-            settings: ClusterSettings { cluster_domain: "test.local".to_owned(), ..ClusterSettings::default() },
+            members: self
+                .members
+                .iter()
+                .map(|member| (member.name.clone(), member.address))
+                .collect(),
+            settings: ClusterSettings {
+                cluster_domain: "test.local".to_owned(),
+                ..ClusterSettings::default()
+            },
             raft_id: 7,
         })
     }
@@ -98,7 +114,12 @@ impl Cluster {
         });
         mesh.serve(Purpose::Join, JoinService::new(registrar.clone()));
         mesh.serve(Purpose::Api, Arc::new(Echo));
-        Cluster { authority, mesh, registrar, token }
+        Cluster {
+            authority,
+            mesh,
+            registrar,
+            token,
+        }
     }
 
     fn target(&self, token: &JoinToken) -> JoinTarget {
@@ -106,15 +127,23 @@ impl Cluster {
     }
 
     async fn refused(&self, token: &JoinToken, node: &str) -> JoinError {
-        let error = join(&self.target(token), &applicant(node), Duration::from_secs(5)).await.unwrap_err();
+        let error = join(&self.target(token), &applicant(node), Duration::from_secs(5))
+            .await
+            .unwrap_err();
         println!("{error}");
         error
     }
 }
 
 fn target(address: SocketAddr, token: &JoinToken) -> JoinTarget {
-    let address = JoinAddress { host: address.ip().to_string(), port: address.port() };
-    JoinTarget { addresses: vec![address], token: token.clone() }
+    let address = JoinAddress {
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    JoinTarget {
+        addresses: vec![address],
+        token: token.clone(),
+    }
 }
 
 fn applicant(node: &str) -> Applicant {
@@ -129,7 +158,13 @@ fn applicant(node: &str) -> Applicant {
 async fn a_machine_with_a_good_token_becomes_a_member() {
     let cluster = Cluster::start();
     let began = Instant::now();
-    let joined = join(&cluster.target(&cluster.token), &applicant("n2"), Duration::from_secs(5)).await.unwrap();
+    let joined = join(
+        &cluster.target(&cluster.token),
+        &applicant("n2"),
+        Duration::from_secs(5),
+    )
+    .await
+    .unwrap();
     println!("joined after {:?}", began.elapsed());
     assert_eq!((joined.identity.name.as_str(), joined.raft_id), ("n2", 7));
     assert_eq!(joined.settings.cluster_domain, "test.local");
@@ -143,15 +178,27 @@ async fn a_machine_with_a_good_token_becomes_a_member() {
     let identity = pki.load().unwrap().unwrap();
     let mesh = Mesh::start(&identity, loopback()).unwrap();
     mesh.set_address(&name("n1"), cluster.mesh.local_address());
-    let answer = mesh.call(&name("n1"), Purpose::Api, Bytes::from_static(b"hi"), Duration::from_secs(1)).await.unwrap();
+    let answer = mesh
+        .call(
+            &name("n1"),
+            Purpose::Api,
+            Bytes::from_static(b"hi"),
+            Duration::from_secs(1),
+        )
+        .await
+        .unwrap();
     assert_eq!(&answer[..], b"n2:hi");
     // And is renewed for the same key, over the member's own connection.
-    let renewed = renew(&mesh, &name("n1"), &identity, vec!["127.0.0.8".parse().unwrap()]).await.unwrap();
+    let renewed = renew(&mesh, &name("n1"), &identity, vec!["127.0.0.8".parse().unwrap()])
+        .await
+        .unwrap();
     assert_eq!((&renewed.name, &renewed.key_pem), (&identity.name, &identity.key_pem));
     assert!(renewed.facts.addresses.contains(&"127.0.0.8".parse().unwrap()));
     mesh.renew(&renewed).unwrap();
     mesh.disconnect(&name("n1"), "to use the new certificate");
-    mesh.call(&name("n1"), Purpose::Api, Bytes::new(), Duration::from_secs(1)).await.unwrap();
+    mesh.call(&name("n1"), Purpose::Api, Bytes::new(), Duration::from_secs(1))
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -160,16 +207,30 @@ async fn a_token_that_is_wrong_expired_or_unknown_is_refused_with_the_remedy() {
     let mut wrong = cluster.token.clone();
     wrong.secret = new_token(wrong.ca_fingerprint).secret;
     let error = cluster.refused(&wrong, "n2").await;
-    assert!(matches!(&error, JoinError::Refused { refusal: JoinRefusal::WrongSecret { .. }, .. }));
+    assert!(matches!(
+        &error,
+        JoinError::Refused {
+            refusal: JoinRefusal::WrongSecret { .. },
+            ..
+        }
+    ));
     assert!(error.to_string().contains("actorium token create"));
 
     let unknown = new_token(cluster.token.ca_fingerprint);
     let error = cluster.refused(&unknown, "n2").await;
-    assert!(matches!(&error, JoinError::Refused { refusal: JoinRefusal::UnknownToken { id }, .. } if *id == unknown.id));
+    assert!(
+        matches!(&error, JoinError::Refused { refusal: JoinRefusal::UnknownToken { id }, .. } if *id == unknown.id)
+    );
 
     cluster.registrar.tokens.lock()[0].expires_at = Some(UnixMillis(now().0 - 1));
     let error = cluster.refused(&cluster.token, "n2").await;
-    assert!(matches!(&error, JoinError::Refused { refusal: JoinRefusal::Expired { .. }, .. }));
+    assert!(matches!(
+        &error,
+        JoinError::Refused {
+            refusal: JoinRefusal::Expired { .. },
+            ..
+        }
+    ));
     assert!(error.to_string().contains("expired at"));
 }
 
@@ -177,9 +238,21 @@ async fn a_token_that_is_wrong_expired_or_unknown_is_refused_with_the_remedy() {
 async fn a_name_that_is_taken_or_invalid_is_refused() {
     let cluster = Cluster::start();
     let error = cluster.refused(&cluster.token, "n1").await;
-    assert!(matches!(&error, JoinError::Refused { refusal: JoinRefusal::NameTaken { .. }, .. }));
+    assert!(matches!(
+        &error,
+        JoinError::Refused {
+            refusal: JoinRefusal::NameTaken { .. },
+            ..
+        }
+    ));
     let error = cluster.refused(&cluster.token, "kubernetes").await;
-    assert!(matches!(&error, JoinError::Refused { refusal: JoinRefusal::Name { .. }, .. }));
+    assert!(matches!(
+        &error,
+        JoinError::Refused {
+            refusal: JoinRefusal::Name { .. },
+            ..
+        }
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,7 +261,9 @@ async fn a_cluster_that_the_token_is_not_for_is_recognised_before_anything_is_sa
     let other = TestAuthority::new();
     let token = new_token(other.authority.fingerprint());
     let error = cluster.refused(&token, "n2").await;
-    let JoinError::WrongAuthority { expected, found, .. } = &error else { panic!("{error}") };
+    let JoinError::WrongAuthority { expected, found, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!(*expected, hex::encode(other.authority.fingerprint()));
     assert!(found.contains(&hex::encode(cluster.authority.authority.fingerprint())));
     assert_eq!(*cluster.registrar.asked.lock(), 0, "the secret was sent to a stranger");
@@ -202,7 +277,9 @@ async fn a_cluster_that_the_token_is_not_for_is_recognised_before_anything_is_sa
     let liar = Mesh::start(&forged, loopback()).unwrap();
     liar.serve(Purpose::Join, JoinService::new(cluster.registrar.clone()));
     let aim = target(liar.local_address(), &cluster.token);
-    let error = join(&aim, &applicant("n2"), Duration::from_millis(100)).await.unwrap_err();
+    let error = join(&aim, &applicant("n2"), Duration::from_millis(100))
+        .await
+        .unwrap_err();
     println!("{error}");
     assert!(matches!(&error, JoinError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("certificate"), "{error}");
@@ -215,17 +292,26 @@ async fn addresses_that_do_not_answer_are_all_named() {
     // A socket that never answers, and a name that does not resolve.
     let silent = std::net::UdpSocket::bind(loopback()).unwrap();
     let mut aim = target(silent.local_addr().unwrap(), &cluster.token);
-    aim.addresses.push(JoinAddress { host: "name.invalid".to_owned(), port: 1 });
+    aim.addresses.push(JoinAddress {
+        host: "name.invalid".to_owned(),
+        port: 1,
+    });
     let began = Instant::now();
     let error = join(&aim, &applicant("n2"), Duration::from_secs(1)).await.unwrap_err();
     let text = error.to_string();
     println!("{text}");
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    assert!(text.contains(&silent.local_addr().unwrap().to_string()) && text.contains("name.invalid"), "{text}");
+    assert!(
+        text.contains(&silent.local_addr().unwrap().to_string()) && text.contains("name.invalid"),
+        "{text}"
+    );
     assert!(text.contains("firewall"), "{text}");
     // One good address among them is enough.
     let good = cluster.mesh.local_address();
-    aim.addresses.push(JoinAddress { host: good.ip().to_string(), port: good.port() });
+    aim.addresses.push(JoinAddress {
+        host: good.ip().to_string(),
+        port: good.port(),
+    });
     join(&aim, &applicant("n2"), Duration::from_secs(1)).await.unwrap();
 }
 
@@ -233,11 +319,19 @@ async fn addresses_that_do_not_answer_are_all_named() {
 async fn a_cluster_without_a_leader_is_asked_again() {
     let cluster = Cluster::start();
     *cluster.registrar.not_ready.lock() = 2;
-    join(&cluster.target(&cluster.token), &applicant("n2"), Duration::from_secs(5)).await.unwrap();
+    join(
+        &cluster.target(&cluster.token),
+        &applicant("n2"),
+        Duration::from_secs(5),
+    )
+    .await
+    .unwrap();
     assert_eq!(*cluster.registrar.asked.lock(), 3);
     *cluster.registrar.not_ready.lock() = 1000;
     let aim = cluster.target(&cluster.token);
-    let error = join(&aim, &applicant("n3"), Duration::from_millis(700)).await.unwrap_err();
+    let error = join(&aim, &applicant("n3"), Duration::from_millis(700))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("there is no leader"), "{error}");
 }
 

@@ -26,26 +26,44 @@ fn start(authority: &TestAuthority, node: &str, seeds: Vec<(NodeName, SocketAddr
     let (mesh, socket) = authority.lossy_mesh(node);
     let options = MembershipOptions {
         address: mesh.local_address(),
-        facts: MemberFacts { zone: format!("zone-{node}"), ..MemberFacts::default() },
+        facts: MemberFacts {
+            zone: format!("zone-{node}"),
+            ..MemberFacts::default()
+        },
         seeds,
         memory,
     };
     let membership = Membership::start(&mesh, options);
-    Node { mesh, socket, membership }
+    Node {
+        mesh,
+        socket,
+        membership,
+    }
 }
 
 fn cluster(size: usize) -> Vec<Node> {
     let authority = TestAuthority::new();
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=size {
-        let seeds = nodes.first().map(|first| (first.mesh.name().clone(), first.mesh.local_address()));
-        nodes.push(start(&authority, &format!("n{number}"), seeds.into_iter().collect(), None));
+        let seeds = nodes
+            .first()
+            .map(|first| (first.mesh.name().clone(), first.mesh.local_address()));
+        nodes.push(start(
+            &authority,
+            &format!("n{number}"),
+            seeds.into_iter().collect(),
+            None,
+        ));
     }
     nodes
 }
 
 fn living(node: &Node) -> usize {
-    node.membership.members().iter().filter(|member| member.status.is_live()).count()
+    node.membership
+        .members()
+        .iter()
+        .filter(|member| member.status.is_live())
+        .count()
 }
 
 fn sees(node: &Node, whom: &str) -> Option<MemberStatus> {
@@ -53,7 +71,10 @@ fn sees(node: &Node, whom: &str) -> Option<MemberStatus> {
 }
 
 async fn all_see(nodes: &[Node], count: usize) -> Duration {
-    eventually("all see all", 10 * SECOND, || nodes.iter().all(|node| living(node) == count)).await
+    eventually("all see all", 10 * SECOND, || {
+        nodes.iter().all(|node| living(node) == count)
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -64,7 +85,9 @@ async fn a_death_is_noticed_and_told_and_what_waits_on_the_dead_ends() {
     let mut events = nodes[0].membership.subscribe();
     nodes[2].socket.cut_off(true);
     let noticed = eventually("the death is noticed", 6 * SECOND, || {
-        nodes[..2].iter().all(|node| sees(node, "n3") == Some(MemberStatus::Down))
+        nodes[..2]
+            .iter()
+            .all(|node| sees(node, "n3") == Some(MemberStatus::Down))
     });
     let noticed = noticed.await;
     println!("a death was noticed by all after {noticed:?}");
@@ -73,7 +96,10 @@ async fn a_death_is_noticed_and_told_and_what_waits_on_the_dead_ends() {
     while let Ok(event) = events.try_recv() {
         told.push(event);
     }
-    assert!(matches!(told.last(), Some(MemberEvent::Down(member)) if member.name == name("n3")), "{told:?}");
+    assert!(
+        matches!(told.last(), Some(MemberEvent::Down(member)) if member.name == name("n3")),
+        "{told:?}"
+    );
     // The one that was cut off comes back by itself.
     nodes[2].socket.cut_off(false);
     println!("it was back after {:?}", all_see(&nodes, 3).await);
@@ -111,7 +137,9 @@ async fn who_leaves_is_said_to_have_left() {
     all_see(&nodes, 3).await;
     nodes[2].membership.leave().await;
     eventually("the leave is told", SECOND, || {
-        nodes[..2].iter().all(|node| sees(node, "n3") == Some(MemberStatus::Left))
+        nodes[..2]
+            .iter()
+            .all(|node| sees(node, "n3") == Some(MemberStatus::Left))
     })
     .await;
 }
@@ -120,9 +148,18 @@ async fn who_leaves_is_said_to_have_left() {
 async fn new_facts_are_told() {
     let nodes = cluster(2);
     all_see(&nodes, 2).await;
-    nodes[1].membership.set_facts(MemberFacts { raft_id: 42, ..MemberFacts::default() }).await;
+    nodes[1]
+        .membership
+        .set_facts(MemberFacts {
+            raft_id: 42,
+            ..MemberFacts::default()
+        })
+        .await;
     eventually("the fact is told", 2 * SECOND, || {
-        nodes[0].membership.member(&name("n2")).is_some_and(|member| member.facts.raft_id == 42)
+        nodes[0]
+            .membership
+            .member(&name("n2"))
+            .is_some_and(|member| member.facts.raft_id == 42)
     })
     .await;
     assert_eq!(sees(&nodes[0], "n2"), Some(MemberStatus::Alive));
@@ -157,7 +194,12 @@ async fn members_are_remembered_when_all_are_started_again() {
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             };
-            let options = MembershipOptions { address, facts: MemberFacts::default(), seeds: vec![], memory };
+            let options = MembershipOptions {
+                address,
+                facts: MemberFacts::default(),
+                seeds: vec![],
+                memory,
+            };
             let membership = Membership::start(&mesh, options);
             (mesh, membership)
         }
@@ -165,9 +207,16 @@ async fn members_are_remembered_when_all_are_started_again() {
     let (_mesh_one, one) = again("n1", one).await;
     let (_mesh_two, two) = again("n2", two).await;
     let live = |membership: &membership::Membership| {
-        membership.members().iter().filter(|member| member.status.is_live()).count()
+        membership
+            .members()
+            .iter()
+            .filter(|member| member.status.is_live())
+            .count()
     };
-    let found = eventually("they find each other again", 5 * SECOND, || live(&one) == 2 && live(&two) == 2).await;
+    let found = eventually("they find each other again", 5 * SECOND, || {
+        live(&one) == 2 && live(&two) == 2
+    })
+    .await;
     println!("found each other again after {found:?}");
     assert!(one.member(&name("n1")).unwrap().incarnation > before);
 }

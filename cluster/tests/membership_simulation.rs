@@ -25,13 +25,16 @@ struct Node {
     events: Vec<(Duration, MemberEvent)>,
 }
 
+/// When it arrives, a number that makes it unique, from whom, to whom, and what.
+type Packet = (Duration, u64, NodeName, NodeName, Vec<u8>);
+
 /// A world of members.
 struct World {
     seed: u64,
     now: Duration,
     random: SmallRng,
     nodes: BTreeMap<NodeName, Node>,
-    in_flight: BinaryHeap<Reverse<(Duration, u64, NodeName, NodeName, Vec<u8>)>>,
+    in_flight: BinaryHeap<Reverse<Packet>>,
     sequence: u64,
     /// Of a thousand datagrams, so many are lost.
     loss_permille: u32,

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::mesh::{MeshError, RawService, RawStream};
 use cluster::Mesh;
+use cluster::mesh::{MeshError, RawService, RawStream};
 use futures::StreamExt;
 use protocol::NodeName;
 use protocol::transport::{FrameStream, Purpose, Service, Transport, TransportError};
@@ -29,18 +29,30 @@ fn pair(authority: &TestAuthority) -> (Mesh, Mesh) {
 async fn calls_and_streams_reach_the_service_with_the_callers_certified_name() {
     let (a, b) = pair(&TestAuthority::new());
     b.serve(Purpose::Api, Arc::new(Echo));
-    let answer = a.call(b.name(), Purpose::Api, Bytes::from_static(b"hello"), SECOND).await.unwrap();
+    let answer = a
+        .call(b.name(), Purpose::Api, Bytes::from_static(b"hello"), SECOND)
+        .await
+        .unwrap();
     assert_eq!(&answer[..], b"a:hello");
-    let frames = a.stream(b.name(), Purpose::Api, Bytes::from_static(b"1000")).await.unwrap();
+    let frames = a
+        .stream(b.name(), Purpose::Api, Bytes::from_static(b"1000"))
+        .await
+        .unwrap();
     let frames: Vec<_> = frames.map(Result::unwrap).collect().await;
     assert_eq!((frames.len(), &frames[999][..]), (1000, &b"999"[..]));
     // One connection carries both, in both directions.
     a.serve(Purpose::Store, Arc::new(Echo));
-    let answer = b.call(a.name(), Purpose::Store, Bytes::from_static(b"hi"), SECOND).await.unwrap();
+    let answer = b
+        .call(a.name(), Purpose::Store, Bytes::from_static(b"hi"), SECOND)
+        .await
+        .unwrap();
     assert_eq!(&answer[..], b"b:hi");
     assert_eq!((a.counters().handshakes, b.counters().handshakes), (1, 1));
     // A node asks itself without a socket.
-    let answer = b.call(b.name(), Purpose::Api, Bytes::from_static(b"me"), SECOND).await.unwrap();
+    let answer = b
+        .call(b.name(), Purpose::Api, Bytes::from_static(b"me"), SECOND)
+        .await
+        .unwrap();
     assert_eq!(&answer[..], b"b:me");
 }
 
@@ -49,10 +61,16 @@ async fn large_messages_arrive_whole_and_larger_ones_are_refused() {
     let (a, b) = pair(&TestAuthority::new());
     b.serve(Purpose::Store, Arc::new(Echo));
     let large: Bytes = (0..20_000_000_u32).map(|n| n as u8).collect::<Vec<u8>>().into();
-    let answer = a.call(b.name(), Purpose::Store, large.clone(), 20 * SECOND).await.unwrap();
+    let answer = a
+        .call(b.name(), Purpose::Store, large.clone(), 20 * SECOND)
+        .await
+        .unwrap();
     assert!(answer[2..] == large[..]);
     let too_large = Bytes::from(vec![0; 66 << 20]);
-    let error = a.call(b.name(), Purpose::Store, too_large, 20 * SECOND).await.unwrap_err();
+    let error = a
+        .call(b.name(), Purpose::Store, too_large, 20 * SECOND)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("longer than"), "{error}");
 }
 
@@ -60,13 +78,19 @@ async fn large_messages_arrive_whole_and_larger_ones_are_refused() {
 async fn what_is_not_served_and_who_is_not_known_is_said_at_once() {
     let (a, b) = pair(&TestAuthority::new());
     let call = |purpose| a.call(b.name(), purpose, Bytes::new(), SECOND);
-    let not_served = TransportError::NotServed { node: name("b"), purpose: Purpose::Logs };
+    let not_served = TransportError::NotServed {
+        node: name("b"),
+        purpose: Purpose::Logs,
+    };
     assert_eq!(call(Purpose::Logs).await, Err(not_served.clone()));
     b.serve(Purpose::Logs, Arc::new(Echo));
     call(Purpose::Logs).await.unwrap();
     b.stop_serving(Purpose::Logs);
     assert_eq!(call(Purpose::Logs).await, Err(not_served.clone()));
-    assert_eq!(a.stream(b.name(), Purpose::Logs, Bytes::new()).await.err(), Some(not_served.clone()));
+    assert_eq!(
+        a.stream(b.name(), Purpose::Logs, Bytes::new()).await.err(),
+        Some(not_served.clone())
+    );
     assert_eq!(a.open(b.name(), Purpose::Logs, SECOND).await.err(), Some(not_served));
     let unknown = a.call(&name("z"), Purpose::Api, Bytes::new(), SECOND).await;
     assert_eq!(unknown, Err(TransportError::UnknownNode(name("z"))));
@@ -80,18 +104,30 @@ async fn members_of_another_cluster_and_nodes_under_another_name_are_not_let_in(
     let stranger = theirs.mesh("b");
     introduce(&a, &stranger);
     for (from, to) in [(&a, &stranger), (&stranger, &a)] {
-        let error = from.call(to.name(), Purpose::Api, Bytes::new(), 2 * SECOND).await.unwrap_err();
+        let error = from
+            .call(to.name(), Purpose::Api, Bytes::new(), 2 * SECOND)
+            .await
+            .unwrap_err();
         assert!(matches!(error, TransportError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("certificate"), "{error}");
     }
     // A member of ours that is not the one dialled.
     let c = ours.mesh("c");
     a.set_address(&name("d"), c.local_address());
-    let error = a.call(&name("d"), Purpose::Api, Bytes::new(), 2 * SECOND).await.unwrap_err();
-    assert!(error.to_string().contains("NotValidForName") || error.to_string().contains("not valid for name"), "{error}");
+    let error = a
+        .call(&name("d"), Purpose::Api, Bytes::new(), 2 * SECOND)
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("NotValidForName") || error.to_string().contains("not valid for name"),
+        "{error}"
+    );
     // A name that every node answers to is not a node's either.
     a.set_address(&name("localhost"), c.local_address());
-    let error = a.call(&name("localhost"), Purpose::Api, Bytes::new(), 2 * SECOND).await.unwrap_err();
+    let error = a
+        .call(&name("localhost"), Purpose::Api, Bytes::new(), 2 * SECOND)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("is not localhost"), "{error}");
     assert_eq!(a.counters().served, 0);
 }
@@ -104,7 +140,10 @@ async fn a_port_that_is_taken_is_named_with_the_remedy() {
     let error = Mesh::start(&authority.identity("b"), taken).unwrap_err();
     assert!(matches!(&error, MeshError::PortInUse { address } if *address == taken));
     let text = error.to_string();
-    assert!(text.contains(&taken.port().to_string()) && text.contains("--mesh-port"), "{text}");
+    assert!(
+        text.contains(&taken.port().to_string()) && text.contains("--mesh-port"),
+        "{text}"
+    );
     // The port is free again when the mesh has been closed.
     a.close().await;
     drop(a);
@@ -156,13 +195,31 @@ impl Service for Silent {
 async fn what_answers_a_caller_that_is_gone_is_dropped() {
     let (a, b) = pair(&TestAuthority::new());
     let running = Arc::new(AtomicUsize::new(0));
-    b.serve(Purpose::Api, Arc::new(Silent { running: running.clone() }));
-    let late = a.call(b.name(), Purpose::Api, Bytes::new(), Duration::from_millis(300)).await.unwrap_err();
-    assert_eq!(late, TransportError::Deadline { node: name("b"), deadline_ms: 300 });
+    b.serve(
+        Purpose::Api,
+        Arc::new(Silent {
+            running: running.clone(),
+        }),
+    );
+    let late = a
+        .call(b.name(), Purpose::Api, Bytes::new(), Duration::from_millis(300))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        late,
+        TransportError::Deadline {
+            node: name("b"),
+            deadline_ms: 300
+        }
+    );
     let gone = || running.load(Ordering::SeqCst) == 0;
     eventually("the call's answer is dropped", SECOND, gone).await;
     let mut stream = a.stream(b.name(), Purpose::Api, Bytes::new()).await.unwrap();
-    assert!(tokio::time::timeout(Duration::from_millis(100), stream.next()).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(100), stream.next())
+            .await
+            .is_err()
+    );
     assert_eq!(running.load(Ordering::SeqCst), 1);
     drop(stream);
     eventually("the stream is dropped", SECOND, gone).await;
@@ -180,14 +237,24 @@ async fn a_dead_peer_fails_calls_within_the_idle_timeout_and_is_reached_again_wh
     let mut stream = a.stream(b.name(), Purpose::Logs, Bytes::new()).await.unwrap();
     socket.cut_off(true);
     let began = Instant::now();
-    let late = a.call(b.name(), Purpose::Api, Bytes::new(), Duration::from_millis(400)).await.unwrap_err();
+    let late = a
+        .call(b.name(), Purpose::Api, Bytes::new(), Duration::from_millis(400))
+        .await
+        .unwrap_err();
     assert!(matches!(late, TransportError::Deadline { .. }), "{late}");
     assert!(began.elapsed() < Duration::from_millis(800));
     // The stream has no deadline: the end of the connection ends it.
-    let error = tokio::time::timeout(6 * SECOND, stream.next()).await.unwrap().unwrap().unwrap_err();
+    let error = tokio::time::timeout(6 * SECOND, stream.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
     println!("a stream to a dead peer ended after {:?}: {error}", began.elapsed());
     assert!(began.elapsed() < Duration::from_millis(4500), "{:?}", began.elapsed());
-    let error = a.call(b.name(), Purpose::Api, Bytes::new(), 5 * SECOND).await.unwrap_err();
+    let error = a
+        .call(b.name(), Purpose::Api, Bytes::new(), 5 * SECOND)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("did not answer"), "{error}");
     socket.cut_off(false);
     let back = Instant::now();
@@ -204,10 +271,16 @@ async fn an_idle_connection_costs_nothing_and_one_in_use_stays() {
     b.serve(Purpose::Logs, Arc::new(Silent::default()));
     a.call(b.name(), Purpose::Api, Bytes::new(), SECOND).await.unwrap();
     assert_eq!(a.connected().len(), 1);
-    eventually("the idle connection is closed", 6 * SECOND, || a.connected().is_empty() && b.connected().is_empty()).await;
+    eventually("the idle connection is closed", 6 * SECOND, || {
+        a.connected().is_empty() && b.connected().is_empty()
+    })
+    .await;
     let mut stream = a.stream(b.name(), Purpose::Logs, Bytes::new()).await.unwrap();
     // Longer than the idle timeout; the stream's silence is what is waited for.
-    assert!(tokio::time::timeout(5 * SECOND, stream.next()).await.is_err(), "the connection in use broke");
+    assert!(
+        tokio::time::timeout(5 * SECOND, stream.next()).await.is_err(),
+        "the connection in use broke"
+    );
     assert_eq!(a.connected().len(), 1);
     assert!(a.connected()[0].in_use);
 }
@@ -232,8 +305,15 @@ async fn simultaneous_dials_leave_one_connection() {
             a.call(b.name(), Purpose::Api, Bytes::new(), SECOND).await.unwrap();
             b.call(a.name(), Purpose::Api, Bytes::new(), SECOND).await.unwrap();
         }
-        assert_eq!((a.counters().handshakes, b.counters().handshakes), handshakes, "round {round}");
-        assert!(handshakes.0 <= 2 && handshakes.0 == handshakes.1, "round {round}: {handshakes:?}");
+        assert_eq!(
+            (a.counters().handshakes, b.counters().handshakes),
+            handshakes,
+            "round {round}"
+        );
+        assert!(
+            handshakes.0 <= 2 && handshakes.0 == handshakes.1,
+            "round {round}: {handshakes:?}"
+        );
     }
 }
 
@@ -256,10 +336,23 @@ async fn calls_that_wait_on_a_restarted_peer_fail_as_soon_as_it_is_back() {
     a.serve(Purpose::Api, Arc::new(Echo));
     second.serve(Purpose::Api, Arc::new(Echo));
     let began = Instant::now();
-    second.call(a.name(), Purpose::Api, Bytes::new(), 2 * SECOND).await.unwrap();
-    let error = tokio::time::timeout(SECOND, stream.next()).await.unwrap().unwrap().unwrap_err();
-    println!("a stream to the peer's earlier life ended after {:?}: {error}", began.elapsed());
-    let answer = a.call(second.name(), Purpose::Api, Bytes::from_static(b"x"), SECOND).await.unwrap();
+    second
+        .call(a.name(), Purpose::Api, Bytes::new(), 2 * SECOND)
+        .await
+        .unwrap();
+    let error = tokio::time::timeout(SECOND, stream.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    println!(
+        "a stream to the peer's earlier life ended after {:?}: {error}",
+        began.elapsed()
+    );
+    let answer = a
+        .call(second.name(), Purpose::Api, Bytes::from_static(b"x"), SECOND)
+        .await
+        .unwrap();
     assert_eq!(&answer[..], b"a:x");
 }
 
@@ -270,7 +363,11 @@ impl RawService for Upper {
     async fn serve(&self, from: &NodeName, mut stream: RawStream) {
         let mut text = String::new();
         stream.reader.read_to_string(&mut text).await.unwrap();
-        stream.writer.write_all(format!("{from}:{}", text.to_uppercase()).as_bytes()).await.unwrap();
+        stream
+            .writer
+            .write_all(format!("{from}:{}", text.to_uppercase()).as_bytes())
+            .await
+            .unwrap();
         stream.writer.shutdown().await.unwrap();
     }
 }
@@ -296,7 +393,10 @@ async fn datagrams_open_a_connection_and_arrive_with_the_senders_name() {
     b.receive_datagrams(sender);
     let largest = Bytes::from(vec![7; Mesh::datagram_bytes_max()]);
     assert!(a.send_datagram(b.name(), largest.clone()));
-    let datagram = tokio::time::timeout(2 * SECOND, received.recv()).await.unwrap().unwrap();
+    let datagram = tokio::time::timeout(2 * SECOND, received.recv())
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!((datagram.from, datagram.bytes), (name("a"), largest));
     assert!(!a.send_datagram(b.name(), Bytes::from(vec![7; Mesh::datagram_bytes_max() + 1])));
 }
@@ -311,14 +411,21 @@ async fn figures() {
     let mut times = Vec::new();
     for _ in 0..2000 {
         let began = Instant::now();
-        a.call(b.name(), Purpose::Api, Bytes::from_static(&[1; 100]), SECOND).await.unwrap();
+        a.call(b.name(), Purpose::Api, Bytes::from_static(&[1; 100]), SECOND)
+            .await
+            .unwrap();
         times.push(began.elapsed());
     }
     times.sort();
     println!("call of 100 bytes: p50 {:?}, p99 {:?}", times[1000], times[1980]);
     let began = Instant::now();
     let calls = (0..20_000).map(|_| a.call(b.name(), Purpose::Api, Bytes::from_static(&[1; 100]), 10 * SECOND));
-    let done = futures::stream::iter(calls).buffer_unordered(64).filter(|result| futures::future::ready(result.is_ok()));
+    let done = futures::stream::iter(calls)
+        .buffer_unordered(64)
+        .filter(|result| futures::future::ready(result.is_ok()));
     assert_eq!(done.count().await, 20_000);
-    println!("64 calls in flight: {:.0} a second", 20_000.0 / began.elapsed().as_secs_f64());
+    println!(
+        "64 calls in flight: {:.0} a second",
+        20_000.0 / began.elapsed().as_secs_f64()
+    );
 }

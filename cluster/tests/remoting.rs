@@ -24,7 +24,11 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
     match arguments.get(1).map(String::as_str) {
         Some("node") => runtime.block_on(node(Path::new(&arguments[2]), arguments[3].parse().unwrap())),
         // What `cargo test` passes on does not matter: there is one test.
@@ -90,8 +94,18 @@ impl Process {
             .spawn()
             .unwrap();
         let mut output = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
-        let address = output.next().expect("the node's process ended").unwrap().parse().unwrap();
-        Process { input: child.stdin.take().unwrap(), child, output, address }
+        let address = output
+            .next()
+            .expect("the node's process ended")
+            .unwrap()
+            .parse()
+            .unwrap();
+        Process {
+            input: child.stdin.take().unwrap(),
+            child,
+            output,
+            address,
+        }
     }
 
     fn say(&mut self, line: &str) {
@@ -159,14 +173,26 @@ async fn messages_reach_the_routers_of_other_processes() {
     // Deadlines, and refusals that say why.
     let began = Instant::now();
     let error = call("b", b"slow", Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(error, RemotingError::Transport(TransportError::Deadline { .. })), "{error}");
+    assert!(
+        matches!(error, RemotingError::Transport(TransportError::Deadline { .. })),
+        "{error}"
+    );
     assert!(began.elapsed() < SECOND);
     assert_eq!(call("b", b"still there", SECOND).await.unwrap(), b"STILL THERE");
     let error = call("z", b"", SECOND).await.unwrap_err();
-    assert!(matches!(error, RemotingError::Transport(TransportError::UnknownNode(_))), "{error}");
+    assert!(
+        matches!(error, RemotingError::Transport(TransportError::UnknownNode(_))),
+        "{error}"
+    );
     let large = vec![b'a'; ENVELOPE_BYTES_MAX];
-    assert_eq!(remoting.call(&name("b"), large.clone(), 5 * SECOND).await.unwrap(), large.to_ascii_uppercase());
-    let error = remoting.call(&name("b"), vec![0; ENVELOPE_BYTES_MAX + 1], SECOND).await.unwrap_err();
+    assert_eq!(
+        remoting.call(&name("b"), large.clone(), 5 * SECOND).await.unwrap(),
+        large.to_ascii_uppercase()
+    );
+    let error = remoting
+        .call(&name("b"), vec![0; ENVELOPE_BYTES_MAX + 1], SECOND)
+        .await
+        .unwrap_err();
     assert!(matches!(error, RemotingError::TooLarge { .. }), "{error}");
 
     // A process that is killed and started again at once, at the same place, is reached again.
@@ -179,9 +205,16 @@ async fn messages_reach_the_routers_of_other_processes() {
     let mut attempts = 0;
     while call("b", b"again", 2 * SECOND).await.is_err() {
         attempts += 1;
-        assert!(killed.elapsed() < 10 * SECOND, "not reached again after {attempts} attempts");
+        assert!(
+            killed.elapsed() < 10 * SECOND,
+            "not reached again after {attempts} attempts"
+        );
     }
-    println!("reached again {:?} after it was killed, at attempt {}", killed.elapsed(), attempts + 1);
+    println!(
+        "reached again {:?} after it was killed, at attempt {}",
+        killed.elapsed(),
+        attempts + 1
+    );
     assert_eq!(b.ask("call a caller"), "b");
 
     // A process that is gone for good fails calls within their deadline.

@@ -206,8 +206,8 @@ async fn ask(address: SocketAddr, token: &JoinToken, request: &JoinRequest) -> R
     let endpoint = Endpoint::client(local).map_err(|error| Attempt::Failed(JoinError::Socket(error)))?;
     let answer = ask_over(&endpoint, address, token, request).await;
     endpoint.close(VarInt::from_u32(0), b"done");
-    // The socket is closed with the endpoint; that the member has heard of it is not worth waiting for.
-    let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
+    // The socket lives until the member has been told; the joiner need not wait for that.
+    tokio::spawn(async move { endpoint.wait_idle().await });
     answer
 }
 

@@ -43,7 +43,10 @@ impl TestAuthority {
     pub fn identity(&self, node: &str) -> NodeIdentity {
         let key = NodeKey::generate().unwrap();
         let request = key.signing_request(&name(node)).unwrap();
-        let pem = self.authority.issue_node(&request, &name(node), &[], &[], now()).unwrap();
+        let pem = self
+            .authority
+            .issue_node(&request, &name(node), &[], &[], now())
+            .unwrap();
         NodeIdentity::new(pem, key.to_pem(), self.authority.certificate_pem().to_owned()).unwrap()
     }
 
@@ -89,7 +92,9 @@ impl Service for Echo {
 
     async fn stream(&self, _from: &NodeName, request: Bytes) -> FrameStream {
         let count: u32 = std::str::from_utf8(&request).unwrap().parse().unwrap();
-        Box::pin(futures::stream::iter((0..count).map(|n| Ok(Bytes::from(n.to_string())))))
+        Box::pin(futures::stream::iter(
+            (0..count).map(|n| Ok(Bytes::from(n.to_string()))),
+        ))
     }
 }
 
@@ -137,7 +142,11 @@ impl AsyncUdpSocket for LossySocket {
     }
 
     fn try_send(&self, transmit: &Transmit) -> std::io::Result<()> {
-        if self.loses(&transmit.destination) { Ok(()) } else { self.inner.try_send(transmit) }
+        if self.loses(&transmit.destination) {
+            Ok(())
+        } else {
+            self.inner.try_send(transmit)
+        }
     }
 
     fn poll_recv(
@@ -204,7 +213,9 @@ impl rustls::client::danger::ServerCertVerifier for TrustAnyone {
     }
 
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -219,14 +230,18 @@ async fn connect_without_certificate(to: SocketAddr, protocol: &[u8]) -> Result<
     tls.alpn_protocols = vec![protocol.to_vec()];
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
     let endpoint = quinn::Endpoint::client(loopback()).unwrap();
-    let connecting = endpoint.connect_with(quinn::ClientConfig::new(Arc::new(crypto)), to, "n1").unwrap();
+    let connecting = endpoint
+        .connect_with(quinn::ClientConfig::new(Arc::new(crypto)), to, "n1")
+        .unwrap();
     connecting.await.map_err(|error| error.to_string())
 }
 
 /// Calls a purpose as a joiner would and returns all that is answered.
 pub async fn ask_without_certificate(to: SocketAddr, purpose: protocol::transport::Purpose) -> Vec<u8> {
     use protocol::transport::Purpose;
-    let connection = connect_without_certificate(to, cluster::mesh::tls::JOIN_PROTOCOL).await.unwrap();
+    let connection = connect_without_certificate(to, cluster::mesh::tls::JOIN_PROTOCOL)
+        .await
+        .unwrap();
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let number = match purpose {
         Purpose::Join => 1,
@@ -237,7 +252,9 @@ pub async fn ask_without_certificate(to: SocketAddr, purpose: protocol::transpor
         Purpose::Remoting => 6,
         Purpose::Membership => 7,
     };
-    send.write_all(&[1, number, 0, 0, 0, 0, 0, 2, b'h', b'i']).await.unwrap();
+    send.write_all(&[1, number, 0, 0, 0, 0, 0, 2, b'h', b'i'])
+        .await
+        .unwrap();
     send.finish().unwrap();
     receive.read_to_end(1024).await.unwrap()
 }
