@@ -31,10 +31,24 @@ struct Record {
     stop: AtomicBool,
 }
 
+/// The clients of the nodes that run, and of a machine without a vote. A node's own client is the one that still reaches
+/// it when it is cut off.
+type Clients = Arc<Mutex<BTreeMap<u64, Arc<StoreClient>>>>;
+
 /// Counts one register up: reads it, writes one more if it is still the same.
-async fn count_up(client: Arc<StoreClient>, register: usize, record: Arc<Record>) {
+async fn count_up(clients: Clients, number: usize, record: Arc<Record>) {
+    let register = number % REGISTERS;
     let key = key(format!("register-{register}"));
+    let mut random = StdRng::seed_from_u64(number as u64);
     while !record.stop.load(Ordering::Relaxed) {
+        let client = {
+            let clients = clients.lock();
+            clients
+                .values()
+                .nth(random.random_range(0..clients.len()))
+                .unwrap()
+                .clone()
+        };
         let at_least = record.highest[register].load(Ordering::SeqCst);
         let Ok(read) = client.read(&key).await else { continue };
         let (old, precondition) = match &read {
@@ -56,22 +70,30 @@ async fn count_up(client: Arc<StoreClient>, register: usize, record: Arc<Record>
 }
 
 /// Makes life hard, from a seed.
-async fn disturb(cluster: &mut Cluster, random: &mut StdRng, for_how_long: Duration) {
+async fn disturb(cluster: &mut Cluster, clients: &Clients, random: &mut StdRng, for_how_long: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < for_how_long {
         let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
         let victim = ids[random.random_range(0..ids.len())];
-        match random.random_range(0..5) {
+        match random.random_range(0..6) {
             0 => cluster
                 .mesh
                 .isolate(&name(victim), &[cluster.names(), vec![name(9)]].concat()),
             1 => cluster.mesh.cut_one_way(&name(victim), &name(1 + victim % 3)),
             2 => cluster.mesh.lose(random.random_range(10..200)),
             3 => cluster.mesh.delay(random.random_range(5..120)),
-            _ => {
+            4 => {
+                clients.lock().remove(&victim);
                 cluster.stop(victim).await;
                 tokio::time::sleep(Duration::from_millis(random.random_range(0..800))).await;
                 cluster.start(victim).await;
+                clients.lock().insert(victim, cluster.nodes[&victim].client.clone());
+            }
+            _ => {
+                let leader = cluster.leader().await;
+                cluster
+                    .mesh
+                    .isolate(&name(leader), &[cluster.names(), vec![name(9)]].concat());
             }
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(100..2000))).await;
@@ -146,17 +168,19 @@ async fn acknowledged_writes_survive_and_reads_are_never_stale() {
     cluster.form(3).await;
     let record = Arc::new(Record::default());
     let outsider = cluster.client(&name(9), None);
-    let clients = (0..12).map(|number| {
-        // Clients on nodes go away with their node; those elsewhere see every fault from outside.
-        tokio::spawn(count_up(outsider.clone(), number % REGISTERS, record.clone()))
-    });
-    let clients: Vec<_> = clients.collect();
+    let clients: Clients = Arc::new(Mutex::new(BTreeMap::from([(9, outsider.clone())])));
+    clients
+        .lock()
+        .extend(cluster.nodes.iter().map(|(id, node)| (*id, node.client.clone())));
+    let counters = (0..16).map(|number| tokio::spawn(count_up(clients.clone(), number, record.clone())));
+    let counters: Vec<_> = counters.collect();
     let mut random = StdRng::seed_from_u64(seed);
-    disturb(&mut cluster, &mut random, Duration::from_secs(15)).await;
+    disturb(&mut cluster, &clients, &mut random, Duration::from_secs(15)).await;
     record.stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.unwrap();
+    for counter in counters {
+        counter.await.unwrap();
     }
+    clients.lock().clear();
     cluster.leader().await;
     check(&outsider, &record).await;
     // All replicas hold the same.
