@@ -105,7 +105,9 @@ pub struct Note {
 /// What one decision asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Effects {
-    /// Each group is written whole or not at all; groups are independent of each other.
+    /// Each group is written whole or not at all; groups are independent of each other. A group that changes the deciding
+    /// object and others ends with the object itself: events come in order, and whoever decides from its new version must
+    /// have seen the others.
     pub groups: Vec<Vec<Intent>>,
     /// Timers to set.
     pub timers: Vec<TimerRequest>,

@@ -2,7 +2,12 @@
 //! router, which starts it again when it fails and stops it when it has nothing to do. Holds no policy.
 //!
 //! Events are noted one by one and decided about together: the message that makes it decide stands behind those that
-//! arrived before it. An activation that cannot trust its state asks the router what to read, reads it, and goes on.
+//! arrived before it.
+//!
+//! How the state is read matters: two activations exclude each other by the revision of their own object, so what they
+//! know of the others must be at least as new as what they know of it. The own object is read first; the router, whose
+//! index follows the store, then says what is related as of that moment or later; that is read, and the events that came
+//! in the meantime are noted. (The simulation found what happens otherwise: pods that were created twice.)
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -10,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use protocol::store::{ListRequest, ObjectStore, ReadError, StoreEvent};
-use protocol::{Key, Object, Resource};
+use protocol::{Key, Object, Resource, Revision};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -34,8 +39,9 @@ const UNDERSTANDS: &str = "ask: state, mailbox, why; tell: reconcile, sleep";
 
 /// What an object's actor is told.
 pub(crate) enum ObjectMessage {
-    /// What it has to read: the answer to `RouterMessage::Requery`, and the first message of every activation.
-    Related(Vec<Key>),
+    /// What it has to read, as of a revision: the answer to `RouterMessage::Requery`, and the first message of every
+    /// activation.
+    Related(Vec<Key>, Revision),
     /// Something happened to its object or to a related one. The credit bounds how many are under way.
     Observe(Arc<StoreEvent>, Credit),
     /// Too many events were under way: they were dropped, and the state must be read again.
@@ -75,6 +81,7 @@ pub(crate) struct ObjectArguments {
     pub seed: u64,
     pub view: ActorView,
     pub related: Vec<Key>,
+    pub related_at: Revision,
     pub liveness: Option<Liveness>,
     pub idle_after: Duration,
 }
@@ -105,6 +112,10 @@ pub(crate) struct ObjectState {
     idle: Option<Alarm>,
     reload: Option<Alarm>,
     tokens: u64,
+    /// The own object and the revision as of which the related ones must be known, while they are not.
+    own: Option<(Option<Arc<Object>>, Revision)>,
+    /// Events that came while the state was being read.
+    buffered: Vec<(Arc<StoreEvent>, Credit)>,
     /// Messages that the router sent to this activation.
     heard: u64,
     decide_is_queued: bool,
@@ -121,7 +132,7 @@ impl Actor for ObjectActor {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let kind = kinds::make(&arguments.slot, &arguments.settings).ok_or("the resource has no actors")?;
-        myself.send_message(ObjectMessage::Related(arguments.related))?;
+        myself.send_message(ObjectMessage::Related(arguments.related, arguments.related_at))?;
         if let Some(liveness) = arguments.liveness {
             myself.send_message(ObjectMessage::Liveness(liveness))?;
         }
@@ -138,6 +149,8 @@ impl Actor for ObjectActor {
             idle: None,
             reload: None,
             tokens: 0,
+            own: None,
+            buffered: Vec::new(),
             heard: 0,
             decide_is_queued: false,
         })
@@ -151,14 +164,18 @@ impl Actor for ObjectActor {
     ) -> Result<(), ActorProcessingErr> {
         state.view.count_message();
         match message {
-            ObjectMessage::Related(keys) => {
+            ObjectMessage::Related(keys, at) => {
                 state.heard += 1;
-                state.load(&myself, keys).await?;
+                state.load(&myself, keys, at).await?;
             }
             ObjectMessage::Observe(event, credit) => {
                 state.heard += 1;
+                if !state.activation.is_loaded() {
+                    state.buffered.push((event, credit));
+                    return Ok(());
+                }
                 drop(credit);
-                if state.activation.observe(&event)? && state.activation.is_loaded() && !state.decide_is_queued {
+                if state.activation.observe(&event)? && !state.decide_is_queued {
                     state.decide_is_queued = true;
                     myself.send_message(ObjectMessage::Decide)?;
                 }
@@ -201,22 +218,60 @@ impl Actor for ObjectActor {
 }
 
 impl ObjectState {
-    async fn load(&mut self, myself: &ActorRef<ObjectMessage>, keys: Vec<Key>) -> Result<(), ActorProcessingErr> {
+    async fn load(
+        &mut self,
+        myself: &ActorRef<ObjectMessage>,
+        keys: Vec<Key>,
+        at: Revision,
+    ) -> Result<(), ActorProcessingErr> {
         let slot = self.activation.slot().clone();
-        let objects = match read_all(self.store.as_ref(), &slot.key, keys).await {
-            Ok(objects) => objects,
+        match self.read(&slot, keys, at).await {
+            Ok(Some(objects)) => {
+                let kind = kinds::make(&slot, &self.settings).ok_or("the resource has no actors")?;
+                self.timers.clear();
+                self.reload = None;
+                self.activation.load(kind, objects)?;
+                for (event, _) in std::mem::take(&mut self.buffered) {
+                    self.activation.observe(&event)?;
+                }
+                self.decide(myself, Event::Loaded).await
+            }
+            Ok(None) => Ok(()),
             Err(error) => {
                 tracing::debug!(%slot, %error, "the state could not be read; it is tried again");
                 self.view.summarize(format!("waits for the store: {error}"));
                 self.reload_after(myself, READ_RETRY);
-                return Ok(());
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads what is to be loaded. `None` when the router has to be asked again, because it was behind.
+    async fn read(
+        &mut self,
+        slot: &Slot,
+        keys: Vec<Key>,
+        at: Revision,
+    ) -> Result<Option<Vec<(Key, Option<Arc<Object>>)>>, ReadError> {
+        let (own, needed) = match self.own.take() {
+            Some(read) => read,
+            None => {
+                // Events that came before are older than what is read now.
+                self.buffered.clear();
+                let own = self.store.read(&slot.key).await?;
+                (own, self.store.revision().await?)
             }
         };
-        let kind = kinds::make(&slot, &self.settings).ok_or("the resource has no actors")?;
-        self.timers.clear();
-        self.reload = None;
-        self.activation.load(kind, objects)?;
-        self.decide(myself, Event::Loaded).await
+        if at < needed {
+            self.own = Some((own, needed));
+            // A router that has ended takes this actor along.
+            let _ = self.router.send_message(RouterMessage::Requery { slot: slot.clone(), at_least: needed });
+            return Ok(None);
+        }
+        let related = keys.into_iter().filter(|key| *key != slot.key).collect();
+        let mut objects = read_all(self.store.as_ref(), related).await?;
+        objects.push((slot.key.clone(), own));
+        Ok(Some(objects))
     }
 
     /// Decides until there is nothing more to do.
@@ -274,7 +329,9 @@ impl ObjectState {
     fn requery(&mut self) -> Result<(), ActorProcessingErr> {
         self.activation.doubt();
         self.reload = None;
-        self.router.send_message(RouterMessage::Requery(self.activation.slot().clone()))?;
+        self.own = None;
+        let slot = self.activation.slot().clone();
+        self.router.send_message(RouterMessage::Requery { slot, at_least: Revision::ZERO })?;
         Ok(())
     }
 
@@ -363,15 +420,14 @@ fn alarm(myself: &ActorRef<ObjectMessage>, wait: Duration, message: ObjectMessag
     })
 }
 
-/// Reads an object and those related to it. Many of one resource are read by lists: of their namespace, or of all when
+/// Reads objects. Many of one resource are read by lists: of their namespace, or of all when
 /// they are spread over several.
 pub(crate) async fn read_all(
     store: &dyn ObjectStore,
-    own: &Key,
-    related: Vec<Key>,
+    keys: Vec<Key>,
 ) -> Result<Vec<(Key, Option<Arc<Object>>)>, ReadError> {
     let mut by_resource: HashMap<Resource, Vec<Key>> = HashMap::new();
-    for key in related.into_iter().filter(|key| key != own).chain([own.clone()]) {
+    for key in keys {
         by_resource.entry(key.resource.clone()).or_default().push(key);
     }
     let mut found = Vec::new();

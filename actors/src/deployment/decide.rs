@@ -270,7 +270,8 @@ impl<'a> Plan<'a> {
         self.forgotten = old.into_iter().take(surplus).filter(idle).collect();
     }
 
-    /// Turns the plan into effects: one group with the Deployment itself first.
+    /// Turns the plan into effects: one group with the Deployment itself last, so that who sees its new status, by events
+    /// in order, has seen the ReplicaSets that it follows from.
     fn carry(self, state: &Deployment, now: UnixMillis, effects: &mut Effects) {
         let mut group = Vec::new();
         for (key, edit) in &self.edits {
@@ -299,9 +300,9 @@ impl<'a> Plan<'a> {
         effects.timer_if(PROGRESS_TIMER, deadline_ms);
         let (key, base) = (state.key.clone(), Arc::clone(&self.own.object));
         if value != self.own.value {
-            group.insert(0, Intent::Update { key, base, value });
+            group.push(Intent::Update { key, base, value });
         } else if !group.is_empty() {
-            group.insert(0, Intent::Fence { key, base });
+            group.push(Intent::Fence { key, base });
         }
         effects.write(group);
     }

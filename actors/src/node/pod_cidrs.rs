@@ -101,7 +101,8 @@ impl ObjectKind for PodCidrs {
             return;
         }
         if let Some(counter) = self.counter_write(group.len()) {
-            group.insert(0, counter);
+            // Last: who sees the counter, by events in order, has seen the ranges that it counts.
+            group.push(counter);
             effects.write(group);
         }
     }
@@ -158,7 +159,7 @@ mod tests {
     #[test]
     fn nodes_without_a_range_get_free_ones_in_one_group_with_the_counter() {
         let effects = decided("10.244.0.0/16", &[("a", ""), ("b", "10.244.0.0/24"), ("c", "")]);
-        let given: Vec<(String, String)> = effects.groups[0][1..]
+        let given: Vec<(String, String)> = effects.groups[0][..2]
             .iter()
             .map(|intent| match intent {
                 Intent::Update { key, value, .. } => {
@@ -168,7 +169,7 @@ mod tests {
             })
             .collect();
         assert_eq!(given, [("a".into(), "10.244.1.0/24".into()), ("c".into(), "10.244.2.0/24".into())]);
-        assert!(matches!(&effects.groups[0][0], Intent::Create { resource, .. } if resource.as_str() == "configmaps"));
+        assert!(matches!(&effects.groups[0][2], Intent::Create { resource, .. } if resource.as_str() == "configmaps"));
         assert!(decided("10.244.0.0/16", &[("b", "10.244.0.0/24")]).writes_nothing());
     }
 

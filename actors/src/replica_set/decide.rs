@@ -48,7 +48,8 @@ pub(super) fn decide(state: &mut ReplicaSet, now: UnixMillis, effects: &mut Effe
     }
     effects.timer_if(AVAILABLE_TIMER, counts.next_available_ms);
     match status_update(state, own, &counts) {
-        Some(update) => group.insert(0, update),
+        // Last: who sees this status, by events in order, has seen the pods that it counts.
+        Some(update) => group.push(update),
         // The counts after these writes are those of the stored status, so the status would not change, and a second
         // activation could do the same. What is true now is written first; the next decision then changes it.
         None if !group.is_empty() => {
@@ -288,9 +289,9 @@ mod tests {
     fn missing_pods_are_created_in_one_group_with_the_status() {
         let effects = decided(set(3, 0, json!({})), vec![pod("a", Some("rs"), json!({}))]);
         assert_eq!((effects.groups.len(), created(&effects)), (1, 2));
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!("the status comes first") };
+        let Intent::Update { value, .. } = &effects.groups[0][2] else { panic!("the status comes last") };
         assert_eq!(value["status"]["replicas"], 3);
-        let Intent::Create { value, .. } = &effects.groups[0][1] else { panic!("then the pods") };
+        let Intent::Create { value, .. } = &effects.groups[0][0] else { panic!("the pods come first") };
         assert_eq!(value["metadata"]["generateName"], "web-");
         assert_eq!(value["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], true);
         assert_eq!(value["metadata"]["labels"]["app"], "web");
@@ -318,7 +319,7 @@ mod tests {
         deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let effects = decided(set(2, 0, json!({})), vec![failed, deleting]);
         assert_eq!(created(&effects), 2);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else { panic!() };
         assert_eq!(value["status"]["terminatingReplicas"], 1);
     }
 
@@ -330,10 +331,10 @@ mod tests {
             pod("c-unbound", Some("rs"), json!({"spec": {}})),
         ];
         let effects = decided(set(1, 0, json!({})), pods);
-        let deleted: Vec<String> = effects.groups[0][1..].iter().map(|i| i.key().unwrap().name.to_string()).collect();
+        let deleted: Vec<String> = effects.groups[0][..2].iter().map(|i| i.key().unwrap().name.to_string()).collect();
         assert_eq!(deleted, ["c-unbound", "b-starting"]);
-        assert!(matches!(effects.groups[0][1], Intent::Remove { .. }), "an unbound pod is removed at once");
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        assert!(matches!(effects.groups[0][0], Intent::Remove { .. }), "an unbound pod is removed at once");
+        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else { panic!() };
         assert_eq!((&value["status"]["replicas"], &value["status"]["readyReplicas"]), (&json!(1), &json!(1)));
     }
 

@@ -2,7 +2,7 @@
 //! (permanent, back-off per object), owns the pods that its controller reference names, and alone writes its status.
 //!
 //! Invariants: pods are created and deleted only in one atomic group with a change of its own status, so that
-//! two activations never both act on the same state; a pod of another controller is never touched.
+//! two activations never both act on the same state; that status is the group's last write; a pod of another controller is never touched.
 
 mod decide;
 mod ranking;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
+use protocol::Revision;
 use protocol::store::{ObjectStore, StoreEvent};
 use ractor::{Actor, ActorCell, ActorId, ActorRef};
 use rand::rngs::SmallRng;
@@ -99,7 +100,7 @@ impl Directory {
 
     /// Delivers an event: to an awake actor, or by waking it, in which case it reads what the event says.
     pub async fn observe(&mut self, slot: &Slot, event: &Arc<StoreEvent>, liveness: Option<Liveness>) {
-        let Some(awake) = self.awake.get_mut(slot) else { return self.wake(slot.clone(), liveness).await };
+        let Some(awake) = self.awake.get_mut(slot) else { return self.wake(slot.clone(), event.revision, liveness).await };
         if awake.retiring {
             awake.woken = true;
             return;
@@ -118,9 +119,15 @@ impl Directory {
     }
 
     /// Delivers any other message.
-    pub async fn deliver(&mut self, slot: &Slot, message: ObjectMessage, liveness: Option<Liveness>) {
+    pub async fn deliver(
+        &mut self,
+        slot: &Slot,
+        message: ObjectMessage,
+        at: Revision,
+        liveness: Option<Liveness>,
+    ) {
         if !self.awake.contains_key(slot) {
-            self.wake(slot.clone(), liveness).await;
+            self.wake(slot.clone(), at, liveness).await;
         }
         match self.awake.get_mut(slot) {
             Some(awake) if awake.retiring => awake.woken = true,
@@ -129,20 +136,20 @@ impl Directory {
         }
     }
 
-    /// Tells an awake actor what to read.
-    pub fn requery(&mut self, slot: &Slot) {
+    /// Tells an awake actor what to read, as of the index's revision.
+    pub fn requery(&mut self, slot: &Slot, at: Revision) {
         let related = self.index.read().related(slot);
         if let Some(awake) = self.awake.get_mut(slot).filter(|awake| !awake.retiring) {
             awake.overflowed = false;
-            awake.send(ObjectMessage::Related(related));
+            awake.send(ObjectMessage::Related(related, at));
         }
     }
 
     /// Has every awake actor read its state again.
-    pub fn doubt_all(&mut self) {
+    pub fn doubt_all(&mut self, at: Revision) {
         let slots: Vec<Slot> = self.awake.keys().cloned().collect();
         for slot in slots {
-            self.requery(&slot);
+            self.requery(&slot, at);
         }
     }
 
@@ -155,7 +162,7 @@ impl Directory {
     }
 
     /// Starts the actor of a slot, unless it is awake, waits after failures, or has no subject.
-    pub async fn wake(&mut self, slot: Slot, liveness: Option<Liveness>) {
+    pub async fn wake(&mut self, slot: Slot, at: Revision, liveness: Option<Liveness>) {
         if self.awake.contains_key(&slot) || self.trouble.get(&slot).is_some_and(|t| t.waiting.is_some()) {
             return;
         }
@@ -179,6 +186,7 @@ impl Directory {
             seed: self.rng.random(),
             view: registration.view(),
             related,
+            related_at: at,
             liveness,
             idle_after: self.idle_after,
         };
@@ -211,20 +219,27 @@ impl Directory {
     }
 
     /// An actor has ended: asleep as it was told to, or by a failure.
-    pub async fn ended(&mut self, cell: &ActorCell, slot: Slot, exit: Exit, liveness: Option<Liveness>) {
+    pub async fn ended(
+        &mut self,
+        cell: &ActorCell,
+        slot: Slot,
+        exit: Exit,
+        at: Revision,
+        liveness: Option<Liveness>,
+    ) {
         self.slots.remove(&cell.get_id());
         let Some(awake) = self.awake.remove(&slot) else { return };
         if awake.retiring && exit == Exit::Normal {
             drop(awake.registration);
             self.trouble.remove(&slot);
             if awake.woken {
-                self.wake(slot, liveness).await;
+                self.wake(slot, at, liveness).await;
             }
             return;
         }
         self.failed(slot.clone(), exit, awake.registration);
         if self.trouble.get(&slot).is_some_and(|trouble| trouble.waiting.is_none()) {
-            self.wake(slot, liveness).await;
+            self.wake(slot, at, liveness).await;
         }
     }
 
@@ -254,10 +269,10 @@ impl Directory {
     }
 
     /// The wait of a failed actor is over.
-    pub async fn restart_due(&mut self, slot: Slot, token: u64, liveness: Option<Liveness>) {
+    pub async fn restart_due(&mut self, slot: Slot, token: u64, at: Revision, liveness: Option<Liveness>) {
         let Some(trouble) = self.trouble.get_mut(&slot).filter(|trouble| trouble.token == token) else { return };
         trouble.waiting = None;
-        self.wake(slot, liveness).await;
+        self.wake(slot, at, liveness).await;
     }
 }
 

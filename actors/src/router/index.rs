@@ -41,8 +41,8 @@ struct Entry {
 pub struct Routed {
     /// The actors that get it.
     pub slots: BTreeSet<Slot>,
-    /// An actor that must read its state again, because from here on it is told of more than before: a node that drives
-    /// pods away is told of its pods.
+    /// An actor that must read its state again, because from here on it is told of others than before: a node that drives
+    /// pods away is told of its pods, a Service of the pods of its new selector.
     pub reread: Option<Slot>,
 }
 
@@ -124,10 +124,12 @@ impl Index {
 
     /// Takes note of an event and answers which actors it concerns.
     pub fn route(&mut self, event: &StoreEvent) -> Routed {
-        let evicted = self.entries.get(&event.key).is_some_and(|entry| entry.evicts);
+        let scope = |entry: Option<&Entry>| entry.map(|entry| (entry.evicts, entry.selector.clone()));
+        let before = scope(self.entries.get(&event.key));
         let slots = self.concerned_by(event);
-        let evicts = self.entries.get(&event.key).is_some_and(|entry| entry.evicts);
-        Routed { slots, reread: (evicts && !evicted).then(|| Slot::own(event.key.clone())) }
+        let after = scope(self.entries.get(&event.key));
+        let widened = before.is_some() && after.is_some() && before != after;
+        Routed { slots, reread: widened.then(|| Slot::own(event.key.clone())) }
     }
 
     fn concerned_by(&mut self, event: &StoreEvent) -> BTreeSet<Slot> {

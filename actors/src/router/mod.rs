@@ -10,7 +10,7 @@ mod directory;
 pub mod index;
 mod paths;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,8 +48,13 @@ pub enum RouterMessage {
     WatchEnded,
     /// From the membership.
     Member(MemberState),
-    /// An actor wants to read its state again.
-    Requery(Slot),
+    /// An actor wants to know what is related to its object, as of a revision or later.
+    Requery {
+        /// Which.
+        slot: Slot,
+        /// Not before the router has seen this revision.
+        at_least: Revision,
+    },
     /// An actor has nothing to do. `heard` says how many messages of the router it has received.
     Idle {
         /// Which.
@@ -105,6 +110,8 @@ pub struct RouterState {
     directory: Directory,
     liveness: HashMap<NodeName, Liveness>,
     revision: Revision,
+    /// Actors that wait until the router has seen a revision.
+    waiting: BTreeMap<Revision, Vec<Slot>>,
     routed: u64,
     view: ActorView,
     scheduler: SchedulerDoor,
@@ -142,6 +149,7 @@ impl Actor for Router {
             index,
             liveness: HashMap::new(),
             revision: Revision::ZERO,
+            waiting: BTreeMap::new(),
             routed: 0,
             view: arguments.view,
             scheduler: arguments.scheduler,
@@ -171,15 +179,18 @@ impl Actor for Router {
             }
             RouterMessage::WatchEnded => state.watch_again(&myself).await,
             RouterMessage::Member(member) => state.member(member).await,
-            RouterMessage::Requery(slot) => state.directory.requery(&slot),
+            RouterMessage::Requery { slot, at_least } if at_least > state.revision => {
+                state.waiting.entry(at_least).or_default().push(slot);
+            }
+            RouterMessage::Requery { slot, .. } => state.directory.requery(&slot, state.revision),
             RouterMessage::Idle { slot, heard } => state.directory.idle(&slot, heard),
             RouterMessage::RestartDue(slot, token) => {
                 let liveness = state.liveness_of(&slot);
-                state.directory.restart_due(slot, token, liveness).await;
+                state.directory.restart_due(slot, token, state.revision, liveness).await;
             }
             RouterMessage::Wake(slot, message) => {
                 let liveness = state.liveness_of(&slot);
-                state.directory.deliver(&slot, ObjectMessage::Admin(message), liveness).await;
+                state.directory.deliver(&slot, ObjectMessage::Admin(message), state.revision, liveness).await;
             }
             RouterMessage::Admin(message) => state.answer(message),
         }
@@ -205,7 +216,7 @@ impl Actor for Router {
         };
         if let Some(slot) = state.directory.slot_of(&cell) {
             let liveness = state.liveness_of(&slot);
-            state.directory.ended(&cell, slot, exit, liveness).await;
+            state.directory.ended(&cell, slot, exit, state.revision, liveness).await;
         }
         Ok(())
     }
@@ -230,10 +241,11 @@ impl RouterState {
         self.revision = revision;
         self.view.summarize(format!("began at revision {revision} with {} actors", initial.len()));
         // Awake actors may have missed events: each reads its state again.
-        self.directory.doubt_all();
+        self.waiting.clear();
+        self.directory.doubt_all(revision);
         for slot in initial {
             let liveness = self.liveness_of(&slot);
-            self.directory.wake(slot, liveness).await;
+            self.directory.wake(slot, revision, liveness).await;
         }
         Ok(())
     }
@@ -283,6 +295,11 @@ impl RouterState {
                 let _ = myself.send_message(RouterMessage::Begin);
             }
         }
+        while let Some(first) = self.waiting.first_entry().filter(|first| *first.key() <= self.revision) {
+            for slot in first.remove() {
+                self.directory.requery(&slot, self.revision);
+            }
+        }
     }
 
     async fn route(&mut self, event: &Arc<StoreEvent>) {
@@ -294,7 +311,7 @@ impl RouterState {
             self.directory.observe(&slot, event, liveness).await;
         }
         if let Some(slot) = routed.reread {
-            self.directory.requery(&slot);
+            self.directory.requery(&slot, self.revision);
         }
         if self.routed.is_multiple_of(256) {
             self.view.summarize(format!("{} events routed, at revision {}", self.routed, self.revision));
@@ -305,7 +322,7 @@ impl RouterState {
         let former = self.liveness.insert(member.node.clone(), member.liveness);
         if former != Some(member.liveness) {
             let slot = Slot::own(protocol::Key::new(index::NODES, "", member.node.as_str()));
-            self.directory.deliver(&slot, ObjectMessage::Liveness(member.liveness), None).await;
+            self.directory.deliver(&slot, ObjectMessage::Liveness(member.liveness), self.revision, None).await;
         }
     }
 

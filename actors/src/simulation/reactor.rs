@@ -1,7 +1,7 @@
 //! A control plane as a state machine that is told to take one step. Two of them over one store are a fail-over. Must
 //! never read a clock or draw from any other generator than its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
@@ -32,6 +32,8 @@ struct Running {
     pending: Option<Event>,
     liveness: Option<Liveness>,
     wants_load: bool,
+    /// The own object, and the revision that the reactor must have seen before the related ones are read.
+    own: Option<(Option<Arc<Object>>, Revision)>,
     load_at: UnixMillis,
     timers: BTreeMap<&'static str, UnixMillis>,
     plan: Option<Plan>,
@@ -175,6 +177,7 @@ impl Reactor {
             pending: None,
             liveness,
             wants_load: true,
+            own: None,
             load_at: UnixMillis(0),
             timers: BTreeMap::new(),
             plan: None,
@@ -207,7 +210,8 @@ impl Reactor {
             steps.push(Step::Watch);
         }
         for (slot, running) in &self.slots {
-            if !running.inbox.is_empty() {
+            // While the state is being read, the mailbox keeps what comes.
+            if !running.inbox.is_empty() && !running.wants_load {
                 steps.push(Step::Observe(slot.clone()));
             }
             if running.answers.is_some() {
@@ -215,7 +219,8 @@ impl Reactor {
             } else if running.plan.is_some() {
                 steps.push(Step::Propose(slot.clone()));
             } else if running.wants_load {
-                if running.load_at <= now {
+                let ready = running.own.as_ref().is_none_or(|(_, needed)| self.revision >= *needed);
+                if running.load_at <= now && ready {
                     steps.push(Step::Load(slot.clone()));
                 }
             } else if running.pending.is_some() || running.liveness.is_some() {
@@ -307,11 +312,19 @@ impl Reactor {
     }
 
     fn load(&mut self, slot: &Slot) {
-        let related: BTreeSet<Key> = self.index.related(slot).into_iter().chain([slot.key.clone()]).collect();
-        let objects: Vec<(Key, Option<Arc<Object>>)> =
-            related.into_iter().map(|key| (key.clone(), at_once(self.store.read(&key)).ok().flatten())).collect();
-        let Some(kind) = (self.make)(slot, &self.settings) else { return };
+        // The same two steps as in the shell: first the own object, then, not before the index has caught up, the others.
         let Some(running) = self.slots.get_mut(slot) else { return };
+        let Some((own, _)) = running.own.take() else {
+            running.activation.doubt();
+            let own = at_once(self.store.read(&slot.key)).ok().flatten();
+            running.own = Some((own, at_once(self.store.revision()).unwrap_or_default()));
+            return;
+        };
+        let related = self.index.related(slot).into_iter().filter(|key| *key != slot.key);
+        let mut objects: Vec<(Key, Option<Arc<Object>>)> =
+            related.map(|key| (key.clone(), at_once(self.store.read(&key)).ok().flatten())).collect();
+        objects.push((slot.key.clone(), own));
+        let Some(kind) = (self.make)(slot, &self.settings) else { return };
         running.timers.clear();
         if running.activation.load(kind, objects).is_ok() {
             running.wants_load = false;
