@@ -214,8 +214,63 @@ pub enum ClusterEvent<'a> {
     },
     /// The labels of a namespace changed.
     NamespaceChanged,
-    /// A pod group came, changed, or got another member.
+    /// A pod group came or changed.
     GroupChanged(Sym),
+    /// A volume, a claim, a storage class or the limits of a node's driver came, changed or went.
+    VolumesChanged,
+}
+
+/// Kinds of events, as a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventKinds(u16);
+
+impl EventKinds {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// `NodeAdded` and `NodeChanged`.
+    pub const NODES: Self = Self(1);
+    /// `NodeRemoved`.
+    pub const NODE_REMOVED: Self = Self(2);
+    /// `PodPlaced`.
+    pub const POD_PLACED: Self = Self(4);
+    /// `PodLifted`.
+    pub const POD_LIFTED: Self = Self(8);
+    /// `PodChanged`.
+    pub const POD_CHANGED: Self = Self(16);
+    /// `NamespaceChanged`.
+    pub const NAMESPACES: Self = Self(32);
+    /// `GroupChanged`.
+    pub const GROUPS: Self = Self(64);
+    /// `VolumesChanged`.
+    pub const VOLUMES: Self = Self(128);
+    /// All, also those of later versions.
+    pub const ALL: Self = Self(u16::MAX);
+
+    /// Both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether they have one in common.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+impl ClusterEvent<'_> {
+    /// Its kind.
+    pub fn kind(&self) -> EventKinds {
+        match self {
+            Self::NodeAdded(_) | Self::NodeChanged { .. } => EventKinds::NODES,
+            Self::NodeRemoved => EventKinds::NODE_REMOVED,
+            Self::PodPlaced(_) => EventKinds::POD_PLACED,
+            Self::PodLifted(_) => EventKinds::POD_LIFTED,
+            Self::PodChanged { .. } => EventKinds::POD_CHANGED,
+            Self::NamespaceChanged => EventKinds::NAMESPACES,
+            Self::GroupChanged(_) => EventKinds::GROUPS,
+            Self::VolumesChanged => EventKinds::VOLUMES,
+        }
+    }
 }
 
 /// The place of a pod in the active queue: the least goes first.
@@ -297,6 +352,11 @@ pub trait Plugin: Send + Sync {
     /// The class stands for all that share its signature and these terms.
     fn compile(&self, _cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
         Compiled::Skip
+    }
+
+    /// EventsToRegister: the kinds of events for which `may_help` is asked.
+    fn hears(&self) -> EventKinds {
+        EventKinds::ALL
     }
 
     /// Queueing hint: whether an event may make pods of a signature schedulable that this plugin refused.

@@ -147,7 +147,7 @@ impl Scheduler {
         let profile = plan.class.profile;
         self.plans.put(plan_id, plan);
         if let Ok(found) = &outcome {
-            self.cluster.nominate(pod, None);
+            self.withdraw(pod);
             self.cluster.place(pod, Placement::Assumed(found.node));
         }
         Tried { pod, profile, outcome }

@@ -5,7 +5,7 @@
 use crate::cluster::{ClassId, PodId};
 use crate::framework::QueueKey;
 use rustc_hash::FxHashMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The plugins that refused a pod, one bit for each place in its profile (the 64th and later share the last bit).
 pub type PluginMask = u64;
@@ -76,7 +76,7 @@ pub struct Queue {
     waiting: FxHashMap<PodId, Waiting>,
     active: BTreeSet<(QueueKey, PodId)>,
     backing_off: BTreeSet<(u64, PodId)>,
-    parked: FxHashMap<ParkedKey, BTreeSet<PodId>>,
+    parked: BTreeMap<PluginMask, BTreeMap<ClassId, BTreeSet<PodId>>>,
     parked_by_age: BTreeSet<(u64, PodId)>,
     gated: usize,
     entered: u64,
@@ -104,7 +104,7 @@ impl Queue {
             waiting: FxHashMap::default(),
             active: BTreeSet::new(),
             backing_off: BTreeSet::new(),
-            parked: FxHashMap::default(),
+            parked: BTreeMap::new(),
             parked_by_age: BTreeSet::new(),
             gated: 0,
             entered: 0,
@@ -147,11 +147,16 @@ impl Queue {
                 refused_by,
             } => {
                 self.parked_by_age.remove(&(since_ms, pod));
-                if let Some(pods) = self.parked.get_mut(&(class, refused_by)) {
-                    pods.remove(&pod);
-                    if pods.is_empty() {
-                        self.parked.remove(&(class, refused_by));
-                    }
+                let Some(classes) = self.parked.get_mut(&refused_by) else {
+                    return;
+                };
+                let Some(pods) = classes.get_mut(&class) else { return };
+                pods.remove(&pod);
+                if pods.is_empty() {
+                    classes.remove(&class);
+                }
+                if classes.is_empty() {
+                    self.parked.remove(&refused_by);
                 }
             }
             Stage::Gated => self.gated -= 1,
@@ -172,7 +177,8 @@ impl Queue {
                 refused_by,
             } => {
                 self.parked_by_age.insert((since_ms, pod));
-                self.parked.entry((class, refused_by)).or_default().insert(pod);
+                let classes = self.parked.entry(refused_by).or_default();
+                classes.entry(class).or_default().insert(pod);
             }
             Stage::Gated => self.gated += 1,
         }
@@ -283,17 +289,23 @@ impl Queue {
         );
     }
 
-    /// The groups of parked pods, in a fixed order.
-    pub fn parked_groups(&self) -> Vec<ParkedKey> {
-        let mut groups: Vec<ParkedKey> = self.parked.keys().copied().collect();
-        groups.sort_unstable();
-        groups
+    /// The groups of parked pods that one of these plugins refused, or nobody, in a fixed order.
+    pub fn parked_groups(&self, refused_by: PluginMask) -> Vec<ParkedKey> {
+        let concerned = self
+            .parked
+            .iter()
+            .filter(|(mask, _)| **mask == 0 || **mask & refused_by != 0);
+        concerned
+            .flat_map(|(mask, classes)| classes.keys().map(|class| (*class, *mask)))
+            .collect()
     }
 
     /// Wakes a group of parked pods: to the active queue (with the key that `key_of` gives), or to back off if their time
     /// has not come.
     pub fn wake(&mut self, group: ParkedKey, now_ms: u64, key_of: impl Fn(PodId, u64) -> QueueKey) {
-        for pod in self.parked.get(&group).cloned().unwrap_or_default() {
+        let (class, refused_by) = group;
+        let pods = self.parked.get(&refused_by).and_then(|classes| classes.get(&class));
+        for pod in pods.cloned().unwrap_or_default() {
             let waiting = self.waiting[&pod];
             let until_ms = waiting.failed_ms + self.back_off.after(waiting.attempts);
             let ready = until_ms <= now_ms;

@@ -189,10 +189,13 @@ impl Scheduler {
             PostFilterOutcome::Skipped => Preemption::NotTried,
             PostFilterOutcome::Waiting(words) => Preemption::Failed(words.into()),
             PostFilterOutcome::Failed(words) => {
-                self.cluster.nominate(pod, None);
+                self.withdraw(pod);
                 Preemption::Failed(words.into())
             }
             PostFilterOutcome::Nominated { node, victims } => {
+                if self.cluster.pod(pod).nominated != Some(node) {
+                    self.withdraw(pod);
+                }
                 self.cluster.nominate(pod, Some(node));
                 for victim in &victims {
                     self.cluster.pod_mut(*victim).evicted_until_ms = self.now_ms + EVICTION_AWAITED_MS;

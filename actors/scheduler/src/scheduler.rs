@@ -403,7 +403,7 @@ impl Scheduler {
         } else if self.cluster.pod(id).placement == Placement::Pending {
             if reading.terminating {
                 self.queue.remove(id);
-                self.cluster.nominate(id, None);
+                self.withdraw(id);
             } else if self.queue.stage(id) == Some(Stage::Gated) || self.queue.stage(id).is_none() {
                 self.enqueue(id, &reading.gates);
             }
@@ -420,12 +420,24 @@ impl Scheduler {
     /// Puts a pod on a node, takes it out of the queue, and tells the waiting pods.
     pub(crate) fn put_on(&mut self, id: PodId, placement: Placement) {
         let moved = self.cluster.pod(id).placement.node() != placement.node();
-        self.cluster.nominate(id, None);
+        if self.cluster.pod(id).nominated == placement.node() {
+            self.cluster.nominate(id, None);
+        }
         self.cluster.place(id, placement);
         self.queue.remove(id);
+        self.withdraw(id);
         if moved {
             let signature = self.cluster.signature(id).clone();
             self.wake(&ClusterEvent::PodPlaced(&signature));
+        }
+    }
+
+    /// Takes a nomination back: the place that was kept is free for others.
+    pub(crate) fn withdraw(&mut self, id: PodId) {
+        if self.cluster.pod(id).nominated.is_some() {
+            self.cluster.nominate(id, None);
+            let signature = self.cluster.signature(id).clone();
+            self.wake(&ClusterEvent::PodLifted(&signature));
         }
     }
 
@@ -495,7 +507,20 @@ impl Scheduler {
 
     pub(crate) fn wake(&mut self, event: &ClusterEvent<'_>) {
         let (profiles, cluster) = (&self.configuration.profiles, &self.cluster);
-        for group in self.queue.parked_groups() {
+        if self.queue.lengths().unschedulable == 0 {
+            return;
+        }
+        let kind = event.kind();
+        let hears = |profile: &Profile| {
+            let plugins = profile
+                .plugins
+                .iter()
+                .enumerate()
+                .filter(|(_, enabled)| enabled.plugin.hears().meets(kind));
+            plugins.fold(0, |mask, (at, _)| mask | mask_of(at))
+        };
+        let heard = profiles.iter().fold(0, |mask, profile| mask | hears(profile));
+        for group in self.queue.parked_groups(heard) {
             let (class, refused_by) = group;
             let signature = &cluster.class(class).signature;
             let Some(profile) = self.profiles.get(&signature.scheduler_name) else {
@@ -504,7 +529,9 @@ impl Scheduler {
             let mut plugins = profiles[*profile].plugins.iter().enumerate();
             let helps = refused_by == 0
                 || plugins.any(|(at, enabled)| {
-                    refused_by & mask_of(at) != 0 && enabled.plugin.may_help(cluster, event, signature)
+                    refused_by & mask_of(at) != 0
+                        && enabled.plugin.hears().meets(kind)
+                        && enabled.plugin.may_help(cluster, event, signature)
                 });
             if helps {
                 self.queue.wake(group, self.now_ms, |pod, entered| {

@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1 as core;
 use proptest::prelude::*;
-use scheduler::{Decision, PodKey, Preemption, Scheduler, SchedulerConfiguration};
+use scheduler::{Decision, PodKey, Preemption, Scheduler, SchedulerConfiguration, Stage};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -415,6 +415,33 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
         recount(&indexed, &world)?;
         indexed.assert_invariants();
         plain.assert_invariants();
+    }
+    check_nobody_is_forgotten(&mut indexed, &world, now_ms)
+}
+
+/// When all back-offs are over, no pod is still parked that would fit: the event that made it fit has woken it.
+fn check_nobody_is_forgotten(scheduler: &mut Scheduler, world: &World, now_ms: u64) -> Result<(), TestCaseError> {
+    // Less than the five minutes after which parked pods are tried without any event.
+    for round in 1..=20 {
+        if scheduler.schedule_batch(now_ms + round * 11_000, usize::MAX).is_empty() {
+            break;
+        }
+    }
+    for (key, (shape, _)) in &world.pods {
+        let parked = matches!(scheduler.stage(key), Some(Stage::Parked { .. }));
+        // A gang is more than its pods; a nominated pod waits for its victims.
+        if !parked || shape.group.is_some() {
+            continue;
+        }
+        let evaluation = scheduler
+            .evaluate(&pod_object(shape, None, false))
+            .expect("the default profile schedules it");
+        prop_assert!(
+            evaluation.feasible.is_empty(),
+            "{} would fit on {:?}",
+            key,
+            evaluation.feasible
+        );
     }
     Ok(())
 }

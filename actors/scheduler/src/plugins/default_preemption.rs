@@ -10,7 +10,7 @@
 
 use crate::cluster::{Cluster, NodeId, PodId};
 use crate::diagnosis::{Reason, histogram};
-use crate::framework::{Memory, Plugin, PostFilterOutcome, Reads, Reasons, Unplaced, Verdict};
+use crate::framework::{EventKinds, Memory, Plugin, PostFilterOutcome, Reads, Reasons, Unplaced, Verdict};
 use crate::node::Node;
 use crate::pod::PodSignature;
 use std::cmp::Reverse;
@@ -49,6 +49,10 @@ struct Candidate {
 impl Plugin for DefaultPreemption {
     fn name(&self) -> &'static str {
         "DefaultPreemption"
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NONE
     }
 
     fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {

@@ -2,7 +2,7 @@
 //! difference from kube-scheduler is intended, except that image volumes are not counted.
 
 use crate::cluster::{ClassId, Cluster};
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
+use crate::framework::{Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
 
@@ -34,8 +34,8 @@ impl Plugin for ImageLocality {
         }
     }
 
-    fn may_help(&self, _cluster: &Cluster, _event: &ClusterEvent<'_>, _signature: &PodSignature) -> bool {
-        false
+    fn hears(&self) -> EventKinds {
+        EventKinds::NONE
     }
 }
 

@@ -7,7 +7,7 @@
 use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
+    ClusterEvent, Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
 };
 use crate::node::Node;
 use crate::pod::{PodMatcher, PodSignature, PodTerm};
@@ -87,6 +87,16 @@ impl Plugin for InterPodAffinity {
         }))
     }
 
+    fn hears(&self) -> EventKinds {
+        let pods = EventKinds::POD_PLACED
+            .and(EventKinds::POD_LIFTED)
+            .and(EventKinds::POD_CHANGED);
+        EventKinds::NODES
+            .and(EventKinds::NODE_REMOVED)
+            .and(pods)
+            .and(EventKinds::NAMESPACES)
+    }
+
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
         let speaks = |terms: &[PodTerm], of: &PodSignature| {
             terms
@@ -98,7 +108,8 @@ impl Plugin for InterPodAffinity {
             speaks(&signature.anti_affinity_required, pod) || speaks(&pod.anti_affinity_required, signature)
         };
         match event {
-            ClusterEvent::NodeAdded(_) | ClusterEvent::NamespaceChanged => true,
+            // The pods of a node that is gone no longer keep others away.
+            ClusterEvent::NodeAdded(_) | ClusterEvent::NodeRemoved | ClusterEvent::NamespaceChanged => true,
             ClusterEvent::NodeChanged { before, node } => before.labels != node.reading.labels,
             ClusterEvent::PodPlaced(pod) => wanted(pod),
             ClusterEvent::PodLifted(pod) => unwanted(pod),

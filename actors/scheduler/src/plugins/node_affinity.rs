@@ -5,7 +5,7 @@
 use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
+    ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
 };
 use crate::intern::Sym;
 use crate::node::Node;
@@ -59,6 +59,10 @@ impl Plugin for NodeAffinity {
             scores,
             only_nodes,
         }))
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES
     }
 
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {

@@ -3,7 +3,7 @@
 
 use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::intern::Sym;
 use crate::node::Node;
 use crate::pod::PodSignature;
@@ -27,6 +27,10 @@ impl Plugin for NodeName {
             Some(name) => Compiled::Rule(Box::new(Named(name))),
             None => Compiled::Skip,
         }
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES
     }
 
     fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {

@@ -3,7 +3,7 @@
 
 use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
 use crate::pod::{HostPort, PodSignature};
 
@@ -31,6 +31,10 @@ impl Plugin for NodePorts {
         } else {
             Compiled::Rule(Box::new(FreePorts))
         }
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES.and(EventKinds::POD_LIFTED)
     }
 
     fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {

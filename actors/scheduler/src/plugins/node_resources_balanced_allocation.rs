@@ -3,7 +3,7 @@
 
 use super::node_resources_fit::{ResourceWeight, ScoredResource, cpu_and_memory};
 use crate::cluster::{ClassId, Cluster};
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
+use crate::framework::{Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};
 use crate::node::Node;
 use crate::pod::PodSignature;
 
@@ -46,8 +46,8 @@ impl Plugin for NodeResourcesBalancedAllocation {
         Compiled::Rule(Box::new(Balance { resources }))
     }
 
-    fn may_help(&self, _cluster: &Cluster, _event: &ClusterEvent<'_>, _signature: &PodSignature) -> bool {
-        false
+    fn hears(&self) -> EventKinds {
+        EventKinds::NONE
     }
 }
 

@@ -5,7 +5,9 @@
 
 use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+use crate::framework::{
+    ClusterEvent, Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Verdict,
+};
 use crate::intern::Sym;
 use crate::node::{Node, NodeReading};
 use crate::pod::PodSignature;
@@ -132,6 +134,12 @@ impl Plugin for NodeResourcesFit {
             .map(|w| (ScoredResource::named(cluster, &w.name), w.weight))
             .collect();
         Compiled::Rule(Box::new(Fit { curve, resources }))
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES
+            .and(EventKinds::POD_LIFTED)
+            .and(EventKinds::POD_CHANGED)
     }
 
     fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {

@@ -3,7 +3,7 @@
 
 use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+use crate::framework::{ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Verdict};
 use crate::node::Node;
 use crate::pod::PodSignature;
 use crate::selector::{Taint, TaintEffect};
@@ -36,6 +36,10 @@ impl Plugin for NodeUnschedulable {
             return Compiled::Skip;
         }
         Compiled::Rule(Box::new(NotCordoned))
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES
     }
 
     fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, _signature: &PodSignature) -> bool {

@@ -9,7 +9,7 @@
 use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
+    ClusterEvent, Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict,
 };
 use crate::node::Node;
 use crate::pod::{PodSignature, SpreadConstraint};
@@ -118,6 +118,13 @@ impl Plugin for PodTopologySpread {
         };
         let (hard, soft) = (counted(cluster, true), counted(cluster, false));
         Compiled::Rule(Box::new(Spread { hard, soft, all_labels }))
+    }
+
+    fn hears(&self) -> EventKinds {
+        let pods = EventKinds::POD_PLACED
+            .and(EventKinds::POD_LIFTED)
+            .and(EventKinds::POD_CHANGED);
+        EventKinds::NODES.and(EventKinds::NODE_REMOVED).and(pods)
     }
 
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {

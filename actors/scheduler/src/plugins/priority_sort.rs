@@ -2,7 +2,7 @@
 //! one thing: "first" is the order of arrival at this scheduler, not a wall-clock timestamp, so that a replay is exact.
 
 use crate::cluster::Cluster;
-use crate::framework::{Plugin, QueueKey, Reads};
+use crate::framework::{EventKinds, Plugin, QueueKey, Reads};
 use crate::pod::PodSignature;
 
 /// The plugin.
@@ -11,6 +11,10 @@ pub struct PrioritySort;
 impl Plugin for PrioritySort {
     fn name(&self) -> &'static str {
         "PrioritySort"
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NONE
     }
 
     fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {

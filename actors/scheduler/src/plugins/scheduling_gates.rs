@@ -2,7 +2,7 @@
 //! kube-scheduler is intended. It must never look at nodes.
 
 use crate::cluster::Cluster;
-use crate::framework::{Plugin, Reads};
+use crate::framework::{EventKinds, Plugin, Reads};
 use crate::pod::PodSignature;
 
 /// The plugin.
@@ -11,6 +11,10 @@ pub struct SchedulingGates;
 impl Plugin for SchedulingGates {
     fn name(&self) -> &'static str {
         "SchedulingGates"
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NONE
     }
 
     fn reads(&self, _cluster: &Cluster, _signature: &PodSignature) -> Reads {

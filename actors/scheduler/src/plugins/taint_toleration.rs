@@ -5,7 +5,7 @@
 use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
 use crate::framework::{
-    ClusterEvent, Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
+    ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Site, Verdict, default_normalize,
 };
 use crate::node::{Node, NodeReading};
 use crate::pod::PodSignature;
@@ -31,6 +31,10 @@ impl Plugin for TaintToleration {
 
     fn compile(&self, _cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
         Compiled::Rule(Box::new(Tolerance))
+    }
+
+    fn hears(&self) -> EventKinds {
+        EventKinds::NODES
     }
 
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
