@@ -51,6 +51,8 @@ pub fn yaml(bytes: &[u8]) -> Result<Parsed, Status> {
     })
 }
 
+pub use crate::protobuf::{CONTENT_TYPE as PROTOBUF_CONTENT_TYPE, decode as protobuf};
+
 /// Deserializes one value and notes duplicate fields below it.
 struct Node<'p> {
     path: Path<'p>,

@@ -18,6 +18,7 @@ mod merge;
 mod meta;
 pub mod openapi;
 mod patch;
+mod protobuf;
 mod quantity;
 pub mod rules;
 mod scale;

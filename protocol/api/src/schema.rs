@@ -122,6 +122,11 @@ impl Schemas {
         })
     }
 
+    /// The names of all definitions.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.definitions.keys().copied()
+    }
+
     /// The definition of this name.
     pub fn definition(&self, name: &str) -> Option<&Definition> {
         self.definitions.get(name)

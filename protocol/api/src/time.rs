@@ -2,6 +2,9 @@
 
 use protocol::UnixMillis;
 
+/// The last instant that prints with a year of four digits: the end of 9999.
+pub const MILLIS_MAX: u64 = 253_402_300_799_000;
+
 /// Parses RFC 3339; instants before 1970 count as 1970.
 pub fn parse(text: &str) -> Option<UnixMillis> {
     let timestamp: jiff::Timestamp = text.parse().ok()?;
