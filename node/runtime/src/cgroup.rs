@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::runtime::{ResourceLimits, RuntimeError};
 
-use crate::container::CgroupEntry;
+use crate::container::{CgroupEntry, CgroupMount};
 
 /// The period of a cpu quota, in microseconds: the kernel's default.
 const CPU_PERIOD_US: u64 = 100_000;
@@ -61,6 +61,8 @@ pub struct Hierarchy {
     pub root: PathBuf,
     /// Whether that is a v2 hierarchy.
     pub v2: bool,
+    /// On v1, all controllers that are mounted together there, as mount(2) wants them: `cpu,cpuacct`.
+    pub controllers: String,
 }
 
 /// Where the controllers of this machine live; each may be on v1 or on v2.
@@ -76,10 +78,25 @@ impl Hierarchies {
     /// # Errors
     /// `/proc` is not readable.
     pub fn detect() -> io::Result<Self> {
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
-        Ok(Self::from_mountinfo(&mountinfo, |root| {
-            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
-        }))
+        let read = |process: &str, through: &str| -> io::Result<Self> {
+            let mountinfo = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
+            let mut found = Self::from_mountinfo(&mountinfo, |root| {
+                fs::read_to_string(format!("{through}{}/cgroup.controllers", root.display())).unwrap_or_default()
+            });
+            for hierarchy in &mut found.found {
+                hierarchy.root = PathBuf::from(format!("{through}{}", hierarchy.root.display()));
+            }
+            Ok(found)
+        };
+        let own = read("self", "")?;
+        if own.missing().is_empty() {
+            return Ok(own);
+        }
+        // `ip netns exec` covers /sys, and with it the cgroup mounts: they are still there where init sees them.
+        match read("1", "/proc/1/root") {
+            Ok(of_init) if of_init.missing().is_empty() => Ok(of_init),
+            _ => Ok(own),
+        }
     }
 
     /// The decision: v1 where a controller is mounted, v2 where its root lists it. Of several mounts of one hierarchy the
@@ -101,6 +118,12 @@ impl Hierarchies {
             let Some(point) = mount.split(' ').nth(4) else { continue };
             let mut kind = kind.split(' ');
             let (fs_type, options) = (kind.next().unwrap_or(""), kind.nth(1).unwrap_or(""));
+            // What mount(2) needs to mount the same hierarchy again: the options but those of every file system.
+            let controllers: Vec<&str> = options
+                .split(',')
+                .filter(|option| !matches!(*option, "rw" | "ro" | "xattr" | "clone_children"))
+                .collect();
+            let controllers = controllers.join(",");
             let root = PathBuf::from(point.replace("\\040", " "));
             match fs_type {
                 "cgroup" => {
@@ -110,6 +133,7 @@ impl Hierarchies {
                                 controller,
                                 root: root.clone(),
                                 v2: false,
+                                controllers: controllers.clone(),
                             });
                         }
                     }
@@ -122,6 +146,7 @@ impl Hierarchies {
                                 controller,
                                 root: root.clone(),
                                 v2: true,
+                                controllers: String::new(),
                             });
                         }
                     }
@@ -276,9 +301,10 @@ impl Group {
             if v2 {
                 entry.unified = Some(directory);
             } else {
-                entry.procs_files.push(directory.join("cgroup.procs"));
+                entry.task_files.push(directory.join("tasks"));
             }
         }
+        entry.mounts = self.mounts();
         entry.oom_events = self
             .hierarchies
             .found
@@ -294,12 +320,30 @@ impl Group {
         entry
     }
 
-    /// `cgroup.procs` in every hierarchy, for a process that moves itself.
-    pub fn procs_files(&self) -> Vec<PathBuf> {
-        self.directories()
-            .into_iter()
-            .map(|(directory, _)| directory.join("cgroup.procs"))
-            .collect()
+    /// How a container sees its groups at `/sys/fs/cgroup`: one mount on v2, one per v1 hierarchy.
+    fn mounts(&self) -> Vec<CgroupMount> {
+        let mut mounts: Vec<CgroupMount> = Vec::new();
+        for hierarchy in &self.hierarchies.found {
+            let name = hierarchy
+                .root
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default();
+            let is_pure = hierarchy.v2 && self.hierarchies.found.iter().all(|other| other.root == hierarchy.root);
+            let mount = CgroupMount {
+                directory: if is_pure { String::new() } else { name },
+                v2: hierarchy.v2,
+                options: if hierarchy.v2 {
+                    String::new()
+                } else {
+                    hierarchy.controllers.clone()
+                },
+            };
+            if !mounts.contains(&mount) {
+                mounts.push(mount);
+            }
+        }
+        mounts
     }
 
     /// Pids in the group and below, in every hierarchy.
@@ -375,6 +419,19 @@ impl Group {
             }
         }
         Ok(())
+    }
+
+    /// Removes the groups above this one that hold nothing, up to the hierarchies' roots.
+    pub fn remove_empty_ancestors(&self) {
+        for hierarchy in &self.hierarchies.found {
+            let mut above = Path::new(&self.path).parent();
+            while let Some(path) = above.filter(|path| !path.as_os_str().is_empty()) {
+                if fs::remove_dir(hierarchy.root.join(path)).is_err() {
+                    break; // another node's group is in it, or it is gone
+                }
+                above = path.parent();
+            }
+        }
     }
 
     /// Whether it exists in any hierarchy.

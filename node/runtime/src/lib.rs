@@ -21,4 +21,4 @@ pub mod pod_parent;
 pub mod preflight;
 
 pub use linux::{LinuxRuntime, RuntimeConfig, destroy_all};
-pub use preflight::{MissingFeature, preflight};
+pub use preflight::{MissingFeature, preflight, preflight_data_dir};

@@ -53,6 +53,61 @@ pub fn preflight() -> Vec<MissingFeature> {
     missing
 }
 
+/// Checks that container roots can be mounted below a data directory: its file system must carry overlayfs' upper layers.
+/// Blocking; leaves nothing.
+pub fn preflight_data_dir(data_dir: &Path) -> Vec<MissingFeature> {
+    let trial = data_dir.join(format!("preflight-{}", std::process::id()));
+    let tried = try_overlay(&trial);
+    let removed = fs::remove_dir_all(&trial);
+    let message = match (tried, removed) {
+        (Ok(()), Ok(())) => return Vec::new(),
+        (Err(reason), _) => reason,
+        (_, Err(error)) => format!("{} cannot be removed: {error}", trial.display()),
+    };
+    vec![MissingFeature {
+        feature: "data directory",
+        message,
+    }]
+}
+
+fn try_overlay(trial: &Path) -> Result<(), String> {
+    for name in ["lower", "upper", "work", "root"] {
+        let path = trial.join(name);
+        fs::create_dir_all(&path).map_err(|error| {
+            format!(
+                "{} cannot be made: {error}; choose a data directory on a writable disk",
+                path.display()
+            )
+        })?;
+    }
+    let place = |name: &str| trial.join(name).display().to_string();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={},volatile",
+        place("lower"),
+        place("upper"),
+        place("work")
+    );
+    let root = trial.join("root");
+    // A thread with a mount namespace of its own: the mount ends with it, and nobody else sees it.
+    let mounted = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("overlay"), &root, Some("overlay"), none, Some(options.as_str()))?;
+        nix::mount::umount(&root)
+    });
+    match mounted.join() {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(errno)) => Err(format!(
+            "overlayfs cannot be mounted below {}: {errno}; choose a data directory on ext4, xfs, btrfs or tmpfs, not on \
+             an overlay or a network file system",
+            trial.display()
+        )),
+        Err(_) => Err("the trial mount of overlayfs panicked".to_owned()),
+    }
+}
+
 fn is_root() -> Result<(), String> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());
@@ -164,4 +219,27 @@ fn seccomp() -> Result<(), String> {
         return Ok(());
     }
     Err("the kernel has no seccomp: use one with CONFIG_SECCOMP_FILTER".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_runs_these_tests_as_root_lacks_nothing() {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test checks the machine for containers: run it as root"
+        );
+        assert_eq!(preflight(), Vec::new());
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(preflight_data_dir(directory.path()), Vec::new());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_data_directory_that_cannot_carry_roots_is_told_with_its_reason() {
+        let missing = preflight_data_dir(Path::new("/proc"));
+        assert!(missing[0].message.contains("choose a data directory"), "{missing:?}");
+    }
 }

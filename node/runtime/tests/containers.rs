@@ -261,3 +261,49 @@ async fn signals_reach_the_first_process() {
     let exit = machine.exit(uid, "main").await;
     assert_eq!((exit.exit_code, exit.signal, exit.oom_killed), (137, Some(9), false));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_sees_its_own_limits_and_may_have_a_terminal() {
+    let machine = Machine::new().await;
+    let mut spec = container(
+        "main",
+        "cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max; cat /proc/self/cgroup; \
+         mkdir /sys/fs/cgroup/x /sys/fs/cgroup/memory/x; test -t 0 && test -t 1 && test -t 2 && echo terminal",
+    );
+    spec.resources.memory_limit_bytes = Some(64 << 20);
+    spec.tty = true;
+    let (_, output) = machine.run_container(spec).await;
+    assert!(output.contains("67108864"), "{output}");
+    assert!(output.contains("memory:/\r") || output.contains("0::/\r"), "{output}");
+    assert!(output.contains("Read-only file system"), "{output}");
+    assert!(output.contains("terminal"), "{output}");
+    let mut spec = container("main", "read x; echo never");
+    spec.stdin = true;
+    let pod = pod();
+    machine.runtime().start_sandbox(&pod).await.unwrap();
+    machine.runtime().start_container(&pod.pod.uid, &spec).await.unwrap();
+    let (_, other) = machine.run("read x; echo at-once").await;
+    assert_eq!(other, "at-once\n");
+    assert!(matches!(
+        machine.container(&pod.pod.uid, "main").await.unwrap().phase,
+        ContainerPhase::Running { .. }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cpu_limits_reach_the_kernel() {
+    let machine = Machine::new().await;
+    let pod = pod();
+    machine.runtime().start_sandbox(&pod).await.unwrap();
+    let script = "cat /sys/fs/cgroup/cpu*/cpu.cfs_quota_us /sys/fs/cgroup/cpu*/cpu.shares; cat /sys/fs/cgroup/cpu.max /sys/fs/cgroup/cpu.weight";
+    let mut spec = container("main", script);
+    spec.resources.cpu_limit_milli = Some(250);
+    spec.resources.cpu_request_milli = Some(100);
+    machine.runtime().start_container(&pod.pod.uid, &spec).await.unwrap();
+    machine.exit(&pod.pod.uid, "main").await;
+    let log = machine.log(&pod.pod.uid, "main").await;
+    assert!(
+        log.contains("25000\n102\n") || log.contains("25000 100000\n4\n"),
+        "{log}"
+    );
+}

@@ -536,3 +536,78 @@ async fn the_layers_of_an_image_are_shared_and_no_container_can_change_them() {
         .unwrap()
         .unwrap();
 }
+
+/// The node process of the next test: not a test by itself, which is why it is ignored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "the process that the_death_of_the_node_process_is_not_noticed kills"]
+async fn node_process_to_be_killed() {
+    let Ok(data_dir) = std::env::var("ACTORIUM_TEST_DATA_DIR") else {
+        return;
+    };
+    let parts: Vec<String> = std::env::var("ACTORIUM_TEST_CONFIG")
+        .unwrap()
+        .split('|')
+        .map(str::to_owned)
+        .collect();
+    let mut config = runtime::RuntimeConfig::new(data_dir, &parts[0], &parts[2]);
+    config.cgroup_parent = parts[1].clone();
+    let runtime = runtime::LinuxRuntime::open(config, std::sync::Arc::new(NoNetwork))
+        .await
+        .unwrap();
+    let mut pod = pod();
+    pod.pod.uid = "survivor".into();
+    runtime.start_sandbox(&pod).await.unwrap();
+    runtime
+        .start_container(
+            &pod.pod.uid,
+            &container("main", "echo begun; while true; do sleep 0.01; done"),
+        )
+        .await
+        .unwrap();
+    runtime
+        .start_container(&pod.pod.uid, &container("ending", "sleep 0.2; exit 6"))
+        .await
+        .unwrap();
+    println!("started");
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_death_of_the_node_process_is_not_noticed() {
+    use std::io::{BufRead, BufReader};
+    let mut machine = Machine::new().await;
+    machine.runtime = None;
+    let config = &machine.config;
+    let parts = [
+        config.node_name.as_str(),
+        &config.cgroup_parent,
+        config.pod_parent_program.to_str().unwrap(),
+    ];
+    let mut node = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "node_process_to_be_killed", "--nocapture"])
+        .env("ACTORIUM_TEST_DATA_DIR", &config.data_dir)
+        .env("ACTORIUM_TEST_CONFIG", parts.join("|"))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(node.stdout.take().unwrap()).lines();
+    let started = lines.map_while(Result::ok).any(|line| line.contains("started"));
+    node.kill().unwrap();
+    node.wait().unwrap();
+    assert!(started, "the node process did not start its pod");
+    let uid = protocol::Uid::from("survivor");
+    let record = machine.pod_directory(&uid).join("containers/ending/0/state.json");
+    eventually("the exit is on disk", || {
+        fs::read_to_string(&record).is_ok_and(|text| text.contains("Exited"))
+    })
+    .await;
+    machine.reopen().await;
+    assert_eq!(machine.exit(&uid, "ending").await.exit_code, 6);
+    assert!(matches!(
+        machine.container(&uid, "main").await.unwrap().phase,
+        ContainerPhase::Running { .. }
+    ));
+    assert_eq!(machine.log(&uid, "main").await, "begun\n");
+    machine.runtime().signal_container(&uid, "main", 9).await.unwrap();
+    assert_eq!(machine.exit(&uid, "main").await.exit_code, 137);
+}

@@ -1,11 +1,21 @@
-//! The clone of a container's first process. The caller is the per-pod parent, which is single-threaded and small: a
+//! The clone of a container's first process, and of a pod's parent. The caller is the per-pod parent, which is single-threaded and small: a
 //! plain fork of it costs little, and the child may allocate. The net, ipc and uts namespaces are those of the pod and
 //! are inherited; pid and mount namespaces are made here, the cgroup namespace later, when the child is in its cgroup.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Clones. `Ok(0)` is the child's side.
+/// Forks into a v2 cgroup, or the caller's own. `Ok(0)` is the child's side.
+///
+/// # Safety
+/// The caller must be single-threaded: the child goes on with a copy of its memory, in which another thread's locks
+/// would stay locked for ever.
+pub(crate) unsafe fn fork_into(cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+    // SAFETY: the caller vouches for being single-threaded.
+    unsafe { clone_process(0, cgroup) }
+}
+
+/// Clones with a container's namespaces. `Ok(0)` is the child's side.
 ///
 /// # Safety
 /// The caller must be single-threaded: the child goes on with a copy of its memory, in which another thread's locks
@@ -15,6 +25,13 @@ pub(crate) unsafe fn clone_container(own_pid_namespace: bool, cgroup: Option<Bor
     if own_pid_namespace {
         flags |= libc::CLONE_NEWPID as u64;
     }
+    // SAFETY: the caller vouches for being single-threaded.
+    unsafe { clone_process(flags, cgroup) }
+}
+
+/// # Safety
+/// As the callers.
+unsafe fn clone_process(mut flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
     // SAFETY: clone_args is plain old data for which all zeroes is the documented "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.exit_signal = libc::SIGCHLD as u64;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
-use super::launch::LaunchFailure;
-use super::mounts::{ATTR_NODEV, ATTR_NOSUID, DetachedMount};
+use super::launch::{CgroupMount, LaunchFailure};
+use super::mounts::{ATTR_NODEV, ATTR_NOSUID, DetachedMount, make_read_only};
 use super::rootfs::{make_directory, make_file};
 
 /// The devices that every container has (OCI runtime specification, "Default Devices").
@@ -54,6 +54,40 @@ pub(crate) fn mount_proc_and_sys(privileged: bool) -> Result<(), LaunchFailure> 
     make_directory(Path::new("/sys"))?;
     let sys = if privileged { safe } else { safe | MsFlags::MS_RDONLY };
     mount_step("/sys", mount(Some("sysfs"), "/sys", Some("sysfs"), sys, None::<&str>))
+}
+
+/// Shows the container its own cgroups, read-only: programs size themselves by their limits. Needs `/sys`, and a cgroup
+/// namespace that begins at the container's groups.
+pub(crate) fn mount_cgroups(mounts: &[CgroupMount]) -> Result<(), LaunchFailure> {
+    let place = Path::new("/sys/fs/cgroup");
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV | MsFlags::MS_RDONLY;
+    let is_single = matches!(mounts, [only] if only.directory.is_empty());
+    if !is_single {
+        let writable = flags & !MsFlags::MS_RDONLY;
+        mount_step(
+            "/sys/fs/cgroup",
+            mount(Some("tmpfs"), place, Some("tmpfs"), writable, Some("mode=755,size=64k")),
+        )?;
+    }
+    for entry in mounts {
+        let (kind, options) = if entry.v2 {
+            ("cgroup2", None)
+        } else {
+            ("cgroup", Some(entry.options.as_str()))
+        };
+        let target = place.join(&entry.directory);
+        if !is_single {
+            make_directory(&target)?;
+        }
+        mount_step(
+            "a cgroup hierarchy",
+            mount(Some(kind), &target, Some(kind), flags, options),
+        )?;
+    }
+    if is_single {
+        return Ok(());
+    }
+    make_read_only(c"/sys/fs/cgroup").map_err(|error| LaunchFailure::kernel("read-only /sys/fs/cgroup", error))
 }
 
 /// Makes `/dev` (after the pivot).

@@ -61,6 +61,12 @@ fn prepare_and_exec(
     standard_streams(stdin, stdout, stderr)?;
     reset_signals()?;
     kernel("setsid", nix::unistd::setsid().map(drop))?;
+    if launch.tty {
+        // SAFETY: this ioctl takes a number; descriptor 0 is the terminal.
+        if unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) } < 0 {
+            return Err(LaunchFailure::kernel("ioctl(TIOCSCTTY)", io::Error::last_os_error()));
+        }
+    }
     enter_cgroup(launch)?;
     private_mounts()?;
     let filter = launch.seccomp_filter.as_deref().map(seccomp::read).transpose()?;
@@ -69,6 +75,7 @@ fn prepare_and_exec(
     let root = rootfs::mount_root(&launch.root, &launch.directory, launch.privileged)?;
     rootfs::pivot(&root)?;
     devices::mount_proc_and_sys(launch.privileged)?;
+    devices::mount_cgroups(&launch.cgroup.mounts)?;
     devices::mount_dev(device_sources)?;
     if !launch.privileged {
         masks::apply()?;
@@ -113,18 +120,17 @@ fn standard_streams(stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Resu
     Ok(())
 }
 
-/// The parent blocks signals and ignores SIGPIPE; a container starts with the defaults.
+/// The parent blocks signals, and Rust's runtime ignores SIGPIPE; a container starts with the defaults. Other dispositions
+/// were reset when the parent started, and exec resets handlers.
 fn reset_signals() -> Result<(), LaunchFailure> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for signal in Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP)) {
-        // SAFETY: the default action runs no code of ours.
-        kernel("sigaction", unsafe { sigaction(signal, &default) }.map(drop))?;
-    }
+    // SAFETY: the default action runs no code of ours.
+    kernel("sigaction", unsafe { sigaction(Signal::SIGPIPE, &default) }.map(drop))?;
     kernel("sigprocmask", SigSet::empty().thread_set_mask())
 }
 
 fn enter_cgroup(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
-    for file in &launch.cgroup.procs_files {
+    for file in &launch.cgroup.task_files {
         // "0" is the writing process: no pid of any namespace is needed.
         fs::write(file, "0").map_err(|error| LaunchFailure::kernel(format!("write to {}", file.display()), error))?;
     }

@@ -13,4 +13,4 @@ pub(crate) mod rootfs;
 pub mod seccomp;
 pub mod user;
 
-pub use launch::{BindMount, CgroupEntry, ContainerLaunch, LaunchFailure, RootSource, UserChoice};
+pub use launch::{BindMount, CgroupEntry, CgroupMount, ContainerLaunch, LaunchFailure, RootSource, UserChoice};

@@ -3,7 +3,6 @@
 //! the container.
 
 use std::fs;
-use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -94,12 +93,20 @@ pub(crate) fn make_directory(path: &Path) -> Result<(), LaunchFailure> {
         .map_err(|error| LaunchFailure::kernel(format!("mkdir {} in the container", path.display()), error))
 }
 
-/// Makes an empty file inside the root on which a file can be mounted. Images ship `/etc/resolv.conf` as a symlink whose
-/// target does not exist: the target is made then (every path resolves inside the root here).
+/// Makes an empty file inside the root on which a file can be mounted. An existing one is not opened, which would copy it up
+/// from its layer. Images ship `/etc/resolv.conf` as a symlink whose target does not exist: the target is made then (every
+/// path resolves inside the root here).
 pub(crate) fn make_file(path: &Path) -> Result<(), LaunchFailure> {
-    let failed =
-        |error: io::Error| LaunchFailure::kernel(format!("creation of {} in the container", path.display()), error);
-    if path.exists() {
+    let create = |exclusive: bool| {
+        fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .create_new(exclusive)
+            .truncate(false)
+            .open(path)
+            .map(drop)
+    };
+    if create(true).is_ok() || path.exists() {
         return Ok(());
     }
     let above = path.parent().unwrap_or(Path::new("/"));
@@ -110,11 +117,6 @@ pub(crate) fn make_file(path: &Path) -> Result<(), LaunchFailure> {
         make_directory(target_above)?;
     }
     // Without O_EXCL: a dangling symlink is followed and its target made.
-    fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map(drop)
-        .map_err(failed)
+    create(false)
+        .map_err(|error| LaunchFailure::kernel(format!("creation of {} in the container", path.display()), error))
 }

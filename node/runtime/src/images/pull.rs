@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use oci_client::Reference;
 use oci_client::client::{Client, ClientConfig, ClientProtocol};
-use oci_client::errors::OciDistributionError;
+use oci_client::errors::{OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 use parking_lot::Mutex;
 use protocol::runtime::{PresentImage, PullPolicy, RegistryCredential, RuntimeError};
@@ -344,8 +344,37 @@ enum PullFailure {
     Final(RuntimeError),
 }
 
+/// What a registry's answer means: whether another credential may help, and what a person is told.
 fn refusal(reference: &str, error: &OciDistributionError) -> PullFailure {
-    let reason = match error {
+    use OciErrorCode::{Denied, ManifestUnknown, NameUnknown, NotFound, Unauthorized};
+    let finally = |reason: String| {
+        PullFailure::Final(RuntimeError::ImagePull {
+            reference: reference.to_owned(),
+            reason,
+        })
+    };
+    let refused = |reason: String| {
+        PullFailure::Refused(format!(
+            "{reason}: the image needs a credential (imagePullSecrets), or does not exist"
+        ))
+    };
+    match error {
+        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
+            refused(error.to_string())
+        }
+        OciDistributionError::ImageManifestNotFoundError(_) => finally(format!("not found in the registry: {error}")),
+        OciDistributionError::RegistryError { envelope, url } => {
+            let said: Vec<&str> = envelope.errors.iter().map(|error| error.message.as_str()).collect();
+            let said = format!("{} ({url})", said.join(", "));
+            let has = |codes: &[OciErrorCode]| envelope.errors.iter().any(|error| codes.contains(&error.code));
+            if has(&[Unauthorized, Denied]) {
+                refused(said)
+            } else if has(&[ManifestUnknown, NameUnknown, NotFound]) {
+                finally(format!("not found in the registry: {said}"))
+            } else {
+                finally(format!("the registry refuses: {said}"))
+            }
+        }
         OciDistributionError::RequestError(error) => {
             // reqwest tells the cause only through the chain of sources.
             let mut text = error.to_string();
@@ -354,20 +383,9 @@ fn refusal(reference: &str, error: &OciDistributionError) -> PullFailure {
                 text.push_str(&format!(": {cause}"));
                 source = cause.source();
             }
-            format!("the registry cannot be reached: {text}")
+            finally(format!("the registry cannot be reached: {text}"))
         }
-        other => other.to_string(),
-    };
-    match error {
-        OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. } => {
-            PullFailure::Refused(format!(
-                "{reason}: the image needs a credential (imagePullSecrets), or does not exist"
-            ))
-        }
-        _ => PullFailure::Final(RuntimeError::ImagePull {
-            reference: reference.to_owned(),
-            reason,
-        }),
+        other => finally(other.to_string()),
     }
 }
 

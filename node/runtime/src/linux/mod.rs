@@ -193,6 +193,15 @@ fn prepare_data_directory(layout: &Layout, config: &RuntimeConfig) -> Result<Ima
     Ok(images)
 }
 
+/// An ended container keeps its state and its log. Processes that outlived its first one (only without a pid namespace of
+/// their own) end with it.
+fn clear_ended(directory: &Path, group: &Group) -> Result<(), RuntimeError> {
+    group.kill_all()?;
+    group.remove()?;
+    discard_root(directory);
+    Ok(())
+}
+
 fn empty_trash(layout: &Layout) {
     for entry in fs::read_dir(layout.trash()).into_iter().flatten().flatten() {
         if let Err(error) = fs::remove_dir_all(entry.path()) {
@@ -253,28 +262,33 @@ impl Shared {
                 let (group, layout) = (self.pod_group(&sandbox.pod.uid), sandbox.layout.clone());
                 blocking(move || kill_everything(&layout, &group)).await?;
             }
-            self.discard_ended_roots(&sandbox).await;
+            self.clear_ended_containers(&sandbox).await;
         }
         Ok(())
     }
 
-    async fn discard_ended_roots(&self, sandbox: &Sandbox) {
-        let ended: Vec<PathBuf> = {
+    async fn clear_ended_containers(&self, sandbox: &Sandbox) {
+        let pod_group = self.pod_group(&sandbox.pod.uid);
+        let ended: Vec<(PathBuf, Group)> = {
             let known = sandbox.known.lock();
             let ended = known
                 .containers
                 .values()
                 .filter(|state| matches!(state.phase, ContainerPhase::Exited(_)));
             ended
-                .map(|state| sandbox.layout.attempt(&state.name, state.attempt))
+                .map(|state| {
+                    let group = pod_group.below(&attempt_group(&state.name, state.attempt));
+                    (sandbox.layout.attempt(&state.name, state.attempt), group)
+                })
                 .collect()
         };
-        let discarded = blocking(move || {
-            ended.iter().for_each(|directory| discard_root(directory));
-            Ok(())
+        let cleared = blocking(move || {
+            ended
+                .iter()
+                .try_for_each(|(directory, group)| clear_ended(directory, group))
         });
-        if let Err(error) = discarded.await {
-            tracing::warn!(%error, "roots of ended containers remain");
+        if let Err(error) = cleared.await {
+            tracing::warn!(%error, "something of an ended container remains until its pod is removed");
         }
     }
 
@@ -344,10 +358,8 @@ impl Shared {
             .pod_group(&sandbox.pod.uid)
             .below(&attempt_group(container, attempt));
         tokio::task::spawn_blocking(move || {
-            discard_root(&directory);
-            // Processes that outlived the first one (only without a pid namespace of their own) end with it.
-            if let Err(error) = group.kill_all().and_then(|()| group.remove()) {
-                tracing::warn!(%error, "the cgroup of an ended container remains until its pod is removed");
+            if let Err(error) = clear_ended(&directory, &group) {
+                tracing::warn!(%error, "something of an ended container remains until its pod is removed");
             }
         });
     }
@@ -544,6 +556,7 @@ pub fn destroy_all(data_dir: &Path) -> Result<(), RuntimeError> {
     // Parents whose pod's directory is gone, if ever, are in our group all the same.
     parent.kill_all()?;
     parent.remove()?;
+    parent.remove_empty_ancestors();
     empty_trash(&layout);
     match fs::remove_file(layout.runtime_record()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

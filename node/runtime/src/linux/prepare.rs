@@ -170,12 +170,6 @@ fn oom_score(spec: &ContainerSpec) -> i32 {
 /// Checks what does not need the image.
 pub(crate) fn validate(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     checked_name("container", &spec.name)?;
-    if spec.tty {
-        return Err(configuration(format!(
-            "container {} asks for a terminal (tty), which this runtime does not offer: set tty to false",
-            spec.name
-        )));
-    }
     capabilities(spec).map(drop)
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use super::connection::ParentConnection;
 use super::layout::PodLayout;
 use super::volumes;
 use crate::cgroup::Group;
+use crate::container::CgroupEntry;
 use crate::failure::{io_failure, now};
 use crate::pod_parent::message::{MemoryMount, ParentConfig, ParentIdentity, Readiness};
 use crate::pod_parent::record::{read_container_states, read_json, write_json};
@@ -173,11 +174,7 @@ pub(crate) fn recorded_containers(layout: &PodLayout) -> BTreeMap<String, Contai
 }
 
 /// Makes the pod's directory and disk volumes, and writes what its parent is to be. Blocking.
-pub(crate) fn make_directory(
-    layout: &PodLayout,
-    spec: &SandboxSpec,
-    parent_procs_files: Vec<PathBuf>,
-) -> Result<(), RuntimeError> {
+pub(crate) fn make_directory(layout: &PodLayout, spec: &SandboxSpec, parents: CgroupEntry) -> Result<(), RuntimeError> {
     let failed = |error: io::Error| io_failure(format!("making {}", layout.root.display()), &error);
     for directory in [
         layout.root.clone(),
@@ -214,7 +211,7 @@ pub(crate) fn make_directory(
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         memory_mounts,
-        procs_files: parent_procs_files,
+        cgroup: parents,
     };
     write_json(&layout.root.join(CONFIG_FILE), &config).map_err(failed)
 }
@@ -227,6 +224,7 @@ pub(crate) fn spawn_parent(program: &Path, layout: &PodLayout) -> Result<ParentI
     let mut child = Command::new(program)
         .arg("pod-parent")
         .arg(&layout.root)
+        .env_clear() // what the node process has in its environment is no business of a process that outlives it
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

@@ -169,7 +169,7 @@ fn make_and_spawn(
     parents: &Group,
     program: &std::path::Path,
 ) -> Result<ParentIdentity, RuntimeError> {
-    make_directory(layout, spec, parents.procs_files())?;
+    make_directory(layout, spec, parents.entry())?;
     group.create()?;
     group.limit(&spec.resources, false)?;
     spawn_parent(program, layout)

@@ -76,26 +76,65 @@ fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), LaunchFailure> {
         .map_err(|errno| LaunchFailure::kernel("fcntl(O_NONBLOCK)", errno))
 }
 
+/// A container's standard streams.
+struct Streams {
+    /// Standard input, output and error of the child.
+    of_child: [OwnedFd; 3],
+    /// Where the parent reads; with a terminal both outputs are one.
+    outputs: [Option<OwnedFd>; 2],
+    /// Keeps an input open that nobody writes to.
+    stdin_hold: Option<OwnedFd>,
+}
+
+impl Streams {
+    fn make(launch: &ContainerLaunch, null: &OwnedFd) -> Result<Streams, LaunchFailure> {
+        let dup = |descriptor: &OwnedFd| {
+            descriptor
+                .try_clone()
+                .map_err(|error| LaunchFailure::kernel("dup of a standard stream", error))
+        };
+        if launch.tty {
+            let pair = nix::pty::openpty(None, None).map_err(|errno| LaunchFailure::kernel("openpty", errno))?;
+            for descriptor in [&pair.master, &pair.slave] {
+                nix::fcntl::fcntl(
+                    descriptor,
+                    nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+                )
+                .map_err(|errno| LaunchFailure::kernel("fcntl(FD_CLOEXEC)", errno))?;
+            }
+            set_nonblocking(&pair.master)?;
+            return Ok(Streams {
+                of_child: [dup(&pair.slave)?, dup(&pair.slave)?, pair.slave],
+                stdin_hold: None, // the terminal's other end is the input's too
+                outputs: [Some(pair.master), None],
+            });
+        }
+        let (stdout, stdout_end) = pipe("pipe for standard output")?;
+        let (stderr, stderr_end) = pipe("pipe for standard error")?;
+        set_nonblocking(&stdout)?;
+        set_nonblocking(&stderr)?;
+        let (stdin_end, stdin_hold) = if launch.stdin {
+            let (read, write) = pipe("pipe for standard input")?;
+            (read, Some(write))
+        } else {
+            (dup(null)?, None)
+        };
+        Ok(Streams {
+            of_child: [stdin_end, stdout_end, stderr_end],
+            outputs: [Some(stdout), Some(stderr)],
+            stdin_hold,
+        })
+    }
+}
+
 impl Child {
     /// Clones the container's first process. The outcome of its exec comes through the status pipe.
     pub(super) fn start(launch: ContainerLaunch, null: &OwnedFd) -> Result<Child, LaunchFailure> {
         let log = LogWriter::open(&launch.log_path, FILE_BYTES_MAX)
             .map_err(|error| LaunchFailure::kernel(format!("log {}", launch.log_path.display()), error))?;
-        let (stdout, stdout_end) = pipe("pipe for standard output")?;
-        let (stderr, stderr_end) = pipe("pipe for standard error")?;
+        let streams = Streams::make(&launch, null)?;
         let (status, status_end) = pipe("pipe for the exec status")?;
-        let (stdin_end, stdin_hold) = if launch.stdin {
-            let (read, write) = pipe("pipe for standard input")?;
-            (read, Some(write))
-        } else {
-            let null = null
-                .try_clone()
-                .map_err(|error| LaunchFailure::kernel("dup of /dev/null", error))?;
-            (null, None)
-        };
-        for descriptor in [&stdout, &stderr, &status] {
-            set_nonblocking(descriptor)?;
-        }
+        set_nonblocking(&status)?;
         let group = match &launch.cgroup.unified {
             Some(path) => Some(
                 open(
@@ -112,10 +151,11 @@ impl Child {
         let pid = unsafe { clone::clone_container(launch.own_pid_namespace, group.as_ref().map(AsFd::as_fd)) }
             .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error))?;
         if pid == 0 {
+            let [stdin, stdout, stderr] = streams.of_child;
             let descriptors = ChildDescriptors {
-                stdin: stdin_end,
-                stdout: stdout_end,
-                stderr: stderr_end,
+                stdin,
+                stdout,
+                stderr,
                 status: status_end,
             };
             run(&launch, descriptors);
@@ -134,11 +174,11 @@ impl Child {
             state,
             pid: Pid::from_raw(pid),
             stage: Stage::Starting,
-            outputs: [Some(stdout.into()), Some(stderr.into())],
+            outputs: streams.outputs.map(|output| output.map(fs::File::from)),
             status: Some(status.into()),
             status_text: Vec::new(),
             log,
-            _stdin: stdin_hold,
+            _stdin: streams.stdin_hold,
             waiting: Vec::new(),
         })
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use protocol::runtime::{ContainerExit, ContainerState};
 use serde::{Deserialize, Serialize};
 
-use crate::container::{ContainerLaunch, LaunchFailure};
+use crate::container::{CgroupEntry, ContainerLaunch, LaunchFailure};
 
 /// No frame is longer: a launch is a few kilobytes, its environment at most a few megabytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -28,8 +28,8 @@ pub(crate) struct ParentConfig {
     pub sysctls: Vec<(String, String)>,
     /// Memory file systems that it holds.
     pub memory_mounts: Vec<MemoryMount>,
-    /// `cgroup.procs` files of the group in which parents live.
-    pub procs_files: Vec<PathBuf>,
+    /// The group in which parents live.
+    pub cgroup: CgroupEntry,
 }
 
 /// A tmpfs in the parent's mount namespace.

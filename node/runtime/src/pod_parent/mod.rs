@@ -15,18 +15,19 @@ pub(crate) mod record;
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::fcntl::{OFlag, open};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::unistd::{ForkResult, fork, setsid};
+use nix::unistd::setsid;
 
 use crate::container::LaunchFailure;
+use crate::container::clone::fork_into;
 use message::{ParentConfig, ParentIdentity, Readiness};
 
 /// The file with the [`ParentConfig`] in the pod's directory.
@@ -46,31 +47,69 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     // SAFETY: umask takes a number and cannot fail.
     unsafe { libc::umask(0o022) };
+    // A descriptor that the node process failed to close on exec (a listening socket, say) would be held here past its
+    // death; its working directory would keep a file system busy.
+    // SAFETY: close_range takes plain numbers; nothing was opened in this process yet but the standard streams.
+    unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    let _ = nix::unistd::chdir("/"); // fails only where there is no root directory
+    reset_ignored_signals();
     // A session of its own first, so that no terminal's signals reach it; then a fork, after which it is no session leader
     // and, its starter having left, the child of init.
     let _ = setsid(); // fails only for a group leader, which a freshly spawned process is not
-    // SAFETY: the caller promises that no thread was started; the child may go on with a copy of the memory.
-    match unsafe { fork() } {
-        Ok(ForkResult::Parent { .. }) => return ExitCode::SUCCESS,
-        Ok(ForkResult::Child) => {}
-        Err(errno) => {
-            announce(&Readiness::Failed(LaunchFailure::kernel(
-                "fork of the pod's parent",
-                errno,
-            )));
-            return ExitCode::FAILURE;
-        }
-    }
-    match set_up(&directory) {
-        Ok(parent) => {
-            parent.run();
-            ExitCode::SUCCESS
-        }
+    match read_config(&directory).and_then(|config| Ok((leave_starter(&config)?, config))) {
+        Ok((true, _)) => ExitCode::SUCCESS,
+        Ok((false, config)) => match set_up(&directory, &config) {
+            Ok(parent) => {
+                parent.run();
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                announce(&Readiness::Failed(failure));
+                ExitCode::FAILURE
+            }
+        },
         Err(failure) => {
             announce(&Readiness::Failed(failure));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A node process that was started with ignored signals (nohup) hands them down through exec: containers must not have them.
+/// SIGPIPE stays ignored here, so that a node process which goes away is an error of a write and not a death.
+fn reset_ignored_signals() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for signal in
+        Signal::iterator().filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP | Signal::SIGPIPE))
+    {
+        // SAFETY: the default action runs no code of ours.
+        let _ = unsafe { sigaction(signal, &default) }; // fails only for numbers that are no signals
+    }
+}
+
+fn read_config(directory: &Path) -> Result<ParentConfig, LaunchFailure> {
+    record::read_json(&directory.join(CONFIG_FILE)).map_err(|error| {
+        LaunchFailure::configuration(format!("the pod's parent cannot read its {CONFIG_FILE}: {error}"))
+    })
+}
+
+/// Forks; true in the process that was started, which has nothing more to do.
+fn leave_starter(config: &ParentConfig) -> Result<bool, LaunchFailure> {
+    let group = match &config.cgroup.unified {
+        Some(path) => Some(
+            open(
+                path,
+                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|errno| LaunchFailure::kernel(format!("open of {}", path.display()), errno))?,
+        ),
+        None => None,
+    };
+    // SAFETY: the caller of `main` promises that no thread was started.
+    let pid = unsafe { fork_into(group.as_ref().map(AsFd::as_fd)) }
+        .map_err(|error| LaunchFailure::kernel("fork of the pod's parent", error))?;
+    Ok(pid != 0)
 }
 
 /// One line on standard output, which the node process reads.
@@ -81,10 +120,7 @@ fn announce(readiness: &Readiness) {
     let _ = std::io::stdout().flush();
 }
 
-fn set_up(directory: &Path) -> Result<event_loop::Parent, LaunchFailure> {
-    let config: ParentConfig = record::read_json(&directory.join(CONFIG_FILE)).map_err(|error| {
-        LaunchFailure::configuration(format!("the pod's parent cannot read its {CONFIG_FILE}: {error}"))
-    })?;
+fn set_up(directory: &Path, config: &ParentConfig) -> Result<event_loop::Parent, LaunchFailure> {
     let pid = std::process::id() as i32;
     let identity = ParentIdentity::of(pid)
         .ok_or_else(|| LaunchFailure::configuration(format!("/proc/{pid}/stat cannot be read: is /proc mounted?")))?;
@@ -108,7 +144,9 @@ fn set_up(directory: &Path) -> Result<event_loop::Parent, LaunchFailure> {
     signals.thread_block().map_err(kernel("sigprocmask"))?;
     let signal_descriptor =
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(kernel("signalfd"))?;
-    let holder = namespaces::enter(&config)?;
+    // Under memory pressure of the machine a pod's containers go before their parent. Needs CAP_SYS_RESOURCE: a preference.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    let holder = namespaces::enter(config)?;
     // Orphans of a container without pid namespace of its own come here and are reaped.
     nix::sys::prctl::set_child_subreaper(true).map_err(kernel("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let listener = listen(directory)

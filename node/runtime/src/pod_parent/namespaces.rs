@@ -17,7 +17,7 @@ use crate::container::LaunchFailure;
 
 /// Enters them all. Single-threaded callers only.
 pub(crate) fn enter(config: &ParentConfig) -> Result<Option<Pid>, LaunchFailure> {
-    for file in &config.procs_files {
+    for file in &config.cgroup.task_files {
         fs::write(file, "0").map_err(|error| LaunchFailure::kernel(format!("write to {}", file.display()), error))?;
     }
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
