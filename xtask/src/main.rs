@@ -24,6 +24,7 @@ mod workspace;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 /// What `cargo xtask` is asked to do.
@@ -66,8 +67,11 @@ enum Chore {
         #[arg(long)]
         check: bool,
     },
-    /// Serve the example's images from a registry on the loopback address until interrupted.
+    /// Serve the example's images from a registry until interrupted; prints `registry ADDRESS` when it can be pulled from.
     Registry {
+        /// Address to listen on, such as one in a namespace of a test's own.
+        #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
+        address: Ipv4Addr,
         /// Port to listen on; 0 takes a free one.
         #[arg(long, default_value_t = 0)]
         port: u16,
@@ -93,6 +97,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Lint => lint::run(&workspace),
         Chore::Tidy => tidy::run(&workspace),
         Chore::Images { force, check } => images::run(&workspace, force, check).map(drop),
-        Chore::Registry { port, dir } => registry::run(&workspace, port, dir),
+        Chore::Registry { address, port, dir } => registry::run(&workspace, address, port, dir),
     }
 }

@@ -16,7 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Runs until it is told to stop.
-pub fn run(workspace: &Workspace, port: u16, layouts: Option<PathBuf>) -> Result<()> {
+pub fn run(workspace: &Workspace, address: Ipv4Addr, port: u16, layouts: Option<PathBuf>) -> Result<()> {
     let layouts = layouts.unwrap_or_else(|| images::directory(workspace));
     let program = clients::registry(workspace)?;
     let store = std::env::temp_dir().join(format!("actorium-registry-{}", std::process::id()));
@@ -25,7 +25,7 @@ pub fn run(workspace: &Workspace, port: u16, layouts: Option<PathBuf>) -> Result
         signals.add(signal);
     }
     signals.thread_block()?;
-    let address = free_address(port)?;
+    let address = free_address(address, port)?;
     let mut registry = start(&program, &store, address)?;
     let served = serve(&mut registry, address, &layouts, &signals);
     let stopped = registry.kill().and_then(|()| registry.wait());
@@ -51,9 +51,9 @@ fn serve(registry: &mut Child, address: SocketAddr, layouts: &Path, signals: &Si
     Ok(())
 }
 
-fn free_address(port: u16) -> Result<SocketAddr> {
-    let listener =
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).with_context(|| format!("port {port} on loopback"))?;
+/// An address that nobody listens on, with a port of the kernel's choice when none is given.
+fn free_address(address: Ipv4Addr, port: u16) -> Result<SocketAddr> {
+    let listener = TcpListener::bind((address, port)).with_context(|| format!("cannot listen on {address}:{port}"))?;
     Ok(listener.local_addr()?)
 }
 
@@ -229,6 +229,11 @@ mod tests {
     fn a_port_that_is_taken_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
-        assert!(free_address(port).unwrap_err().to_string().contains(&port.to_string()));
+        assert!(
+            free_address(Ipv4Addr::LOCALHOST, port)
+                .unwrap_err()
+                .to_string()
+                .contains(&port.to_string())
+        );
     }
 }
