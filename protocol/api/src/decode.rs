@@ -43,12 +43,37 @@ pub fn json(bytes: &[u8]) -> Result<Parsed, Status> {
 
 /// Parses YAML, which JSON is a part of. Aliases are refused beyond what the parser bounds.
 pub fn yaml(bytes: &[u8]) -> Result<Parsed, Status> {
-    let value: Value = serde_norway::from_slice(bytes)
+    // Clients send JSON under YAML's name, and the JSON parser is many times faster.
+    if bytes.trim_ascii_start().starts_with(b"{")
+        && let Ok(parsed) = json(bytes)
+    {
+        return Ok(parsed);
+    }
+    let duplicates = RefCell::new(Vec::new());
+    let seed = Node {
+        path: Path::Root,
+        duplicates: &duplicates,
+    };
+    let value = seed
+        .deserialize(serde_norway::Deserializer::from_slice(bytes))
         .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
     Ok(Parsed {
         value,
-        duplicate_fields: Vec::new(),
+        duplicate_fields: duplicates.take(),
     })
+}
+
+/// The content types of bodies that this crate reads.
+pub const CONTENT_TYPES: [&str; 3] = ["application/json", "application/yaml", PROTOBUF_CONTENT_TYPE];
+
+/// Parses an object's body by its content type; an absent one means JSON.
+pub fn body(content_type: &str, bytes: &[u8]) -> Result<Parsed, Status> {
+    match content_type.split(';').next().unwrap_or_default().trim() {
+        "" | "application/json" | "application/apply-patch+json" => json(bytes),
+        "application/yaml" | "application/apply-patch+yaml" => yaml(bytes),
+        PROTOBUF_CONTENT_TYPE => protobuf(bytes),
+        _ => Err(Status::unsupported_media_type(&CONTENT_TYPES)),
+    }
 }
 
 pub use crate::protobuf::{CONTENT_TYPE as PROTOBUF_CONTENT_TYPE, decode as protobuf};
@@ -118,7 +143,7 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        while let Some(name) = members.next_key::<String>()? {
+        while let Some(name) = members.next_key_seed(Name)? {
             let path = self.path.field(&name);
             if object.contains_key(&name) {
                 self.duplicates.borrow_mut().push(path.to_string());
@@ -130,6 +155,49 @@ impl<'de> Visitor<'de> for Node<'_> {
             object.insert(name, value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+/// Deserializes a field's name. YAML reads `1` and `yes` as other things than texts; as names they are texts.
+struct Name;
+
+impl<'de> DeserializeSeed<'de> for Name {
+    type Value = String;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<String, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Name {
+    type Value = String;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<String, E> {
+        Ok(name.to_owned())
+    }
+
+    fn visit_string<E>(self, name: String) -> Result<String, E> {
+        Ok(name)
+    }
+
+    fn visit_bool<E>(self, name: bool) -> Result<String, E> {
+        Ok(name.to_string())
+    }
+
+    fn visit_i64<E>(self, name: i64) -> Result<String, E> {
+        Ok(name.to_string())
+    }
+
+    fn visit_u64<E>(self, name: u64) -> Result<String, E> {
+        Ok(name.to_string())
+    }
+
+    fn visit_f64<E>(self, name: f64) -> Result<String, E> {
+        Ok(name.to_string())
     }
 }
 

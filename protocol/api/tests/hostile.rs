@@ -87,6 +87,23 @@ fn duplicate_fields_are_noticed_wherever_they_stand() {
 }
 
 #[test]
+fn yaml_is_read_as_kubernetes_reads_it() {
+    let parsed = decode::yaml(b"a: 1\nb: {1: x, true: y}\nc: [yes, 'no', null, 1.5]\na: 2\n").unwrap();
+    assert_eq!(
+        parsed.value,
+        json!({"a": 2, "b": {"1": "x", "true": "y"}, "c": ["yes", "no", null, 1.5]})
+    );
+    assert_eq!(parsed.duplicate_fields, ["a"]);
+    assert_eq!(decode::yaml(b" {\"a\": 1, \"a\": 2}").unwrap().duplicate_fields, ["a"]);
+    assert_eq!(decode::yaml(b"{a: 1}").unwrap().value, json!({"a": 1}));
+    assert_eq!(decode::body("text/plain", b"").unwrap_err().code, 415);
+    assert_eq!(
+        decode::body("application/json; charset=utf-8", b"{}").unwrap().value,
+        json!({})
+    );
+}
+
+#[test]
 fn huge_numbers_and_texts_are_answered() {
     let huge = [
         json!(u64::MAX),

@@ -376,3 +376,26 @@ fn scale_reads_and_writes_the_number_of_replicas() {
     );
     assert_eq!(scale_of(pods(), &object).unwrap_err().code, 404);
 }
+
+#[test]
+fn a_service_that_changes_its_type_lets_go_of_what_the_new_type_does_not_use() {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
+        "spec": {"type": "NodePort", "clusterIP": "10.0.0.7", "ports": [{"port": 80, "nodePort": 30080}]},
+    });
+    let row = kind("v1", "Service");
+    let old = create(row, service).unwrap();
+    let inner = update(row, &old, with(old.clone(), "/spec/type", json!("ClusterIP"))).unwrap();
+    assert_eq!(
+        inner["spec"]["ports"],
+        json!([{"port": 80, "protocol": "TCP", "targetPort": 80}])
+    );
+    assert_eq!(
+        (inner["spec"].get("externalTrafficPolicy"), &inner["spec"]["clusterIP"]),
+        (None, &json!("10.0.0.7"))
+    );
+    let mut sent = with(inner.clone(), "/spec/type", json!("ExternalName"));
+    sent["spec"]["externalName"] = json!("example.com");
+    let outer = update(row, &inner, sent).unwrap();
+    assert_eq!(outer["spec"].get("clusterIP"), None);
+}

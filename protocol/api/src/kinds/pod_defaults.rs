@@ -15,10 +15,9 @@ pub fn pod_spec(spec: &mut Value) {
     set_default_text(spec, "schedulerName", "default-scheduler");
     set_default(spec, "securityContext", Map::new());
     mirror_service_account(spec);
-    let host_network = spec.flag("hostNetwork");
     for list in CONTAINER_LISTS {
         for item in items_mut(spec, list) {
-            container(item, host_network);
+            container(item);
         }
     }
     for item in items_mut(spec, "volumes") {
@@ -30,10 +29,16 @@ pub fn pod_spec(spec: &mut Value) {
 pub fn pod(spec: &mut Value) {
     set_default(spec, "enableServiceLinks", true);
     pod_spec(spec);
+    let host_network = spec.flag("hostNetwork");
     for list in CONTAINER_LISTS {
         for item in items_mut(spec, list) {
             if let Some(resources) = existing_mut(item, "resources") {
                 requests_from_limits(resources);
+            }
+            for port in items_mut(item, "ports").iter_mut().filter(|_| host_network) {
+                if let Some(number) = port.int("containerPort") {
+                    set_default(port, "hostPort", number);
+                }
             }
         }
     }
@@ -50,7 +55,7 @@ fn mirror_service_account(spec: &mut Value) {
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     if !container.is_object() {
         return;
     }
@@ -64,9 +69,6 @@ fn container(container: &mut Value, host_network: bool) {
     set_default_text(container, "terminationMessagePolicy", "File");
     for port in items_mut(container, "ports") {
         set_default_text(port, "protocol", "TCP");
-        if let (true, Some(number)) = (host_network, port.int("containerPort")) {
-            set_default(port, "hostPort", number);
-        }
     }
     for variable in items_mut(container, "env") {
         if let Some(reference) = variable.pointer_mut("/valueFrom/fieldRef") {
@@ -82,11 +84,6 @@ fn container(container: &mut Value, host_network: bool) {
         if let Some(get) = container.pointer_mut(hook) {
             http_get(get);
         }
-    }
-    if let Some(context) = existing_mut(container, "securityContext")
-        && context.has("procMount")
-    {
-        set_default_text(context, "procMount", "Default");
     }
     object_mut(container, "resources");
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::container::{only_known, port_reference};
 use super::{Kind, STORED, Subresource};
-use crate::access::{Access, items_mut, object_mut, set_default, set_default_text};
+use crate::access::{Access, items_mut, object_mut, remove, set_default, set_default_text};
 use crate::cause::{Causes, Path};
 use crate::table::Column;
 use crate::time::age_since;
@@ -96,30 +96,57 @@ fn families(spec: &mut Value) {
     }
 }
 
-/// An update that leaves out what was allocated keeps it, as long as the service still has use for it.
+/// An update that leaves out what was allocated keeps it, and one that changes the type lets go of what the new type has
+/// no use for, as long as the client left that as it was.
 fn keep_allocated(old: &Value, new: &mut Value) {
     let (before, spec) = (old.at(&["spec"]), object_mut(new, "spec"));
-    if spec.text("type") == "ExternalName" || before.text("type") == "ExternalName" {
+    let (was, is) = (before.text("type").to_owned(), spec.text("type").to_owned());
+    if is == "ExternalName" {
+        if was != is && spec.at(&["clusterIP"]) == before.at(&["clusterIP"]) {
+            for name in CLUSTER_ADDRESS_FIELDS {
+                remove(spec, name);
+            }
+        }
         return;
     }
-    if spec.text("clusterIP").is_empty() {
+    if was != "ExternalName" && spec.text("clusterIP").is_empty() {
         for name in ["clusterIP", "clusterIPs", "ipFamilies"] {
             if before.has(name) {
                 spec[name] = before.at(&[name]).clone();
             }
         }
     }
-    if matches!(spec.text("type"), "NodePort" | "LoadBalancer") {
-        for port in items_mut(spec, "ports") {
-            let known = before.items("ports").iter().find(|candidate| {
-                candidate.int("port") == port.int("port") && candidate.text("protocol") == port.text("protocol")
-            });
-            if let Some(number) = known.and_then(|candidate| candidate.int("nodePort")) {
+    let has_node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
+    let same_policy = spec.at(&["externalTrafficPolicy"]) == before.at(&["externalTrafficPolicy"]);
+    for port in items_mut(spec, "ports") {
+        let known = before.items("ports").iter().find(|candidate| {
+            candidate.int("port") == port.int("port") && candidate.text("protocol") == port.text("protocol")
+        });
+        let number = known.and_then(|candidate| candidate.int("nodePort"));
+        if has_node_ports(&is) {
+            if let Some(number) = number {
                 set_default(port, "nodePort", number);
             }
+        } else if has_node_ports(&was) && port.int("nodePort") == number {
+            remove(port, "nodePort");
         }
     }
+    if has_node_ports(&was) && !has_node_ports(&is) && same_policy {
+        remove(spec, "externalTrafficPolicy");
+    }
+    if was == "LoadBalancer" && is != was {
+        remove(spec, "allocateLoadBalancerNodePorts");
+    }
 }
+
+/// What only a service with an address of its own has.
+const CLUSTER_ADDRESS_FIELDS: [&str; 5] = [
+    "clusterIP",
+    "clusterIPs",
+    "ipFamilies",
+    "ipFamilyPolicy",
+    "internalTrafficPolicy",
+];
 
 fn is_headless(spec: &Value) -> bool {
     spec.text("clusterIP") == "None"
