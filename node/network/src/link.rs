@@ -11,7 +11,7 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
-    link::{InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkMessage},
+    link::{InfoBridgePort, InfoData, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkMessage, State},
     route::{RouteProtocol, RouteScope},
 };
 use rtnetlink::{AddressMessageBuilder, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -253,6 +253,8 @@ pub(crate) struct LinkFacts {
     pub(crate) name: String,
     pub(crate) controller: Option<u32>,
     pub(crate) mtu: u32,
+    /// Whether frames pass: up, and with a carrier that the kernel has taken note of.
+    pub(crate) operational: bool,
 }
 
 /// Reads an answer to [`find_link`] or [`list_links`].
@@ -277,6 +279,7 @@ pub(crate) fn link_facts(message: &RouteNetlinkMessage) -> Option<LinkFacts> {
         name,
         controller,
         mtu: mtu.unwrap_or_default(),
+        operational: link.attributes.contains(&LinkAttribute::OperState(State::Up)),
     })
 }
 

@@ -308,7 +308,31 @@ impl Plant {
                 None,
             ),
             other => other,
-        })
+        })?;
+        self.wait_until_frames_pass(&link.host_interface)
+    }
+
+    /// The kernel takes note of a carrier a little later than it is there, and until then the bridge drops what the pod sends:
+    /// its first packet would be repeated a second later. Asking for the link makes newer kernels take note at once; older
+    /// ones are asked again.
+    fn wait_until_frames_pass(&mut self, host_interface: &str) -> Result<(), NetworkError> {
+        const PAUSE: Duration = Duration::from_millis(1);
+        const PAUSES_MAX: u32 = 2000;
+        let bridge = self.config.bridge.clone();
+        for name in [host_interface, &bridge] {
+            let mut pauses = 0;
+            while !self.find_link(name)?.is_some_and(|link| link.operational) {
+                if pauses == PAUSES_MAX {
+                    return Err(NetworkError::LinkMissing {
+                        name: name.to_owned(),
+                        consequence: "it did not come up within 2 s, so the pod has no network".to_owned(),
+                    });
+                }
+                pauses += 1;
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the pod's link and address away. It is no error if it has none. The link is only marked; it goes with others a

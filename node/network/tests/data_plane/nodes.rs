@@ -138,6 +138,16 @@ impl Node {
         self.try_open().expect("opening the pod network")
     }
 
+    /// Names and MAC addresses of the node's links: what stays the same while carriers come up.
+    pub fn links(&self) -> Vec<String> {
+        let listed = self.namespace.sh("ip", "-br link").1;
+        let name_and_mac = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            format!("{} {}", words[0], words[2])
+        };
+        listed.lines().map(name_and_mac).collect()
+    }
+
     pub fn peer(&self) -> PeerRoute {
         PeerRoute {
             node: format!("n{}", self.number),

@@ -1,7 +1,7 @@
 //! Pods: their links, their addresses, and the ways between them.
 
 use std::{
-    net::Ipv4Addr,
+    net::{Ipv4Addr, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -63,6 +63,24 @@ async fn a_pod_whose_namespace_is_new_gets_a_new_link_with_its_address() {
 }
 
 #[tokio::test]
+async fn the_first_packet_of_a_new_pod_arrives() {
+    let node = Node::new(1);
+    let network = node.open();
+    let gateway = network.gateway();
+    for number in 0..20 {
+        let pod = Pod::on(&network, &format!("pod{number}")).await;
+        // Entered without a program's start in between, so that the packet is as early as it can be.
+        let refused = pod.namespace.run(move || {
+            let started = Instant::now();
+            let outcome = TcpStream::connect_timeout(&(gateway, 9).into(), PATIENCE);
+            (outcome.is_err(), started.elapsed())
+        });
+        // A lost first packet is repeated after a second.
+        assert!(refused.0 && refused.1 < Duration::from_millis(900), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn pods_cannot_exchange_frames_past_the_node() {
     let node = Node::new(1);
     let network = node.open();
@@ -112,7 +130,7 @@ async fn the_mtu_of_the_nodes_network_is_found_by_the_nodes_address() {
 async fn a_failed_attachment_leaves_nothing_behind() {
     let node = Node::new(1);
     let network = node.open();
-    let before = node.namespace.sh("ip", "-br link").1;
+    let before = node.links();
     let missing = network
         .attach_pod("pod", NetNamespace::Path("/run/netns/absent".into()))
         .await
@@ -128,7 +146,7 @@ async fn a_failed_attachment_leaves_nothing_behind() {
         .to_string();
     assert!(refused.contains("veth") && refused.contains("exists"), "{refused}");
     assert!(network.attached().await.unwrap().is_empty());
-    assert_eq!(node.namespace.sh("ip", "-br link").1, before);
+    assert_eq!(node.links(), before);
 }
 
 #[tokio::test]
@@ -161,10 +179,9 @@ async fn detaching_frees_the_link_and_the_address() {
     assert!(network.attached().await.unwrap().is_empty());
     let deadline = Instant::now() + PATIENCE;
     while node
-        .namespace
-        .sh("ip", "-br link")
-        .1
-        .contains(&pod.address.host_interface)
+        .links()
+        .iter()
+        .any(|link| link.contains(&pod.address.host_interface))
     {
         assert!(Instant::now() < deadline, "the link should be deleted soon");
         tokio::time::sleep(Duration::from_millis(5)).await;
