@@ -132,6 +132,39 @@ async fn the_island_of_a_partition_finds_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_declared_dead_while_the_machine_is_overloaded() {
+    let nodes = cluster(3);
+    all_see(&nodes, 3).await;
+    let mut events: Vec<_> = nodes.iter().map(|node| node.membership.subscribe()).collect();
+    // Four threads for each core, a second and a half.
+    let threads = 4 * std::thread::available_parallelism().unwrap().get();
+    let until = Instant::now() + Duration::from_millis(1500);
+    let spinning: Vec<_> = (0..threads)
+        .map(|_| {
+            std::thread::spawn(move || {
+                while Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            })
+        })
+        .collect();
+    tokio::task::spawn_blocking(move || spinning.into_iter().for_each(|thread| thread.join().unwrap()))
+        .await
+        .unwrap();
+    // As long again as a suspicion lasts.
+    let watched = Instant::now() + 3 * SECOND;
+    while Instant::now() < watched {
+        for events in &mut events {
+            if let Ok(MemberEvent::Down(member)) = events.try_recv() {
+                panic!("{} was declared dead", member.name);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(nodes.iter().all(|node| living(node) == 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_leaves_is_said_to_have_left() {
     let nodes = cluster(3);
     all_see(&nodes, 3).await;

@@ -26,7 +26,15 @@ struct Node {
 }
 
 /// When it arrives, a number that makes it unique, from whom, to whom, and what.
-type Packet = (Duration, u64, NodeName, NodeName, Vec<u8>);
+type Packet = (Duration, u64, NodeName, NodeName, Load);
+
+/// What is under way: gossip, or one direction of an exchange of the whole state.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Load {
+    Gossip(Vec<u8>),
+    Ask(Vec<u8>),
+    Answer(Vec<u8>),
+}
 
 /// A world of members.
 struct World {
@@ -128,20 +136,25 @@ impl World {
         let now = self.now;
         node.events
             .extend(node.swim.take_events().into_iter().map(|event| (now, event)));
-        for outgoing in node.swim.take_outgoing() {
-            let delay = Duration::from_micros(self.random.random_range(100..2000));
-            let lost = self.random.random_range(0..1000) < self.loss_permille;
-            if !lost {
-                self.sequence += 1;
-                let packet = (
-                    now + delay,
-                    self.sequence,
-                    who.clone(),
-                    outgoing.to,
-                    outgoing.bytes.to_vec(),
-                );
-                self.in_flight.push(Reverse(packet));
-            }
+        let mut loads: Vec<(NodeName, Load)> = (node.swim.take_outgoing().into_iter())
+            .map(|outgoing| (outgoing.to, Load::Gossip(outgoing.bytes.to_vec())))
+            .collect();
+        if let Some(with) = node.swim.take_exchange() {
+            loads.push((with, Load::Ask(node.swim.state())));
+        }
+        for (to, load) in loads {
+            self.send(who.clone(), to, load);
+        }
+    }
+
+    fn send(&mut self, from: NodeName, to: NodeName, load: Load) {
+        let delay = Duration::from_micros(self.random.random_range(100..2000));
+        let lost = self.random.random_range(0..1000) < self.loss_permille;
+        // Streams repeat what is lost.
+        if !lost || !matches!(load, Load::Gossip(_)) {
+            self.sequence += 1;
+            self.in_flight
+                .push(Reverse((self.now + delay, self.sequence, from, to, load)));
         }
     }
 
@@ -169,8 +182,8 @@ impl World {
             }
             self.now = self.now.max(next);
             if packet.is_some_and(|at| at <= next) {
-                let Reverse((_, _, from, to, bytes)) = self.in_flight.pop().unwrap();
-                self.deliver(from, to, bytes);
+                let Reverse((_, _, from, to, load)) = self.in_flight.pop().unwrap();
+                self.deliver(from, to, load);
             } else if let Some((_, who)) = timer {
                 self.nodes.get_mut(&who).unwrap().swim.advance(self.now);
                 self.collect(&who);
@@ -178,7 +191,7 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, from: NodeName, to: NodeName, bytes: Vec<u8>) {
+    fn deliver(&mut self, from: NodeName, to: NodeName, load: Load) {
         let now = self.now;
         if !self.reaches(&from, &to) {
             return;
@@ -191,11 +204,22 @@ impl World {
             // It waits in the socket, and is read a little after the process has come back to itself.
             self.sequence += 1;
             self.in_flight
-                .push(Reverse((node.stalled_until + ms(5), self.sequence, from, to, bytes)));
+                .push(Reverse((node.stalled_until + ms(5), self.sequence, from, to, load)));
             return;
         }
-        node.swim.receive(now, &from, &bytes);
+        let mut answer = None;
+        match load {
+            Load::Gossip(bytes) => node.swim.receive(now, &from, &bytes),
+            Load::Answer(state) => node.swim.merge(now, &from, &state),
+            Load::Ask(state) => {
+                node.swim.merge(now, &from, &state);
+                answer = Some(Load::Answer(node.swim.state()));
+            }
+        }
         self.collect(&to);
+        if let Some(answer) = answer {
+            self.send(to, from, answer);
+        }
     }
 
     fn run_for(&mut self, time: Duration) {
@@ -219,7 +243,7 @@ impl World {
 fn a_death_is_noticed_by_all_within_four_seconds() {
     let mut all = Vec::new();
     for members in [2, 3, 5, 8] {
-        for seed in 0..40 {
+        for seed in 0..100 {
             let mut world = World::new(members, seed);
             // Not always at the same point of the probes' rhythm.
             world.run_for(ms(seed * 37 % 500));
@@ -391,6 +415,21 @@ fn new_facts_reach_everyone_without_a_death() {
         assert!(told.is_some(), "seed {seed}");
         world.run_for(ms(10_000));
         assert_eq!(world.downs(), [""; 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn sixty_members_find_each_other_and_notice_a_death() {
+    for seed in 0..3 {
+        let mut world = World::new(60, seed);
+        world.nodes.get_mut(&name(60)).unwrap().dead = true;
+        let noticed = world.run_until(ms(20_000), |world| {
+            (1..60).all(|who| world.sees(who, 60) == Some(MemberStatus::Down))
+        });
+        let noticed = noticed.unwrap_or_else(|| panic!("seed {seed}: not noticed in 20 s"));
+        println!("60 members noticed a death after {noticed:?}");
+        assert!(noticed <= ms(6500), "seed {seed}: {noticed:?}");
+        assert_eq!(world.downs().len(), 59, "seed {seed}: others were declared dead");
     }
 }
 

@@ -126,102 +126,134 @@ impl Drop for Process {
     }
 }
 
+/// This process as node `a`, and two others.
+struct Cluster {
+    _directory: tempfile::TempDir,
+    mesh: Mesh,
+    remoting: Remoting,
+    b_pki: std::path::PathBuf,
+    b: Process,
+    c: Process,
+}
+
+impl Cluster {
+    async fn start() -> Cluster {
+        cluster::identity::install_crypto_provider();
+        let directory = tempfile::tempdir().unwrap();
+        let authority = TestAuthority::new();
+        let pki = |node: &str| directory.path().join(node);
+        for node in ["b", "c"] {
+            PkiDirectory::new(pki(node)).store(&authority.identity(node)).unwrap();
+        }
+        let identity = authority.identity("a");
+        let mesh = Mesh::start(&identity, loopback()).unwrap();
+        let remoting = Remoting::start(&mesh, &identity, Arc::new(handler)).await.unwrap();
+        let mut b = Process::start(&pki("b"), loopback());
+        let mut c = Process::start(&pki("c"), loopback());
+        mesh.set_address(&name("b"), b.address);
+        mesh.set_address(&name("c"), c.address);
+        for process in [&mut b, &mut c] {
+            process.say(&format!("know a {}", mesh.local_address()));
+        }
+        b.say(&format!("know c {}", c.address));
+        Cluster {
+            b_pki: pki("b"),
+            _directory: directory,
+            mesh,
+            remoting,
+            b,
+            c,
+        }
+    }
+
+    async fn call(&self, node: &str, body: &[u8], deadline: Duration) -> Result<Vec<u8>, RemotingError> {
+        self.remoting.call(&name(node), body.to_vec(), deadline).await
+    }
+}
+
 async fn messages_reach_the_routers_of_other_processes() {
-    cluster::identity::install_crypto_provider();
-    let directory = tempfile::tempdir().unwrap();
-    let authority = TestAuthority::new();
-    let pki = |node: &str| directory.path().join(node);
-    for node in ["b", "c"] {
-        PkiDirectory::new(pki(node)).store(&authority.identity(node)).unwrap();
-    }
-    let identity = authority.identity("a");
-    let mesh = Mesh::start(&identity, loopback()).unwrap();
-    let remoting = Remoting::start(&mesh, &identity, Arc::new(handler)).await.unwrap();
-    let mut b = Process::start(&pki("b"), loopback());
-    let mut c = Process::start(&pki("c"), loopback());
-    mesh.set_address(&name("b"), b.address);
-    mesh.set_address(&name("c"), c.address);
-    let a_address = mesh.local_address();
-    for process in [&mut b, &mut c] {
-        process.say(&format!("know a {a_address}"));
-    }
-    b.say(&format!("know c {}", c.address));
-    let call = |node: &'static str, body: &'static [u8], deadline| {
-        let remoting = remoting.clone();
-        async move { remoting.call(&name(node), body.to_vec(), deadline).await }
-    };
+    let mut cluster = Cluster::start().await;
+    each_router_is_the_one_that_was_asked_and_knows_its_caller(&mut cluster).await;
+    refusals_say_why_and_come_in_time(&cluster).await;
+    a_process_that_was_killed_and_started_again_is_reached_again(&mut cluster).await;
+    a_process_that_is_gone_fails_calls_within_their_deadline(&mut cluster).await;
+}
 
-    // Each router is the one of the node that was asked, and knows its caller.
+async fn each_router_is_the_one_that_was_asked_and_knows_its_caller(cluster: &mut Cluster) {
     let began = Instant::now();
-    assert_eq!(call("b", b"hello", 5 * SECOND).await.unwrap(), b"HELLO");
+    assert_eq!(cluster.call("b", b"hello", 5 * SECOND).await.unwrap(), b"HELLO");
     println!("first call with its session: {:?}", began.elapsed());
-    assert_eq!(call("c", b"caller", 5 * SECOND).await.unwrap(), b"a");
-    assert_eq!(call("a", b"caller", SECOND).await.unwrap(), b"a");
-    assert_eq!(b.ask("call c caller"), "b");
-    assert_eq!(b.ask("call a caller"), "b");
-    assert_eq!(remoting.sessions(), [name("b"), name("c")]);
-
+    assert_eq!(cluster.call("c", b"caller", 5 * SECOND).await.unwrap(), b"a");
+    assert_eq!(cluster.call("a", b"caller", SECOND).await.unwrap(), b"a");
+    assert_eq!(cluster.b.ask("call c caller"), "b");
+    assert_eq!(cluster.b.ask("call a caller"), "b");
+    assert_eq!(cluster.remoting.sessions(), [name("b"), name("c")]);
     let mut times = Vec::new();
     for _ in 0..1000 {
         let began = Instant::now();
-        call("b", b"x", SECOND).await.unwrap();
+        cluster.call("b", b"x", SECOND).await.unwrap();
         times.push(began.elapsed());
     }
     times.sort();
     println!("call: p50 {:?}, p99 {:?}", times[500], times[990]);
+}
 
-    // Deadlines, and refusals that say why.
+async fn refusals_say_why_and_come_in_time(cluster: &Cluster) {
     let began = Instant::now();
-    let error = call("b", b"slow", Duration::from_millis(300)).await.unwrap_err();
+    let error = cluster
+        .call("b", b"slow", Duration::from_millis(300))
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, RemotingError::Transport(TransportError::Deadline { .. })),
         "{error}"
     );
     assert!(began.elapsed() < SECOND);
-    assert_eq!(call("b", b"still there", SECOND).await.unwrap(), b"STILL THERE");
-    let error = call("z", b"", SECOND).await.unwrap_err();
+    assert_eq!(cluster.call("b", b"still there", SECOND).await.unwrap(), b"STILL THERE");
+    let error = cluster.call("z", b"", SECOND).await.unwrap_err();
     assert!(
         matches!(error, RemotingError::Transport(TransportError::UnknownNode(_))),
         "{error}"
     );
     let large = vec![b'a'; ENVELOPE_BYTES_MAX];
     assert_eq!(
-        remoting.call(&name("b"), large.clone(), 5 * SECOND).await.unwrap(),
+        cluster.call("b", &large, 5 * SECOND).await.unwrap(),
         large.to_ascii_uppercase()
     );
-    let error = remoting
-        .call(&name("b"), vec![0; ENVELOPE_BYTES_MAX + 1], SECOND)
+    let error = cluster
+        .call("b", &vec![0; ENVELOPE_BYTES_MAX + 1], SECOND)
         .await
         .unwrap_err();
     assert!(matches!(error, RemotingError::TooLarge { .. }), "{error}");
+}
 
-    // A process that is killed and started again at once, at the same place, is reached again.
-    let address = b.address;
-    b.child.kill().unwrap();
-    b.child.wait().unwrap();
+async fn a_process_that_was_killed_and_started_again_is_reached_again(cluster: &mut Cluster) {
+    let address = cluster.b.address;
+    cluster.b.child.kill().unwrap();
+    cluster.b.child.wait().unwrap();
     let killed = Instant::now();
-    let mut b = Process::start(&pki("b"), address);
-    b.say(&format!("know a {a_address}"));
-    let mut attempts = 0;
-    while call("b", b"again", 2 * SECOND).await.is_err() {
+    cluster.b = Process::start(&cluster.b_pki, address);
+    cluster.b.say(&format!("know a {}", cluster.mesh.local_address()));
+    let mut attempts = 1;
+    while cluster.call("b", b"again", 2 * SECOND).await.is_err() {
         attempts += 1;
         assert!(
             killed.elapsed() < 10 * SECOND,
-            "not reached again after {attempts} attempts"
+            "not reached again at attempt {attempts}"
         );
     }
     println!(
-        "reached again {:?} after it was killed, at attempt {}",
-        killed.elapsed(),
-        attempts + 1
+        "reached again {:?} after it was killed, at attempt {attempts}",
+        killed.elapsed()
     );
-    assert_eq!(b.ask("call a caller"), "b");
+    assert_eq!(cluster.b.ask("call a caller"), "b");
+}
 
-    // A process that is gone for good fails calls within their deadline.
-    c.child.kill().unwrap();
-    c.child.wait().unwrap();
+async fn a_process_that_is_gone_fails_calls_within_their_deadline(cluster: &mut Cluster) {
+    cluster.c.child.kill().unwrap();
+    cluster.c.child.wait().unwrap();
     let began = Instant::now();
-    let error = call("c", b"anyone?", 6 * SECOND).await.unwrap_err();
+    let error = cluster.call("c", b"anyone?", 6 * SECOND).await.unwrap_err();
     println!("a call to a dead process ended after {:?}: {error}", began.elapsed());
     assert!(began.elapsed() < 7 * SECOND);
 }

@@ -23,6 +23,10 @@ pub const DEFAULT_HTTPS_PORT: u16 = 6443;
 /// Bits of a node's own range of pod addresses: 254 pods, more than Kubernetes' usual 110 a node.
 pub const NODE_CIDR_PREFIX: u8 = 24;
 
+/// Seconds until the pods of a dead node are replaced, unless told otherwise. Kubernetes waits 300, since its nodes are
+/// called dead for a mere hiccup; here membership has already waited out what a busy machine or a lossy network does.
+pub const UNREACHABLE_TOLERATION_SECONDS: u32 = 2;
+
 /// What only the machine knows; `cluster::machine` reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineFacts {
@@ -287,16 +291,9 @@ pub fn resolve(
     machine: &MachineFacts,
 ) -> Result<NodeConfiguration, ConfigurationError> {
     let (a, f) = (arguments, file);
-    let text = |flag: &Option<String>, key: &Option<String>| flag.clone().or_else(|| key.clone());
-    let list = |flag: &Vec<String>, key: &Vec<String>| if flag.is_empty() { key.clone() } else { flag.clone() };
-
     let name = text(&a.name, &f.name).unwrap_or_else(|| machine.host_name.to_lowercase());
     check_node_name(&name)?;
-    let data_dir = a
-        .data_dir
-        .clone()
-        .or_else(|| f.data_dir.clone())
-        .unwrap_or_else(|| "/var/lib/actorium".into());
+    let data_dir = path(&a.data_dir, &f.data_dir).unwrap_or_else(|| "/var/lib/actorium".into());
     if !data_dir.is_absolute() {
         return Err(invalid("data-dir", data_dir.display(), "must be an absolute path"));
     }
@@ -312,38 +309,20 @@ pub fn resolve(
             "no other node can reach this address; give one of this machine's own",
         ));
     }
-    let mesh_port = port("mesh-port", a.mesh_port.or(f.mesh_port).unwrap_or(DEFAULT_MESH_PORT))?;
-    let https_port = port(
-        "https-port",
-        a.https_port.or(f.https_port).unwrap_or(DEFAULT_HTTPS_PORT),
-    )?;
-    let labels = if a.labels.is_empty() {
-        f.labels.clone()
-    } else {
-        parse_labels(&a.labels)?
-    };
-    for (key, value) in &labels {
-        check_label(key, value)?;
-    }
-    let taints = list(&a.taints, &f.taints)
-        .iter()
-        .map(|text| parse_taint(text))
-        .collect::<Result<_, _>>()?;
     Ok(NodeConfiguration {
         name: NodeName::from(name),
-        kubeconfig: a
-            .kubeconfig
-            .clone()
-            .or_else(|| f.kubeconfig.clone())
-            .unwrap_or_else(|| data_dir.join("kubeconfig")),
+        kubeconfig: path(&a.kubeconfig, &f.kubeconfig).unwrap_or_else(|| data_dir.join("kubeconfig")),
         data_dir,
         address,
         bind_address: a
             .bind_address
             .or(f.bind_address)
             .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        mesh_port,
-        https_port,
+        mesh_port: port("mesh-port", a.mesh_port.or(f.mesh_port).unwrap_or(DEFAULT_MESH_PORT))?,
+        https_port: port(
+            "https-port",
+            a.https_port.or(f.https_port).unwrap_or(DEFAULT_HTTPS_PORT),
+        )?,
         join: join_target(&list(&a.join, &f.join), text(&a.token, &f.token))?,
         settings: settings(
             text(&a.cluster_cidr, &f.cluster_cidr),
@@ -352,8 +331,11 @@ pub fn resolve(
         )?,
         log: text(&a.log, &f.log).unwrap_or_else(|| "info".to_owned()),
         insecure_registries: list(&a.insecure_registries, &f.insecure_registries),
-        labels,
-        taints,
+        labels: labels(&a.labels, &f.labels)?,
+        taints: list(&a.taints, &f.taints)
+            .iter()
+            .map(|text| parse_taint(text))
+            .collect::<Result<_, _>>()?,
         reserved: ReservedResources {
             cpu_milli: reserved("reserved-cpu", text(&a.reserved_cpu, &f.reserved_cpu), "0")?.milli() as u64,
             memory_bytes: reserved("reserved-memory", text(&a.reserved_memory, &f.reserved_memory), "100Mi")?.units()
@@ -362,8 +344,33 @@ pub fn resolve(
         unreachable_toleration_seconds: a
             .unreachable_toleration_seconds
             .or(f.unreachable_toleration_seconds)
-            .unwrap_or(2),
+            .unwrap_or(UNREACHABLE_TOLERATION_SECONDS),
     })
+}
+
+fn text(flag: &Option<String>, key: &Option<String>) -> Option<String> {
+    flag.clone().or_else(|| key.clone())
+}
+
+fn path(flag: &Option<PathBuf>, key: &Option<PathBuf>) -> Option<PathBuf> {
+    flag.clone().or_else(|| key.clone())
+}
+
+/// A list is taken whole from one place: adding the flags to the file would leave no way to take an entry out.
+fn list(flag: &[String], key: &[String]) -> Vec<String> {
+    if flag.is_empty() { key.to_vec() } else { flag.to_vec() }
+}
+
+fn labels(flags: &[String], file: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, ConfigurationError> {
+    let labels = if flags.is_empty() {
+        file.clone()
+    } else {
+        parse_labels(flags)?
+    };
+    for (key, value) in &labels {
+        check_label(key, value)?;
+    }
+    Ok(labels)
 }
 
 fn invalid(setting: &'static str, value: impl std::fmt::Display, reason: impl Into<String>) -> ConfigurationError {

@@ -217,6 +217,33 @@ async fn ask_over(
     token: &JoinToken,
     request: &JoinRequest,
 ) -> Result<JoinGrant, Attempt> {
+    let failed = |reason: String| Attempt::Failed(malformed(address, reason));
+    let bytes = encode(&WireRequest::Join(request.clone())).map_err(|error| failed(error.to_string()))?;
+    if bytes.len() > JOIN_BYTES_MAX {
+        return Err(failed("the request is too long: too many addresses".to_owned()));
+    }
+    let connection = connect(endpoint, address, token, &request.name).await?;
+    let exchange = JoinStream::ask(&connection, Bytes::from(bytes));
+    let reply = match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
+        Ok(Ok(Some(reply))) => reply,
+        Ok(Ok(None)) => return Err(Attempt::Unreachable("admits nobody at present".to_owned())),
+        Ok(Err(reason)) => return Err(Attempt::Unreachable(format!("broke off ({reason})"))),
+        Err(_) => return Err(Attempt::Unreachable(no_answer(ANSWER_TIMEOUT))),
+    };
+    match decode(&reply).map_err(|error| failed(error.to_string()))? {
+        WireReply::Granted(grant) => JoinGrant::try_from(grant).map_err(|error| failed(error.to_string())),
+        WireReply::Refused(refusal) => Err(Attempt::Failed(JoinError::Refused { address, refusal })),
+        WireReply::Renewed { .. } => Err(failed("a renewal instead of an admission".to_owned())),
+    }
+}
+
+/// Connects to a member of the cluster whose CA the token pins, and to nobody else.
+async fn connect(
+    endpoint: &Endpoint,
+    address: SocketAddr,
+    token: &JoinToken,
+    name: &NodeName,
+) -> Result<quinn::Connection, Attempt> {
     let pinned = Arc::new(PinnedAuthority {
         pin: token.ca_fingerprint,
         mismatch: OnceLock::new(),
@@ -224,7 +251,7 @@ async fn ask_over(
     let client = pinned_client(pinned.clone()).map_err(|source| {
         Attempt::Failed(
             IdentityError::Tls {
-                node: request.name.to_string(),
+                node: name.to_string(),
                 source,
             }
             .into(),
@@ -233,54 +260,20 @@ async fn ask_over(
     let connecting = endpoint
         .connect_with(client, address, ANY_NODE)
         .map_err(|error| Attempt::Unreachable(error.to_string()))?;
-    let connection = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            return Err(match pinned.mismatch.get() {
-                Some(found) => Attempt::Failed(JoinError::WrongAuthority {
-                    address,
-                    expected: hex::encode(token.ca_fingerprint),
-                    found: found.clone(),
-                }),
-                None if error == quinn::ConnectionError::TimedOut => Attempt::Unreachable(no_answer(CONNECT_TIMEOUT)),
-                None => Attempt::Unreachable(format!("does not speak with us ({error})")),
-            });
-        }
-        Err(_) => {
-            return Err(Attempt::Unreachable(format!(
-                "did not answer within {} s",
-                CONNECT_TIMEOUT.as_secs()
-            )));
-        }
+    let error = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => error,
+        Err(_) => return Err(Attempt::Unreachable(no_answer(CONNECT_TIMEOUT))),
     };
-    let bytes =
-        encode(&WireRequest::Join(request.clone())).map_err(|error| Attempt::Failed(malformed(address, error)))?;
-    if bytes.len() > JOIN_BYTES_MAX {
-        return Err(Attempt::Failed(malformed(
+    Err(match pinned.mismatch.get() {
+        Some(found) => Attempt::Failed(JoinError::WrongAuthority {
             address,
-            "the request is too long: too many addresses",
-        )));
-    }
-    let exchange = JoinStream::ask(&connection, Bytes::from(bytes));
-    let reply = match tokio::time::timeout(ANSWER_TIMEOUT, exchange).await {
-        Ok(Ok(Some(reply))) => reply,
-        Ok(Ok(None)) => return Err(Attempt::Unreachable("admits nobody at present".to_owned())),
-        Ok(Err(reason)) => return Err(Attempt::Unreachable(format!("broke off ({reason})"))),
-        Err(_) => {
-            return Err(Attempt::Unreachable(format!(
-                "gave no answer within {} s",
-                ANSWER_TIMEOUT.as_secs()
-            )));
-        }
-    };
-    let refused = |refusal| Attempt::Failed(JoinError::Refused { address, refusal });
-    match decode(&reply).map_err(|error| Attempt::Failed(malformed(address, error)))? {
-        WireReply::Granted(grant) => {
-            JoinGrant::try_from(grant).map_err(|error| Attempt::Failed(malformed(address, error)))
-        }
-        WireReply::Refused(refusal) => Err(refused(refusal)),
-        WireReply::Renewed { .. } => Err(Attempt::Failed(malformed(address, "a renewal instead of an admission"))),
-    }
+            expected: hex::encode(token.ca_fingerprint),
+            found: found.clone(),
+        }),
+        None if error == quinn::ConnectionError::TimedOut => Attempt::Unreachable(no_answer(CONNECT_TIMEOUT)),
+        None => Attempt::Unreachable(format!("does not speak with us ({error})")),
+    })
 }
 
 /// Checks that the grant is for this machine and from the pinned CA.

@@ -121,6 +121,28 @@ pub fn source(datagram: &[u8]) -> Result<MemberIdentity, GossipError> {
     take::<WireHeader>(datagram).map(|header| header.source)
 }
 
+/// All living members, for an exchange of the whole state. Deaths are left out: each side finds out about those itself, and
+/// a member that was cut off would accuse everyone.
+pub fn encode_state<'a>(living: impl Iterator<Item = (&'a MemberIdentity, u16)>) -> Result<Vec<u8>, GossipError> {
+    let all: Vec<WireMember> = living
+        .map(|(identity, incarnation)| WireMember {
+            identity: identity.clone(),
+            incarnation,
+            state: 0,
+        })
+        .collect();
+    Ok(encode(&all)?)
+}
+
+/// The members of a peer's whole state, as living ones whatever it says.
+pub fn decode_state(bytes: &[u8]) -> Result<Vec<Member<MemberIdentity>>, GossipError> {
+    let all: Vec<WireMember> = decode(bytes)?;
+    Ok(all
+        .into_iter()
+        .map(|member| Member::new(member.identity, member.incarnation, State::Alive))
+        .collect())
+}
+
 fn put<T: Encode>(item: &T, mut buffer: impl BufMut) -> Result<(), GossipError> {
     let bytes = encode(item)?;
     let full = GossipError::Full { length: bytes.len() };
@@ -252,6 +274,14 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_state_survives_the_wire() {
+        let (a, b) = (identity("a"), identity("b"));
+        let bytes = encode_state([(&a, 1), (&b, 2)].into_iter()).unwrap();
+        let expected = [Member::new(a, 1, State::Alive), Member::new(b, 2, State::Alive)];
+        assert_eq!(decode_state(&bytes).unwrap(), expected);
+    }
+
+    #[test]
     fn the_largest_header_leaves_room_in_a_datagram_and_a_full_one_is_left_clean() {
         let name = "n".repeat(63);
         let header = Header {
@@ -280,6 +310,7 @@ mod tests {
         fn bytes_from_a_peer_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = source(&bytes);
             let _ = GossipCodec.decode_member(&bytes[..]);
+            let _ = decode_state(&bytes);
         }
     }
 }

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use bytes::Bytes;
+use protocol::transport::{Purpose, Service, Transport};
 use protocol::{NodeName, UnixMillis};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -23,6 +26,9 @@ const DATAGRAMS_WAITING_MAX: usize = 1024;
 const EVENTS_KEPT: usize = 1024;
 /// Between the two steps of leaving, and after them: several gossip rounds.
 const LEAVE_STEP: Duration = Duration::from_millis(250);
+
+/// An exchange of the whole state with a member that lives takes milliseconds.
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How membership is started.
 #[derive(Clone, Debug)]
@@ -54,6 +60,7 @@ impl std::fmt::Debug for Membership {
 }
 
 enum Command {
+    Exchange(NodeName, Bytes, Option<oneshot::Sender<Bytes>>),
     Announce(Vec<(NodeName, SocketAddr)>),
     SetFacts(MemberFacts),
     Leave(oneshot::Sender<()>),
@@ -88,8 +95,15 @@ impl Membership {
         let (commands, from_handles) = mpsc::channel(64);
         let (publish, members) = watch::channel(swim.members());
         let (events, _) = broadcast::channel(EVENTS_KEPT);
+        mesh.serve(
+            Purpose::Membership,
+            Arc::new(Exchange {
+                commands: commands.downgrade(),
+            }),
+        );
         let driver = Driver {
             mesh: mesh.clone(),
+            commands: commands.downgrade(),
             swim,
             started,
             publish,
@@ -148,8 +162,30 @@ impl Membership {
     }
 }
 
+/// Answers a member's whole state with this one's.
+struct Exchange {
+    commands: mpsc::WeakSender<Command>,
+}
+
+#[async_trait]
+impl Service for Exchange {
+    async fn call(&self, from: &NodeName, request: Bytes) -> Bytes {
+        let (reply, when_replied) = oneshot::channel();
+        let Some(commands) = self.commands.upgrade() else {
+            return Bytes::new();
+        };
+        // A driver that has ended answers nothing, and the peer goes on with what it knows.
+        let _ = commands
+            .send(Command::Exchange(from.clone(), request, Some(reply)))
+            .await;
+        when_replied.await.unwrap_or_default()
+    }
+}
+
 struct Driver {
     mesh: Mesh,
+    /// Weak, so that the driver ends when the last handle does.
+    commands: mpsc::WeakSender<Command>,
     swim: Swim,
     started: Instant,
     publish: watch::Sender<Arc<Vec<Member>>>,
@@ -170,6 +206,13 @@ impl Driver {
                     self.swim.receive(self.started.elapsed(), &datagram.from, &datagram.bytes);
                 }
                 command = commands.recv() => match command {
+                    Some(Command::Exchange(from, state, reply)) => {
+                        self.swim.merge(self.started.elapsed(), &from, &state);
+                        if let Some(reply) = reply {
+                            // A peer that no longer waits needs no answer.
+                            let _ = reply.send(self.swim.state().into());
+                        }
+                    }
                     Some(Command::Announce(seeds)) => self.swim.announce(self.started.elapsed(), &seeds),
                     Some(Command::SetFacts(facts)) => self.swim.set_facts(self.started.elapsed(), facts),
                     Some(Command::Leave(done)) => {
@@ -235,6 +278,9 @@ impl Driver {
             }
             self.mesh.send_datagram(&outgoing.to, outgoing.bytes);
         }
+        if let Some(with) = self.swim.take_exchange() {
+            self.exchange(with);
+        }
         let members = self.swim.members();
         let changed = self.publish.send_if_modified(|published| {
             let changed = *published != members;
@@ -250,6 +296,24 @@ impl Driver {
             // No subscriber is no failure.
             let _ = self.events.send(event);
         }
+    }
+
+    /// Sends the whole state to a member, and has its own brought in as a command.
+    fn exchange(&self, with: NodeName) {
+        let (mesh, commands) = (self.mesh.clone(), self.commands.clone());
+        let state = Bytes::from(self.swim.state());
+        tokio::spawn(async move {
+            match mesh.call(&with, Purpose::Membership, state, EXCHANGE_TIMEOUT).await {
+                Ok(theirs) if !theirs.is_empty() => {
+                    if let Some(commands) = commands.upgrade() {
+                        // As above: a driver that has ended needs nothing more.
+                        let _ = commands.send(Command::Exchange(with, theirs, None)).await;
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "the members could not be exchanged"),
+            }
+        });
     }
 
     fn remember(&self) {

@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use foca::{Foca, NoCustomBroadcast, Notification, Runtime, Timer};
 use protocol::{NodeName, UnixMillis};
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
-use super::codec::{GossipCodec, source};
+use super::codec::{GossipCodec, decode_state, encode_state, source};
 use super::identity::{MemberFacts, MemberIdentity};
 use super::timing::timings;
 use super::view::{Known, Member, MemberEvent, View};
@@ -25,6 +25,11 @@ const TICK: Duration = Duration::from_millis(200);
 const CALL_PERIOD: Duration = Duration::from_millis(600);
 /// Addresses called on at a time.
 const CALLS_MAX: usize = 3;
+/// A member exchanges all that it knows with another so often. What a datagram holds of a large cluster is a part, and who
+/// misses a piece of gossip would never hear it again.
+const EXCHANGE_PERIOD: Duration = Duration::from_secs(30);
+/// The first exchange, after the first contact.
+const FIRST_EXCHANGE: Duration = Duration::from_millis(100);
 /// A timer that fires so late means that this process, or its machine, stood still.
 const STALL: Duration = Duration::from_millis(250);
 
@@ -54,11 +59,14 @@ pub struct Swim {
     stalled: Duration,
     next_tick: Duration,
     next_call: Duration,
+    next_exchange: Option<Duration>,
+    exchange: Option<NodeName>,
     sized_for: usize,
     /// Where the next call begins in `known`.
     turn: usize,
     left: bool,
     seed: u64,
+    random: SmallRng,
 }
 
 /// What foca asks for.
@@ -146,10 +154,13 @@ impl Swim {
             stalled: Duration::ZERO,
             next_tick: TICK,
             next_call: Duration::ZERO,
+            next_exchange: None,
+            exchange: None,
             sized_for: 1,
             turn: 0,
             left: false,
             seed,
+            random: SmallRng::seed_from_u64(!seed),
         };
         swim.refresh(Duration::ZERO);
         swim
@@ -178,6 +189,45 @@ impl Swim {
     /// Takes what has changed.
     pub fn take_events(&mut self) -> Vec<MemberEvent> {
         std::mem::take(&mut self.events)
+    }
+
+    /// Takes the member with whom the whole state is to be exchanged now: it is sent `state`, and its own is given to
+    /// `merge`.
+    pub fn take_exchange(&mut self) -> Option<NodeName> {
+        self.exchange.take()
+    }
+
+    /// The living members that this one knows, itself among them.
+    pub fn state(&self) -> Vec<u8> {
+        let own = (self.foca.identity(), 0);
+        let others = self
+            .foca
+            .iter_members()
+            .map(|member| (member.id(), member.incarnation()));
+        // A state that does not encode is one of more members than fit into the largest message.
+        encode_state(std::iter::once(own).chain(others)).unwrap_or_default()
+    }
+
+    /// Takes over the living members that another one knows.
+    pub fn merge(&mut self, elapsed: Duration, from: &NodeName, state: &[u8]) {
+        if self.left {
+            return;
+        }
+        let members = match decode_state(state) {
+            Ok(members) => members,
+            Err(error) => {
+                tracing::debug!(%from, %error, "a malformed state was dropped");
+                return;
+            }
+        };
+        self.effects.now = self.running(elapsed);
+        let own = self.foca.identity().name.clone();
+        let others = members.into_iter().filter(|member| member.id().name != own);
+        if let Err(error) = self.foca.apply_many(others, true, &mut self.effects) {
+            tracing::debug!(%from, %error, "a state was refused");
+        }
+        self.effects.changed = true;
+        self.refresh(elapsed);
     }
 
     /// When `advance` is to be called next, in elapsed time.
@@ -249,6 +299,7 @@ impl Swim {
             if self.foca.num_members() == 0 && running >= self.next_call {
                 self.effects.call_now = true;
             }
+            self.plan_exchange(running);
         }
         self.refresh(elapsed);
     }
@@ -294,6 +345,25 @@ impl Swim {
 
     fn running(&self, elapsed: Duration) -> Duration {
         elapsed.saturating_sub(self.stalled)
+    }
+
+    /// Chooses someone for an exchange when it is time for one.
+    fn plan_exchange(&mut self, running: Duration) {
+        let members = self.foca.num_members();
+        if members == 0 {
+            self.next_exchange = None;
+            return;
+        }
+        let at = *self.next_exchange.get_or_insert(running + FIRST_EXCHANGE);
+        if running >= at {
+            self.next_exchange = Some(running + EXCHANGE_PERIOD);
+            let chosen = self.random.random_range(0..members);
+            self.exchange = self
+                .foca
+                .iter_members()
+                .nth(chosen)
+                .map(|member| member.id().name.clone());
+        }
     }
 
     /// Calls on a few of those who were known, in turn.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use protocol::admin::MemberEntry;
 use protocol::{NodeName, UnixMillis};
 
 use super::identity::{MemberFacts, MemberIdentity};
@@ -54,6 +55,19 @@ pub struct Member {
     pub status: MemberStatus,
     /// Since when it is so.
     pub since: UnixMillis,
+}
+
+impl Member {
+    /// The member as the shell shows it; `role` is `leader`, `voter` or `member`, which consensus knows.
+    pub fn entry(&self, role: &str) -> MemberEntry {
+        MemberEntry {
+            name: self.name.to_string(),
+            state: self.status.as_str().to_owned(),
+            role: role.to_owned(),
+            address: self.address.to_string(),
+            incarnation: self.incarnation,
+        }
+    }
 }
 
 /// What changed.

@@ -152,11 +152,10 @@ pub(crate) struct Inner {
 impl Mesh {
     /// Opens the socket and begins to accept. Nothing is served until `serve` registers it.
     pub fn start(identity: &NodeIdentity, bind: SocketAddr) -> Result<Mesh, MeshError> {
-        let socket = endpoint::bind(bind)?;
-        endpoint::start(identity, socket)
+        endpoint::start(identity, bind_socket(bind)?)
     }
 
-    /// As `start`, over a socket of the caller's: tests lose packets in it.
+    /// As `start`, over a socket that the caller has opened.
     pub fn start_on(identity: &NodeIdentity, socket: Arc<dyn quinn::AsyncUdpSocket>) -> Result<Mesh, MeshError> {
         endpoint::start(identity, socket)
     }
@@ -288,6 +287,12 @@ impl Mesh {
         // Those that do not answer within the second will see their connections time out.
         let _ = tokio::time::timeout(Duration::from_secs(1), self.inner.endpoint.wait_idle()).await;
     }
+}
+
+/// Opens the mesh's socket for `Mesh::start_on`. A joiner calls it before it asks for admission, so that a port that is
+/// taken is noticed while nothing has happened yet. Needs a tokio runtime.
+pub fn bind_socket(address: SocketAddr) -> Result<Arc<dyn quinn::AsyncUdpSocket>, MeshError> {
+    endpoint::bind(address)
 }
 
 /// Random bytes from the system.
