@@ -7,6 +7,7 @@ use crate::node::{Node, NodeReading};
 use crate::pod::{PodKey, PodMatcher, PodSignature, PodTerm};
 use crate::selector::{LabelSelector, Labels};
 use crate::topology::{CounterId, CounterSpec, TermId, TermKind, TermSpec, Topology, TopologyId, matcher_matches};
+use crate::volumes::{VolumeUse, Volumes};
 use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,6 +122,8 @@ pub struct Cluster {
     budgets: BTreeMap<String, Budget>,
     services: BTreeMap<(Sym, String), LabelSelector>,
     controllers: FxHashMap<Sym, LabelSelector>,
+    volumes: Volumes,
+    claim_users: FxHashMap<Sym, u32>,
     topology: Topology,
     image_nodes: FxHashMap<Sym, u32>,
     changes: Vec<NodeId>,
@@ -194,6 +197,31 @@ impl Cluster {
     /// Labels of the namespaces.
     pub fn namespaces(&self) -> &FxHashMap<Sym, Labels> {
         &self.namespaces
+    }
+
+    /// The storage.
+    pub fn volumes(&self) -> &Volumes {
+        &self.volumes
+    }
+
+    pub(crate) fn volumes_mut(&mut self) -> &mut Volumes {
+        &mut self.volumes
+    }
+
+    /// Number of pods on nodes that use a claim.
+    pub fn claim_users(&self, claim: Sym) -> u32 {
+        self.claim_users.get(&claim).copied().unwrap_or(0)
+    }
+
+    fn count_claims(&mut self, signature: &PodSignature, added: bool) {
+        for used in &signature.volumes {
+            let VolumeUse::Claim(claim) = used else { continue };
+            let users = self.claim_users.entry(*claim).or_default();
+            *users = if added { *users + 1 } else { users.saturating_sub(1) };
+            if *users == 0 {
+                self.claim_users.remove(claim);
+            }
+        }
     }
 
     /// The disruption budgets, by `namespace/name`.
@@ -694,6 +722,7 @@ impl Cluster {
             if let Some(node) = placement.node() {
                 let signature = self.signature(id).clone();
                 self.nodes[node.0 as usize].add(id, &signature);
+                self.count_claims(&signature, true);
                 if self.nodes[node.0 as usize].present {
                     self.count_pod(id, node, true);
                 }
@@ -717,6 +746,7 @@ impl Cluster {
             self.count_pod(id, node, false);
         }
         self.nodes[node.0 as usize].remove(id, &signature);
+        self.count_claims(&signature, false);
         self.pod_mut(id).placement = Placement::Pending;
         self.touch(node);
     }
@@ -734,6 +764,7 @@ impl Cluster {
     pub fn resume(&mut self, id: PodId, node: NodeId) {
         let signature = self.signature(id).clone();
         self.nodes[node.0 as usize].add(id, &signature);
+        self.count_claims(&signature, true);
         self.count_pod(id, node, true);
         self.touch(node);
     }

@@ -40,6 +40,28 @@ pub struct Binding {
     /// The pod group with which it must be bound together (`namespace/name`): all of a round's bindings of one group
     /// belong into one proposal.
     pub group: Option<Arc<str>>,
+    /// What must be done, and be done with, before the pod is bound.
+    pub pre_bind: Vec<PreBind>,
+}
+
+/// What must be done before a pod is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PreBind {
+    /// Bind a claim to a volume (set the volume's `claimRef`), and wait until the claim is bound.
+    BindVolume {
+        /// The claim, `namespace/name`.
+        claim: Arc<str>,
+        /// The volume's name.
+        volume: Arc<str>,
+    },
+    /// Have a volume made for a claim (set its annotation `volume.kubernetes.io/selected-node`), and wait until the claim is
+    /// bound.
+    ProvisionVolume {
+        /// The claim, `namespace/name`.
+        claim: Arc<str>,
+        /// The node's name.
+        node: Arc<str>,
+    },
 }
 
 /// Why a pod was not placed, and what was done about it.

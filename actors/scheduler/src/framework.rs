@@ -364,6 +364,12 @@ pub trait Plugin: Send + Sync {
         true
     }
 
+    /// Reserve: a node was chosen for a pod, and the pod is accounted for there. Changes of the state that go with it.
+    fn reserve(&self, _cluster: &mut Cluster, _pod: PodId, _node: NodeId) {}
+
+    /// Unreserve: the pod will not be bound there after all, or is gone.
+    fn unreserve(&self, _cluster: &mut Cluster, _pod: PodId) {}
+
     /// PostFilter: makes room. It may move pods in the state to try things out, and must put them back.
     fn post_filter(&self, _cluster: &mut Cluster, _unplaced: &Unplaced<'_>, _memory: &mut Memory) -> PostFilterOutcome {
         PostFilterOutcome::Skipped

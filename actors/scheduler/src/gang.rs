@@ -117,6 +117,7 @@ impl Scheduler {
         if !whole {
             for tried in tried.iter().filter(|tried| tried.outcome.is_ok()) {
                 self.cluster.lift(tried.pod);
+                self.unreserve(tried.pod);
             }
         }
         for tried in tried {
@@ -149,6 +150,7 @@ impl Scheduler {
         if let Ok(found) = &outcome {
             self.withdraw(pod);
             self.cluster.place(pod, Placement::Assumed(found.node));
+            self.reserve(pod, found.node);
         }
         Tried { pod, profile, outcome }
     }

@@ -39,9 +39,10 @@ pub mod selector;
 #[cfg(test)]
 mod testing;
 pub mod topology;
+pub mod volumes;
 
 pub use config::{EnabledPlugin, Profile, SchedulerConfiguration};
-pub use decision::{Binding, Decision, Preemption, Unschedulable};
+pub use decision::{Binding, Decision, PreBind, Preemption, Unschedulable};
 pub use diagnosis::{Diagnosis, RefusalCount};
 pub use evaluation::{Evaluation, NodeScores};
 pub use pod::PodKey;

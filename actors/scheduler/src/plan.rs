@@ -32,6 +32,8 @@ struct PlanKey {
     signature: PodSignature,
     terms_about: Vec<u64>,
     reads: Vec<Reads>,
+    /// The version of the storage, for pods that use any.
+    storage: u64,
 }
 
 /// What is kept for pods that are decided alike.
@@ -82,7 +84,8 @@ impl Failure {
 pub struct Plans {
     plans: Vec<Option<Box<Plan>>>,
     by_key: FxHashMap<PlanKey, PlanId>,
-    of_class: Vec<Option<(PlanId, u64)>>,
+    /// The plan of each class, and the versions of what it depends on.
+    of_class: Vec<Option<(PlanId, (u64, u64))>>,
     idle: VecDeque<PlanId>,
     indexed: usize,
 }
@@ -94,7 +97,7 @@ impl Plans {
         if self.of_class.len() <= at {
             self.of_class.resize(at + 1, None);
         }
-        let version = cluster.class(class).subject_version;
+        let version = (cluster.class(class).subject_version, storage_version(cluster, class));
         match self.of_class[at] {
             Some((id, known)) if known == version => return id,
             Some(_) => self.release(cluster, class),
@@ -236,7 +239,17 @@ impl Plans {
     }
 }
 
+/// Plans of pods that use storage hold until anything about storage changes.
+fn storage_version(cluster: &Cluster, class: ClassId) -> u64 {
+    if cluster.class(class).signature.volumes.is_empty() {
+        0
+    } else {
+        cluster.volumes().version()
+    }
+}
+
 fn key_of(cluster: &Cluster, profile_at: usize, profile: &Profile, class: ClassId) -> PlanKey {
+    let storage = storage_version(cluster, class);
     let class = cluster.class(class);
     let reads: Vec<Reads> = profile
         .plugins
@@ -257,6 +270,7 @@ fn key_of(cluster: &Cluster, profile_at: usize, profile: &Profile, class: ClassI
         .map(|term| topology.term(*term).serial())
         .collect();
     PlanKey {
+        storage,
         profile: profile_at,
         signature,
         terms_about,

@@ -9,6 +9,7 @@ use crate::resources::{DEFAULT_SCORED_CPU_MILLI, DEFAULT_SCORED_MEMORY_BYTES, Re
 use crate::selector::{
     LabelSelector, Labels, NodeRequirements, NodeSelectorTerm, Operator, Requirement, Toleration, label,
 };
+use crate::volumes::{VolumeUse, read_uses};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::collections::BTreeMap;
@@ -155,6 +156,8 @@ pub struct PodSignature {
     pub spread: Vec<SpreadConstraint>,
     /// Images of the containers, with a tag.
     pub images: Vec<Sym>,
+    /// Volumes that matter for where it may go.
+    pub volumes: Vec<VolumeUse>,
     /// The ReplicaSet, StatefulSet or ReplicationController that owns it (`controller_name`), which matters for default
     /// spreading.
     pub controller: Option<Sym>,
@@ -293,6 +296,7 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
             .map(|constraint| spread_constraint(symbols, &own, constraint))
             .collect(),
         images: images(symbols, spec),
+        volumes: read_uses(symbols, pod, spec),
         controller: pod
             .metadata
             .owner_references

@@ -4,12 +4,13 @@
 
 use crate::cluster::{ClassId, Placement, PodId};
 use crate::cycle::{Cycle, Found, NotFound, Search};
-use crate::decision::{Binding, Decision, Preemption, Unschedulable};
+use crate::decision::{Binding, Decision, PreBind, Preemption, Unschedulable};
 use crate::framework::{PostFilterOutcome, Reasons, Unplaced, Verdict};
 use crate::index::ClassIndex;
 use crate::plan::{Failure, Plan, PlanId};
 use crate::queue::{PluginMask, mask_of};
 use crate::scheduler::{Scheduler, queue_key};
+use crate::volumes::Promise;
 
 /// How long a pod that waits for its victims to go does not look for others. Longer than a round trip to the store;
 /// from then on the victims' deletion timestamps say the same.
@@ -166,6 +167,24 @@ impl Scheduler {
         nodes_to_find(percentage, self.cluster.nodes_present()).unwrap_or(usize::MAX)
     }
 
+    /// What must be done before an assumed pod is bound.
+    fn pre_bind(&self, pod: PodId) -> Vec<PreBind> {
+        let text = |sym| self.cluster.symbols.text(sym).clone();
+        let promises = self.cluster.volumes().promises_to(pod);
+        promises
+            .map(|promise| match promise {
+                Promise::Bind { claim, volume } => PreBind::BindVolume {
+                    claim: text(claim),
+                    volume: text(volume),
+                },
+                Promise::Provision { claim, node } => PreBind::ProvisionVolume {
+                    claim: text(claim),
+                    node: text(node),
+                },
+            })
+            .collect()
+    }
+
     /// The decision to bind an assumed pod.
     pub(crate) fn binding(&self, pod: PodId, found: &Found) -> Decision {
         let record = self.cluster.pod(pod);
@@ -175,6 +194,7 @@ impl Scheduler {
             node: self.cluster.symbols.text(self.cluster.node(found.node).name).clone(),
             score: found.score,
             feasible_nodes: found.feasible,
+            pre_bind: self.pre_bind(pod),
             group: self
                 .cluster
                 .signature(pod)

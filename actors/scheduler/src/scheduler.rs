@@ -2,7 +2,7 @@
 //! the scheduler actor, the simulation and the benchmarks. It must stay pure: the same calls give the same answers, time
 //! and seed come from outside, and nothing is done to the world here.
 
-use crate::cluster::{Budget, ClassId, Cluster, Placement, PodId, PodRecord};
+use crate::cluster::{Budget, ClassId, Cluster, NodeId, Placement, PodId, PodRecord};
 use crate::config::{Profile, SchedulerConfiguration};
 use crate::framework::{ClusterEvent, QueueKey};
 use crate::gang::Groups;
@@ -12,9 +12,11 @@ use crate::plan::Plans;
 use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, controller_name, read_labels, read_pod};
 use crate::queue::{BackOff, Queue, QueueLengths, Stage, mask_of};
 use crate::selector::LabelSelector;
+use crate::volumes::{read_claim, read_class, read_limits, read_volume};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1 as policy;
 use k8s_openapi::api::scheduling::v1beta1 as scheduling;
+use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -212,6 +214,68 @@ impl Scheduler {
         }
     }
 
+    /// A claim was added or changed.
+    pub fn upsert_claim(&mut self, claim: &core::PersistentVolumeClaim) {
+        let (name, claim) = read_claim(&mut self.cluster.symbols, claim);
+        let changed = self.cluster.volumes_mut().set_claim(name, Some(claim));
+        self.storage_changed(changed);
+    }
+
+    /// A claim was removed.
+    pub fn remove_claim(&mut self, namespace: &str, name: &str) {
+        let name = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
+        let changed = self.cluster.volumes_mut().set_claim(name, None);
+        self.storage_changed(changed);
+    }
+
+    /// A volume was added or changed.
+    pub fn upsert_volume(&mut self, volume: &core::PersistentVolume) {
+        let (name, volume) = read_volume(&mut self.cluster.symbols, volume);
+        let changed = self.cluster.volumes_mut().set_volume(name, Some(volume));
+        self.storage_changed(changed);
+    }
+
+    /// A volume was removed.
+    pub fn remove_volume(&mut self, name: &str) {
+        let name = self.cluster.symbols.intern(name);
+        let changed = self.cluster.volumes_mut().set_volume(name, None);
+        self.storage_changed(changed);
+    }
+
+    /// A storage class was added or changed.
+    pub fn upsert_storage_class(&mut self, class: &storage::StorageClass) {
+        let (name, class) = read_class(&mut self.cluster.symbols, class);
+        let changed = self.cluster.volumes_mut().set_class(name, Some(class));
+        self.storage_changed(changed);
+    }
+
+    /// A storage class was removed.
+    pub fn remove_storage_class(&mut self, name: &str) {
+        let name = self.cluster.symbols.intern(name);
+        let changed = self.cluster.volumes_mut().set_class(name, None);
+        self.storage_changed(changed);
+    }
+
+    /// The drivers of a node were added or changed.
+    pub fn upsert_csi_node(&mut self, node: &storage::CSINode) {
+        let (name, limits) = read_limits(&mut self.cluster.symbols, node);
+        let changed = self.cluster.volumes_mut().set_limits(name, limits);
+        self.storage_changed(changed);
+    }
+
+    /// The drivers of a node are gone.
+    pub fn remove_csi_node(&mut self, name: &str) {
+        let name = self.cluster.symbols.intern(name);
+        let changed = self.cluster.volumes_mut().set_limits(name, Vec::new());
+        self.storage_changed(changed);
+    }
+
+    fn storage_changed(&mut self, changed: bool) {
+        if changed {
+            self.wake(&ClusterEvent::VolumesChanged);
+        }
+    }
+
     /// A pod group was added or changed: the pods of a gang wait until enough of them are there, and are placed together.
     pub fn upsert_group(&mut self, group: &scheduling::PodGroup) {
         let namespace = group.metadata.namespace.as_deref().unwrap_or("default");
@@ -304,6 +368,7 @@ impl Scheduler {
             return;
         }
         self.cluster.lift(id);
+        self.unreserve(id);
         self.queue.back_off(id, self.now_ms);
         let signature = self.cluster.signature(id).clone();
         self.wake(&ClusterEvent::PodLifted(&signature));
@@ -426,9 +491,30 @@ impl Scheduler {
         self.cluster.place(id, placement);
         self.queue.remove(id);
         self.withdraw(id);
+        if let Placement::Assumed(node) = placement {
+            self.reserve(id, node);
+        }
         if moved {
             let signature = self.cluster.signature(id).clone();
             self.wake(&ClusterEvent::PodPlaced(&signature));
+        }
+    }
+
+    /// Tells the plugins that a node was chosen for a pod.
+    pub(crate) fn reserve(&mut self, id: PodId, node: NodeId) {
+        let profile = self.profile_of(self.cluster.signature(id)).unwrap_or(0);
+        for enabled in &self.configuration.profiles[profile].plugins {
+            enabled.plugin.reserve(&mut self.cluster, id, node);
+        }
+    }
+
+    /// Tells the plugins that what they reserved is no longer needed.
+    pub(crate) fn unreserve(&mut self, id: PodId) {
+        let Some(profile) = self.profile_of(self.cluster.signature(id)) else {
+            return;
+        };
+        for enabled in &self.configuration.profiles[profile].plugins {
+            enabled.plugin.unreserve(&mut self.cluster, id);
         }
     }
 
@@ -450,6 +536,7 @@ impl Scheduler {
         self.queue.remove(id);
         self.cluster.nominate(id, None);
         self.cluster.lift(id);
+        self.unreserve(id);
         self.cluster.delete_pod(id);
         if placed {
             self.wake(&ClusterEvent::PodLifted(&signature));

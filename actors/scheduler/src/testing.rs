@@ -92,6 +92,22 @@ impl Bench {
         self.scheduler.upsert_pod(&pod.pod());
     }
 
+    /// Adds a volume.
+    pub fn volume(&mut self, name: &str, over: Value) {
+        let object = Object(json!({"metadata": {"name": name}})).merge(over).0;
+        self.scheduler
+            .upsert_volume(&serde_json::from_value(object).expect("the test's volume is well-formed"));
+    }
+
+    /// Adds a claim.
+    pub fn claim(&mut self, name: &str, over: Value) {
+        let object = Object(json!({"metadata": {"name": name, "namespace": "default"}}))
+            .merge(over)
+            .0;
+        self.scheduler
+            .upsert_claim(&serde_json::from_value(object).expect("the test's claim is well-formed"));
+    }
+
     /// Removes a pod.
     pub fn remove_pod(&mut self, name: &str) {
         self.scheduler.remove_pod(&PodKey::new("default", name));

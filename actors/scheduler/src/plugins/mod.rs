@@ -10,10 +10,14 @@ pub mod node_ports;
 pub mod node_resources_balanced_allocation;
 pub mod node_resources_fit;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod priority_sort;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 use crate::config::EnabledPlugin;
 use crate::framework::Plugin;
@@ -36,6 +40,10 @@ pub fn default_plugins() -> Vec<EnabledPlugin> {
         enabled(node_affinity::NodeAffinity, 2),
         enabled(node_ports::NodePorts, 0),
         enabled(node_resources_fit::NodeResourcesFit::default(), 1),
+        enabled(volume_restrictions::VolumeRestrictions, 0),
+        enabled(node_volume_limits::NodeVolumeLimits, 0),
+        enabled(volume_binding::VolumeBinding, 0),
+        enabled(volume_zone::VolumeZone, 0),
         enabled(pod_topology_spread::PodTopologySpread::default(), 2),
         enabled(inter_pod_affinity::InterPodAffinity::default(), 2),
         enabled(default_preemption::DefaultPreemption::default(), 0),
