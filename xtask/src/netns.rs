@@ -17,9 +17,10 @@ pub const NETWORK: &str = "act-up";
 /// How many nodes the cluster has.
 pub const NODES: u8 = 3;
 /// The host's address in the network.
-pub const HOST_ADDRESS: &str = "10.99.0.254";
-/// The network's range.
-const RANGE: &str = "10.99.0.0/24";
+pub const HOST_ADDRESS: &str = "10.77.0.254";
+/// The network's range. It lies outside of the ranges that a cluster gives to pods (10.244.0.0/16) and Services
+/// (10.96.0.0/12) unless told otherwise: nodes refuse traffic to addresses of Services that do not exist.
+const RANGE: &str = "10.77.0.0/24";
 
 /// The name of a node's namespace. Nodes are counted from 1.
 pub fn namespace(node: u8) -> String {
@@ -28,7 +29,7 @@ pub fn namespace(node: u8) -> String {
 
 /// A node's address.
 pub fn address(node: u8) -> String {
-    format!("10.99.0.{node}")
+    format!("10.77.0.{node}")
 }
 
 fn switch() -> String {
@@ -47,7 +48,7 @@ fn handle(namespace: &str) -> PathBuf {
 
 /// Creates the namespaces and links. Refuses when the range is in use on this machine.
 pub fn create() -> Result<()> {
-    let routes = ip("-o route show root 10.99.0.0/24")?;
+    let routes = ip(&format!("-o route show root {RANGE}"))?;
     if !routes.trim().is_empty() {
         bail!(
             "{RANGE} is in use on this machine ({}): free it, or stop what uses it",
@@ -173,12 +174,27 @@ mod tests {
         let plan = plan();
         for node in 1..=NODES {
             assert!(plan.contains(&format!("-n act-up-sw link set p{node} master sw up")));
-            assert!(plan.contains(&format!("-n act-up-{node} addr add 10.99.0.{node}/24 dev eth0")));
+            assert!(plan.contains(&format!("-n act-up-{node} addr add 10.77.0.{node}/24 dev eth0")));
         }
         assert!(
             plan.iter().all(|line| line.contains(NETWORK)),
             "no command touches what is not ours"
         );
+    }
+
+    #[test]
+    fn no_address_is_one_of_a_pod_or_a_service() {
+        let first_two = |address: &str| {
+            let parts: Vec<u8> = address.split('.').map(|part| part.parse().unwrap()).collect();
+            (parts[0], parts[1])
+        };
+        for address in (1..=NODES).map(address).chain([HOST_ADDRESS.to_owned()]) {
+            let (first, second) = first_two(&address);
+            assert!(
+                first == 10 && second != 244 && !(96..112).contains(&second),
+                "{address}"
+            );
+        }
     }
 
     #[test]
