@@ -97,12 +97,13 @@ pub(crate) fn create_decoded(
     }
     fill_metadata(kind, object_mut(&mut object, "metadata"), ctx);
     (kind.default)(&mut object);
-    if kind.has(Subresource::Status) {
+    if kind.has(Subresource::Status) && !kind.created_with_status {
         remove(&mut object, "status");
     }
     (kind.prepare_create)(&mut object);
     let mut causes = Causes::default();
     meta::validate(kind, object.at(&["metadata"]), &mut causes);
+    (kind.validate_create)(&object, &mut causes);
     (kind.validate)(&object, &mut causes);
     refuse(kind, &object, causes)?;
     managed::record_update(kind, None, None, &mut object, ctx);

@@ -474,3 +474,62 @@ fn every_kind_offers_its_selectable_fields() {
     assert_eq!(pods().resource().as_str(), "pods");
     assert_eq!(deployments().resource().as_str(), "deployments.apps");
 }
+
+#[test]
+fn a_node_registers_with_its_status_and_other_kinds_do_not() {
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"},
+        "status": {"capacity": {"cpu": "4", "memory": "16384Mi"}},
+    });
+    let object = create(kind("v1", "Node"), node).unwrap();
+    assert_eq!(object["status"]["allocatable"], json!({"cpu": "4", "memory": "16Gi"}));
+    assert_eq!(object["metadata"].get("namespace"), None);
+    let deployment = create(deployments(), with(deployment(), "/status", json!({"replicas": 9}))).unwrap();
+    assert_eq!(deployment.get("status"), None);
+}
+
+#[test]
+fn contradictory_security_and_early_ephemeral_containers_are_refused() {
+    let context = json!({"privileged": true, "allowPrivilegeEscalation": false, "runAsUser": -1});
+    let status = create(pods(), with(pod(), "/spec/containers/0/securityContext", context)).unwrap_err();
+    assert!(
+        status
+            .message
+            .contains("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"),
+        "{status}"
+    );
+    assert!(
+        status
+            .message
+            .contains("runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"),
+        "{status}"
+    );
+    let early = json!([{"name": "debug", "image": "x"}]);
+    let status = create(pods(), with(pod(), "/spec/ephemeralContainers", early)).unwrap_err();
+    assert!(
+        status
+            .message
+            .contains("spec.ephemeralContainers: Forbidden: cannot be set on create"),
+        "{status}"
+    );
+}
+
+#[test]
+fn the_least_object_of_every_kind_is_accepted() {
+    for kind in api::kinds::kinds() {
+        let mut object = json!({"metadata": {"name": "a"}});
+        match kind.kind {
+            "Pod" => object["spec"] = pod()["spec"].clone(),
+            "Deployment" | "ReplicaSet" => {
+                object["spec"] = deployment()["spec"].clone();
+            }
+            "Service" => object["spec"] = json!({"ports": [{"port": 1}]}),
+            "EndpointSlice" => object = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": []}),
+            "Event" => object["involvedObject"] = json!({"namespace": "default"}),
+            _ => {}
+        }
+        let created = create(kind, object).unwrap_or_else(|status| panic!("{kind:?}: {status}"));
+        assert_eq!(created["kind"], kind.kind);
+        kind.draft(&created).unwrap();
+    }
+}

@@ -112,7 +112,42 @@ fn validate(container: &Value, path: &Path<'_>, surroundings: &Surroundings<'_>,
     environment(container, path, causes);
     volume::mounts(container, path, &surroundings.volumes, causes);
     probe::validate(container, path, causes);
+    security_context(
+        container.at(&["securityContext"]),
+        &path.field("securityContext"),
+        causes,
+    );
     resources(container.at(&["resources"]), &path.field("resources"), causes);
+}
+
+fn security_context(context: &Value, path: &Path<'_>, causes: &mut Causes) {
+    user_ids(context, path, &["runAsUser", "runAsGroup"], causes);
+    if context.at(&["allowPrivilegeEscalation"]) == &Value::Bool(false) {
+        let raised = context
+            .at(&["capabilities"])
+            .items("add")
+            .iter()
+            .any(|name| name.as_str() == Some("CAP_SYS_ADMIN"));
+        for (given, what) in [
+            (context.flag("privileged"), "`privileged` to true"),
+            (raised, "`capabilities.Add` CAP_SYS_ADMIN"),
+        ] {
+            if given {
+                let text = format!("cannot set `allowPrivilegeEscalation` to false and {what}");
+                causes.invalid(*path, context.clone(), text);
+            }
+        }
+    }
+}
+
+/// Ids of users and groups are positive numbers of 32 bits.
+pub fn user_ids(context: &Value, path: &Path<'_>, names: &[&str], causes: &mut Causes) {
+    for name in names {
+        if let Some(id) = context.int(name).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
+            let text = format!("must be between 0 and {}, inclusive", i32::MAX);
+            causes.invalid(path.field(name), id, text);
+        }
+    }
 }
 
 /// A field that is empty or one of these.

@@ -146,6 +146,10 @@ pub struct Kind {
     pub prepare_create: fn(&mut Value),
     /// Last touches before a changed object (old, new) is validated: fields that this path may not change.
     pub prepare_update: fn(&Value, &mut Value),
+    /// Whether a new object may bring its status along, although the status has its own path: a node registers so.
+    pub created_with_status: bool,
+    /// Finds what a new object may not have yet.
+    pub validate_create: fn(&Value, &mut Causes),
     /// Finds what is wrong with a complete object, metadata aside.
     pub validate: fn(&Value, &mut Causes),
     /// Finds what is wrong with a change (old, new).
@@ -190,6 +194,8 @@ const STORED: Kind = Kind {
     default: |_| {},
     prepare_create: |_| {},
     prepare_update: |_, _| {},
+    created_with_status: false,
+    validate_create: |_, _| {},
     validate: |_, _| {},
     validate_update: |_, _, _| {},
     columns: &[Column::NAME, Column::CREATED],

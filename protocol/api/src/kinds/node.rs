@@ -31,6 +31,7 @@ pub const KIND: Kind = Kind {
         }
         object_mut(object, "spec");
     },
+    created_with_status: true,
     validate,
     validate_update: |old, new, causes| {
         let root = Path::Root;

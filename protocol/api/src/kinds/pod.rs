@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Generation, Kind, STORED, Subresource, boolean_field, field_value, pod_defaults, pod_print, pod_spec, pod_update,
 };
-use crate::access::{Access, object_mut, remove};
+use crate::access::{Access, object_mut};
 use crate::cause::Path;
 
 pub const KIND: Kind = Kind {
@@ -45,13 +45,16 @@ pub const KIND: Kind = Kind {
             object_mut(new, "status")["qosClass"] = class.clone();
         }
     },
-    validate: |object, causes| {
-        let root = Path::Root;
-        let path = root.field("spec");
-        pod_spec::validate(object.at(&["spec"]), &path, causes);
-        if !object.at(&["spec"]).items("ephemeralContainers").is_empty() && !object.at(&["metadata"]).has("uid") {
+    validate_create: |object, causes| {
+        if !object.at(&["spec"]).items("ephemeralContainers").is_empty() {
+            let root = Path::Root;
+            let path = root.field("spec");
             causes.forbidden(path.field("ephemeralContainers"), "cannot be set on create");
         }
+    },
+    validate: |object, causes| {
+        let root = Path::Root;
+        pod_spec::validate(object.at(&["spec"]), &root.field("spec"), causes);
     },
     validate_update: pod_update::validate,
     columns: pod_print::COLUMNS,
@@ -66,10 +69,6 @@ pub const KIND: Kind = Kind {
 fn prepare_create(object: &mut Value) {
     let class = quality_of_service(object.at(&["spec"]));
     object["status"] = json!({"phase": "Pending", "qosClass": class});
-    // Only an existing pod gets ephemeral containers, through their own subresource.
-    if object.at(&["spec"]).items("ephemeralContainers").is_empty() {
-        remove(&mut object["spec"], "ephemeralContainers");
-    }
 }
 
 /// `Guaranteed` when every container limits both cpu and memory and requests just that, `BestEffort` when none says

@@ -34,7 +34,13 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     }
     names(spec, path, causes);
     host_aliases(spec, path, causes);
-    security_context(spec.at(&["securityContext"]), &path.field("securityContext"), causes);
+    let context = spec.at(&["securityContext"]);
+    container::user_ids(
+        context,
+        &path.field("securityContext"),
+        &["runAsUser", "runAsGroup", "fsGroup"],
+        causes,
+    );
     only_known(
         spec,
         path,
@@ -108,15 +114,6 @@ fn host_aliases(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
             for problem in rules::dns_subdomain(name) {
                 causes.invalid(at.field("hostnames"), name, problem);
             }
-        }
-    }
-}
-
-fn security_context(context: &Value, path: &Path<'_>, causes: &mut Causes) {
-    for name in ["runAsUser", "runAsGroup", "fsGroup"] {
-        if let Some(id) = context.int(name).filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
-            let text = format!("must be between 0 and {}, inclusive", i32::MAX);
-            causes.invalid(path.field(name), id, text);
         }
     }
 }

@@ -23,7 +23,7 @@ pub fn validate(old: &Value, new: &Value, causes: &mut Causes) {
     }
     for list in CONTAINER_LISTS {
         let (was, is) = (before.items(list).len(), after.items(list).len());
-        if was != is && list != "ephemeralContainers" {
+        if was != is {
             causes.forbidden(path.field(list), "pod updates may not add or remove containers");
             return;
         }
@@ -97,12 +97,7 @@ fn fixed(spec: &Value) -> Value {
             remove(container, "image");
         }
     }
-    for name in [
-        "activeDeadlineSeconds",
-        "tolerations",
-        "schedulingGates",
-        "ephemeralContainers",
-    ] {
+    for name in ["activeDeadlineSeconds", "tolerations", "schedulingGates"] {
         remove(&mut spec, name);
     }
     spec
