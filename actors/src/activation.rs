@@ -12,7 +12,7 @@ use protocol::{Cause, Draft, Key, Object, Revision, UnixMillis};
 use rand::rngs::SmallRng;
 
 use crate::compose::{self, ComposeError};
-use crate::effects::{Effects, Intent, Note, TimerRequest};
+use crate::effects::{Effects, Intent, Note, Regarding, Severity, TimerRequest};
 use crate::kind::{Event, Liveness, ObjectKind, ObserveError, Slot};
 
 /// The first wait after a failed write, in milliseconds; it doubles.
@@ -33,6 +33,7 @@ pub struct Activation {
     failures: u32,
     decisions: u64,
     exists: bool,
+    uid: String,
 }
 
 /// What a decision became: proposals, and what has to be done when they are answered.
@@ -87,6 +88,7 @@ impl Activation {
             failures: 0,
             decisions: 0,
             exists: true,
+            uid: String::new(),
         }
     }
 
@@ -108,6 +110,29 @@ impl Activation {
     /// Whether its object existed when it was last heard of.
     pub fn subject_exists(&self) -> bool {
         self.exists
+    }
+
+    /// What set its first activation in motion.
+    pub fn set_cause(&mut self, cause: Cause) {
+        self.cause = cause;
+    }
+
+    /// What is said about a decided object that is invalid.
+    pub fn invalid_note(&self, error: &ComposeError) -> Option<Note> {
+        let kind = api::kinds::find_by_resource(&self.slot.key.resource)?;
+        Some(Note {
+            regarding: Regarding {
+                api_version: kind.api_version(),
+                kind: kind.kind.to_owned(),
+                namespace: self.slot.key.namespace.to_string(),
+                name: self.slot.key.name.to_string(),
+                uid: self.uid.clone(),
+            },
+            severity: Severity::Warning,
+            reason: "FailedCreate",
+            message: format!("Error creating: {error}"),
+            component: "actorium-control-plane",
+        })
     }
 
     /// How often it decided.
@@ -132,6 +157,9 @@ impl Activation {
         // The own object first: the others are read in its light.
         let (first, rest): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(key, _)| *key == own);
         self.exists = first.iter().any(|(_, object)| object.is_some());
+        if let Some((_, Some(own))) = first.first() {
+            self.uid = own.header.uid.to_string();
+        }
         for (key, object) in first.into_iter().chain(rest) {
             if let Some(object) = &object {
                 self.seen.insert(key.clone(), object.header.revision);

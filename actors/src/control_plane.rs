@@ -8,13 +8,15 @@ use std::time::Duration;
 use protocol::store::ObjectStore;
 use ractor::{Actor, ActorRef};
 use supervision::{
-    ActorPath, ChildSpec, Clock, Registration, Registry, RestartPolicy, RestartRule, Supervisor, SupervisorArguments,
-    SupervisorMessage,
+    ActorPath, ChildSpec, Clock, Decision, Exit, Registration, Registry, RestartPolicy, RestartRule, RestartState,
+    RunState, Supervisor, SupervisorArguments, SupervisorMessage,
 };
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::addresses::{AddressError, Ipv4Range};
 use crate::defaults::{Defaults, DefaultsArguments};
+use crate::expiry::{EventExpiry, ExpiryArguments};
 use crate::kinds::KindSettings;
 use crate::membership::Membership;
 use crate::node::NodeSettings;
@@ -81,9 +83,8 @@ pub enum ControlPlaneError {
 /// A running control plane. Dropping it stops it without waiting.
 pub struct ControlPlane {
     registry: Registry,
-    root: ActorRef<SupervisorMessage>,
-    task: JoinHandle<()>,
-    _registration: Registration,
+    stopping: watch::Sender<bool>,
+    keeper: JoinHandle<()>,
 }
 
 impl ControlPlane {
@@ -107,18 +108,13 @@ impl ControlPlane {
         }
         let settings =
             Arc::new(KindSettings { cluster_cidr, node_prefix: config.node_prefix, node: config.node.clone() });
-        let parts = Parts { config, store, membership, clock: Arc::clone(&clock), seed, settings, service_cidr, door: SchedulerDoor::default() };
-        let path = ActorPath::root().child("cluster");
-        let registration = registry.register(path.clone(), "control-plane");
-        let children = vec![
-            parts.scheduler(path.child("scheduler")),
-            parts.defaults(path.child("defaults")),
-            parts.router(path.child("router"), registry.clone()),
-        ];
-        let arguments = SupervisorArguments { registry: registry.clone(), clock, children };
-        let (root, task) = Actor::spawn(None, Supervisor, arguments).await?;
-        registration.running(root.get_cell(), Arc::new(root.clone()));
-        Ok(ControlPlane { registry, root, task, _registration: registration })
+        let door = SchedulerDoor::default();
+        let parts = Parts { config, store, membership, clock, seed, settings, service_cidr, door };
+        let registration = registry.register(path(), "control-plane");
+        let first = start_root(&parts, &registry, &registration, 0).await?;
+        let (stopping, stop) = watch::channel(false);
+        let keeper = tokio::spawn(keep(parts, registry.clone(), registration, first, stop));
+        Ok(ControlPlane { registry, stopping, keeper })
     }
 
     /// The registry in which its actors are.
@@ -128,16 +124,87 @@ impl ControlPlane {
 
     /// Stops every actor and waits for their end, at most five seconds.
     pub async fn stop(mut self) {
-        self.root.stop(Some("the control plane was stopped".to_owned()));
-        if tokio::time::timeout(STOP_DEADLINE, &mut self.task).await.is_err() {
-            self.root.kill();
+        let _ = self.stopping.send(true);
+        if tokio::time::timeout(STOP_DEADLINE, &mut self.keeper).await.is_err() {
+            self.keeper.abort();
         }
     }
 }
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        self.root.stop(None);
+        let _ = self.stopping.send(true);
+    }
+}
+
+fn path() -> ActorPath {
+    ActorPath::root().child("cluster")
+}
+
+type Root = (ActorRef<SupervisorMessage>, JoinHandle<()>);
+
+async fn start_root(
+    parts: &Parts,
+    registry: &Registry,
+    registration: &Registration,
+    restarts: u64,
+) -> Result<Root, ractor::SpawnErr> {
+    let children = vec![
+        parts.scheduler(path().child("scheduler"), restarts),
+        parts.defaults(path().child("defaults"), restarts),
+        parts.expiry(path().child("event-expiry"), restarts),
+        parts.router(path().child("router"), registry.clone(), restarts),
+    ];
+    let arguments = SupervisorArguments { registry: registry.clone(), clock: Arc::clone(&parts.clock), children };
+    let (root, task) = Actor::spawn(None, Supervisor, arguments).await?;
+    registration.ended(RunState::Running, restarts);
+    registration.running(root.get_cell(), Arc::new(root.clone()));
+    Ok((root, task))
+}
+
+/// Comes to an end when the control plane is stopped or dropped.
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // An error means that the control plane was dropped.
+    let _ = stop.wait_for(|stopping| *stopping).await;
+}
+
+/// The root has no supervisor: this task starts it again when it ends, until the control plane is stopped.
+async fn keep(
+    parts: Parts,
+    registry: Registry,
+    registration: Registration,
+    first: Root,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut running = Some(first);
+    let mut restarts = RestartState::default();
+    loop {
+        if let Some((root, mut task)) = running.take() {
+            tokio::select! {
+                () = told_to_stop(&mut stop) => {
+                    root.stop(Some("the control plane was stopped".to_owned()));
+                    if tokio::time::timeout(STOP_DEADLINE, &mut task).await.is_err() {
+                        root.kill();
+                    }
+                    return;
+                }
+                _ = &mut task => {}
+            }
+        }
+        let wait_ms = match restarts.ended(&Parts::policy(), Exit::Failed, parts.clock.now()) {
+            Decision::RestartAfter { wait_ms } => wait_ms,
+            Decision::Restart | Decision::Stop | Decision::Escalate => 0,
+        };
+        registration.ended(RunState::BackingOff, restarts.restarts());
+        tokio::select! {
+            () = told_to_stop(&mut stop) => return,
+            () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+        }
+        restarts.started(parts.clock.now());
+        match start_root(&parts, &registry, &registration, restarts.restarts()).await {
+            Ok(root) => running = Some(root),
+            Err(error) => tracing::error!(%error, "the control plane's supervisor did not start; it is tried again"),
+        }
     }
 }
 
@@ -159,18 +226,26 @@ impl Parts {
     }
 
     /// A seed of its own for each actor and each of its starts, so that no two draw the same names.
-    fn seed_for(seed: u64, actor: u64, restarts: u64) -> u64 {
-        seed.wrapping_add(actor.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_add(restarts.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+    fn seed_for(seed: u64, actor: u64, life: u64, restarts: u64) -> u64 {
+        [actor, life, restarts].iter().fold(seed, |seed, part| (seed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
     }
 
-    fn scheduler(&self, path: ActorPath) -> ChildSpec {
+    fn expiry(&self, path: ActorPath, _: u64) -> ChildSpec {
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        ChildSpec::actor(path, "event-expiry", Self::policy(), move |context| {
+            let (store, clock, view) = (Arc::clone(&store), Arc::clone(&clock), context.view.clone());
+            (EventExpiry, ExpiryArguments { store, clock, view })
+        })
+    }
+
+    fn scheduler(&self, path: ActorPath, life: u64) -> ChildSpec {
         let (store, clock, seed) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.seed);
         let (door, scheduled_events) = (self.door.clone(), self.config.scheduled_events);
         ChildSpec::actor(path, "scheduler", Self::policy(), move |context| {
             let arguments = SchedulerArguments {
                 store: Arc::clone(&store),
                 clock: Arc::clone(&clock),
-                seed: Self::seed_for(seed, 1, context.restarts),
+                seed: Self::seed_for(seed, 1, life, context.restarts),
                 view: context.view.clone(),
                 door: door.clone(),
                 scheduled_events,
@@ -179,7 +254,7 @@ impl Parts {
         })
     }
 
-    fn defaults(&self, path: ActorPath) -> ChildSpec {
+    fn defaults(&self, path: ActorPath, life: u64) -> ChildSpec {
         let (store, membership) = (Arc::clone(&self.store), Arc::clone(&self.membership));
         let (clock, seed, service_cidr) = (Arc::clone(&self.clock), self.seed, self.service_cidr);
         ChildSpec::actor(path, "defaults", Self::policy(), move |context| {
@@ -187,7 +262,7 @@ impl Parts {
                 store: Arc::clone(&store),
                 membership: Arc::clone(&membership),
                 clock: Arc::clone(&clock),
-                seed: Self::seed_for(seed, 2, context.restarts),
+                seed: Self::seed_for(seed, 2, life, context.restarts),
                 service_cidr,
                 view: context.view.clone(),
             };
@@ -195,7 +270,7 @@ impl Parts {
         })
     }
 
-    fn router(&self, path: ActorPath, registry: Registry) -> ChildSpec {
+    fn router(&self, path: ActorPath, registry: Registry, life: u64) -> ChildSpec {
         let (store, membership) = (Arc::clone(&self.store), Arc::clone(&self.membership));
         let (clock, seed, settings) = (Arc::clone(&self.clock), self.seed, Arc::clone(&self.settings));
         let (door, idle_after) = (self.door.clone(), self.config.idle_after);
@@ -205,7 +280,7 @@ impl Parts {
                 membership: Arc::clone(&membership),
                 settings: Arc::clone(&settings),
                 clock: Arc::clone(&clock),
-                seed: Self::seed_for(seed, 3, context.restarts),
+                seed: Self::seed_for(seed, 3, life, context.restarts),
                 registry: registry.clone(),
                 view: context.view.clone(),
                 scheduler: door.clone(),

@@ -14,6 +14,7 @@ pub mod control_plane;
 pub mod defaults;
 pub mod deployment;
 pub mod effects;
+pub mod expiry;
 pub mod kind;
 pub mod kinds;
 pub mod membership;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use protocol::store::{ListRequest, ObjectStore, ReadError, StoreEvent};
-use protocol::{Key, Object, Resource, Revision};
+use protocol::{Cause, Key, Object, Resource, Revision};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -83,6 +83,7 @@ pub(crate) struct ObjectArguments {
     pub related: Vec<Key>,
     pub related_at: Revision,
     pub liveness: Option<Liveness>,
+    pub cause: Cause,
     pub idle_after: Duration,
 }
 
@@ -136,8 +137,10 @@ impl Actor for ObjectActor {
         if let Some(liveness) = arguments.liveness {
             myself.send_message(ObjectMessage::Liveness(liveness))?;
         }
+        let mut activation = Activation::new(arguments.slot, kind);
+        activation.set_cause(arguments.cause);
         Ok(ObjectState {
-            activation: Activation::new(arguments.slot, kind),
+            activation,
             settings: arguments.settings,
             store: arguments.store,
             router: arguments.router,
@@ -303,6 +306,8 @@ impl ObjectState {
                 }
             }
             let next = self.activation.settle(&mut plan, answers)?;
+            let invalid = plan.invalid.as_ref().and_then(|error| self.activation.invalid_note(error));
+            plan.notes.extend(invalid);
             if !plan.notes.is_empty() {
                 let (cause, now) = (self.activation.cause(), self.clock.now());
                 recorder::record(self.store.as_ref(), &plan.notes, cause, now, &mut self.rng).await;

@@ -302,6 +302,12 @@ async fn any_actor_can_be_killed_and_only_it_restarts() {
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(8)).await;
     world.deployment_is_complete("web", 8).await;
     assert_eq!(restarts("/cluster/router"), 1);
+
+    // The root has no supervisor above it and comes back all the same.
+    world.registry.serve(AdminRequest::Kill { path: "/cluster".into() }).await.unwrap();
+    world.edit(&web(), |d| d["spec"]["replicas"] = json!(2)).await;
+    world.deployment_is_complete("web", 2).await;
+    assert_eq!(restarts("/cluster"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -384,6 +390,48 @@ async fn a_pod_that_fits_nowhere_says_why_and_runs_when_there_is_room() {
         .await;
     world.add_node("n2").await;
     world.deployment_is_complete("web", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_with_another_selector_has_other_endpoints() {
+    let world = World::with_nodes(&["n1"]).await;
+    for name in ["web", "api"] {
+        world.create("deployments.apps", "default", deployment(name, 2, "web:1")).await;
+        world.deployment_is_complete(name, 2).await;
+    }
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front", "namespace": "default"},
+        "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 80, "protocol": "TCP"}]}});
+    let service = world.create("services", "default", service).await;
+    let targets = async |world: &World| -> Vec<String> {
+        let slices = world.list("endpointslices.discovery.k8s.io").await;
+        let mine = slices.iter().filter(|(_, s)| s["metadata"]["labels"]["kubernetes.io/service-name"] == "front");
+        let endpoints = mine.flat_map(|(_, slice)| slice["endpoints"].as_array().cloned().unwrap_or_default());
+        endpoints.map(|endpoint| endpoint["targetRef"]["name"].as_str().unwrap()[..3].to_owned()).collect()
+    };
+    world.until("it has the pods of web", async |w: &World| targets(w).await == ["web", "web"]).await;
+    world.edit(&service, |service| service["spec"]["selector"] = json!({"app": "api"})).await;
+    world.until("it has the pods of api", async |w: &World| targets(w).await == ["api", "api"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_that_cannot_make_pods_is_reported() {
+    let world = World::with_nodes(&["n1"]).await;
+    let uid = "11111111-1111-4111-8111-111111111111";
+    let set = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet",
+        "metadata": {"name": "bad", "namespace": "default", "uid": uid, "generation": 1},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "bad"}},
+            "template": {"metadata": {"labels": {"app": "bad"}}, "spec": {"containers": []}}}});
+    let draft = protocol::Draft::encode(&set, vec![]).unwrap();
+    let key = Key::new("replicasets.apps", "default", "bad");
+    let write = Write::Put { key, precondition: Precondition::Absent, draft };
+    world.store.propose(Proposal::one(protocol::Cause(1), write)).await.unwrap();
+    world
+        .until("an event says why", async |world: &World| {
+            world.list("events").await.iter().any(|(_, event)| {
+                event["reason"] == "FailedCreate" && event["message"].as_str().unwrap().contains("spec.containers")
+            })
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

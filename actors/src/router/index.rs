@@ -458,3 +458,7 @@ fn has_no_execute(object: &Object) -> bool {
     let node = object.parse::<crate::reading::Node>().unwrap_or_default();
     node.spec.taints.iter().any(|taint| taint.effect == "NoExecute")
 }
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

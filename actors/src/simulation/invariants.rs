@@ -21,7 +21,7 @@ pub struct Observed {
 impl Observed {
     /// Takes note of a write. Returns what it violates.
     pub fn apply(&mut self, event: &StoreEvent) -> Vec<String> {
-        let before = match event.change {
+        match event.change {
             Change::Deleted => self.objects.remove(&event.key),
             _ => self.objects.insert(event.key.clone(), Arc::clone(&event.object)),
         };
@@ -32,13 +32,11 @@ impl Observed {
                 if event.change == Change::Created {
                     self.check_creation(event, &mut violations);
                 }
-                let lost_ready = before.as_ref().is_some_and(|pod| counts_as_available(pod))
-                    && !self.objects.get(&event.key).is_some_and(|pod| counts_as_available(pod));
-                if lost_ready {
-                    self.check_availability(event, &mut violations);
-                }
             }
-            "replicasets.apps" => self.check_surge(event, &mut violations),
+            "replicasets.apps" => {
+                self.check_surge(event, &mut violations);
+                self.check_availability(event, &mut violations);
+            }
             "nodes" => self.check_ranges(&mut violations),
             _ => {}
         }
@@ -95,33 +93,35 @@ impl Observed {
         }
     }
 
-    /// A pod that was available and is taken away leaves enough, unless its machine was lost or a person did it.
+    /// A rollout takes wanted pods from a ReplicaSet only as far as enough available ones stay wanted. What machines and
+    /// people take away meanwhile is not the rollout's doing: without them, this is exact.
     fn check_availability(&self, event: &StoreEvent, violations: &mut Vec<String>) {
-        // Only what a ReplicaSet marks counts: evictions, and pods marked not ready with their machine, do not.
-        let value = event.object.value().unwrap_or_default();
-        if !event.object.header.deleting || value["status"]["conditions"].to_string().contains("DisruptionTarget") {
+        let wanted = |object: &Object| object.parse::<reading::ReplicaSet>().map_or(0, |set| set.replicas());
+        let before = event.previous.as_deref().map_or(0, wanted);
+        if event.change != Change::Updated || wanted(&event.object) >= before {
             return;
         }
-        if value["metadata"]["annotations"]["simulation/deleted-by"] == "person" {
+        // A change of the Deployment's size is spread over its ReplicaSets in proportion, whatever is available.
+        let sized = |object: &Object| {
+            let set = object.parse::<reading::ReplicaSet>().unwrap_or_default();
+            set.metadata.annotations.get("deployment.kubernetes.io/desired-replicas").cloned()
+        };
+        if event.previous.as_deref().map(sized) != Some(sized(&event.object)) {
             return;
         }
-        let Some(set_reference) = event.object.header.controller() else { return };
-        let set_key = Key::new("replicasets.apps", Arc::clone(&event.key.namespace), set_reference.name.as_str());
-        let Some(set) = self.objects.get(&set_key) else { return };
-        let Some(owner) = set.header.controller().filter(|_| !set.header.deleting) else { return };
+        let Some(owner) = event.object.header.controller() else { return };
         let Some((key, deployment)) = self.deployment(&event.key.namespace, &owner.name) else { return };
-        if deployment.metadata.deletion_timestamp.is_some() || deployment.spec.strategy.kind == "Recreate" {
-            return;
-        }
-        let sets = self.controlled("replicasets.apps", owner.uid.as_str());
-        let uids: BTreeSet<String> = sets.map(|(_, set)| set.header.uid.to_string()).collect();
-        let available = uids.iter().flat_map(|uid| self.active_of(uid)).filter(|(_, pod)| counts_as_available(pod)).count() as i64;
+        let kept = |set: &Object, wanted: i64| {
+            let available = self.active_of(set.header.uid.as_str()).filter(|(_, pod)| counts_as_available(pod)).count();
+            wanted.min(available as i64)
+        };
+        let sets: Vec<_> = self.controlled("replicasets.apps", owner.uid.as_str()).collect();
+        let after: i64 = sets.iter().map(|(_, set)| kept(set, wanted(set))).sum();
+        let given_up = kept(&event.object, before) - kept(&event.object, wanted(&event.object));
         let (_, unavailable) = bounds(&deployment);
         let minimum = deployment.spec.replicas.unwrap_or(1) - unavailable;
-        // Lost machines may have taken more than the rollout; then nothing available may be given up at all, which the
-        // ReplicaSets' statuses, being older, cannot promise. The check is for clusters without losses.
-        if available < minimum {
-            violations.push(format!("{key} needs {minimum} available pods and has {available} without {}", event.key));
+        if given_up > 0 && after < minimum {
+            violations.push(format!("{key} needs {minimum} available pods and keeps {after} after {}", event.key));
         }
     }
 
@@ -160,6 +160,9 @@ impl Observed {
                 complaints.push(format!("{key} wants {wanted}, its status says {status:?}"));
             }
         }
+        for (key, _) in self.of("services") {
+            self.check_endpoints(key, &mut complaints);
+        }
         for (key, object) in self.of("pods").chain(self.of("replicasets.apps")) {
             for owner in &object.header.owners {
                 if !self.objects.values().any(|other| other.header.uid == owner.uid) {
@@ -177,6 +180,34 @@ impl Observed {
             }
         }
         complaints
+    }
+
+    /// The slices of a Service have exactly its available pods.
+    fn check_endpoints(&self, service: &Key, complaints: &mut Vec<String>) {
+        let mut listed: Vec<String> = Vec::new();
+        for (key, slice) in self.of("endpointslices.discovery.k8s.io") {
+            if key.namespace == service.namespace
+                && slice.header.labels.get("kubernetes.io/service-name").is_some_and(|name| **name == *service.name)
+            {
+                let value = slice.value().unwrap_or_default();
+                let endpoints = value["endpoints"].as_array().cloned().unwrap_or_default();
+                let ready = endpoints.iter().filter(|endpoint| endpoint["conditions"]["ready"] == true);
+                listed.extend(ready.filter_map(|endpoint| endpoint["targetRef"]["name"].as_str().map(str::to_owned)));
+            }
+        }
+        listed.sort();
+        let expected: Vec<String> = self
+            .of("pods")
+            .filter(|(key, pod)| {
+                key.namespace == service.namespace
+                    && counts_as_available(pod)
+                    && pod.header.labels.get("app").is_some_and(|app| **app == *service.name)
+            })
+            .map(|(key, _)| key.name.to_string())
+            .collect();
+        if listed != expected {
+            complaints.push(format!("{service} lists {listed:?}, its available pods are {expected:?}"));
+        }
     }
 
     /// All objects of a resource.
