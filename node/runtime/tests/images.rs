@@ -167,7 +167,7 @@ fn a_damaged_layer_is_refused_and_leaves_nothing() {
 fn an_archive_is_imported_and_shared_layers_are_unpacked_once() {
     let directory = tempfile::tempdir().unwrap();
     let shared = layer(&[Item::File("shared", b"12345", 0o644)]);
-    import(directory.path(), &[shared.clone()]).unwrap();
+    import(directory.path(), std::slice::from_ref(&shared)).unwrap();
     let layout = directory.path().join("second");
     write_layout(
         &layout,
@@ -185,7 +185,9 @@ fn an_archive_is_imported_and_shared_layers_are_unpacked_once() {
 
     let store = store(directory.path());
     let first = store.find("test/image:1").unwrap().unwrap();
-    let freed = store.collect_garbage(&[first.digest.clone()], |_| false).unwrap();
+    let freed = store
+        .collect_garbage(std::slice::from_ref(&first.digest), |_| false)
+        .unwrap();
     assert_eq!(freed, 1);
     assert!(store.find("test/second:1").unwrap().is_none());
     assert!(store.find("test/image:1").unwrap().is_some());

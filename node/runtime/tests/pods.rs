@@ -103,6 +103,19 @@ async fn a_pod_can_share_its_process_namespace_or_use_the_nodes_network() {
         .start_container(&uid, &container("first", "sleep 12345"))
         .await
         .unwrap();
+    // The namespace's first process is of no use to a container with every right.
+    let script = "ls -a /proc/1/root/; ls /proc/1/root/etc; cat /proc/1/status; echo done";
+    let mut strong = container("strong", script);
+    strong.security.capabilities_add = vec!["ALL".into()];
+    machine.runtime().start_container(&uid, &strong).await.unwrap();
+    machine.exit(&uid, "strong").await;
+    let log = machine.log(&uid, "strong").await;
+    assert!(
+        log.contains("done") && log.contains("CapPrm:\t0000000000000000"),
+        "{log}"
+    );
+    assert!(!log.contains("passwd"), "{log}");
+
     machine
         .runtime()
         .start_container(&uid, &container("second", "ps; [ $$ != 1 ] && echo not-first"))
@@ -169,10 +182,7 @@ async fn volumes_appear_as_specified() {
                   ls /config; cat /config/a.txt";
     let mut spec = container("main", script);
     spec.mounts = vec![
-        VolumeMountSpec {
-            read_only: true,
-            ..mount("config", "/config")
-        },
+        mount("config", "/config"), // read-only all the same
         VolumeMountSpec {
             sub_path: "sub/b.txt".into(),
             ..mount("config", "/one/file")
@@ -452,6 +462,15 @@ async fn a_sandbox_that_cannot_be_made_leaves_nothing() {
     assert_eq!(machine.groups(), before);
     assert!(!machine.pod_directory(&pod.pod.uid).exists());
     assert!(machine.runtime().sandboxes().await.unwrap().is_empty());
+    for name in ["kernel.core_pattern", "kernel/core_pattern", "vm.swappiness"] {
+        let mut pod = machine::pod();
+        pod.sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+        let refused = machine.runtime().start_sandbox(&pod).await;
+        assert!(
+            matches!(refused, Err(RuntimeError::Configuration { .. })),
+            "{name}: {refused:?}"
+        );
+    }
     pod.sysctls = BTreeMap::from([("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned())]);
     machine.runtime().start_sandbox(&pod).await.unwrap();
     let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start";

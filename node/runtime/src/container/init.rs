@@ -58,6 +58,8 @@ fn prepare_and_exec(
     stderr: &OwnedFd,
 ) -> Result<Infallible, LaunchFailure> {
     die_with_parent()?;
+    // Until exec this process has the node's rights and files; others in a shared pid namespace must not trace it.
+    kernel("prctl(PR_SET_DUMPABLE)", nix::sys::prctl::set_dumpable(false))?;
     standard_streams(stdin, stdout, stderr)?;
     reset_signals()?;
     kernel("setsid", nix::unistd::setsid().map(drop))?;

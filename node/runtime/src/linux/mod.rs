@@ -13,6 +13,7 @@ mod volumes;
 use std::collections::HashMap;
 use std::fs;
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -181,6 +182,10 @@ fn prepare_data_directory(layout: &Layout, config: &RuntimeConfig) -> Result<Ima
     let failed = |error: std::io::Error| io_failure(format!("opening {}", config.data_dir.display()), &error);
     for directory in [layout.pods(), layout.trash(), layout.filters()] {
         fs::create_dir_all(directory).map_err(failed)?;
+    }
+    // Pods' files hold secrets, and their roots set-user-id programs of strangers.
+    for directory in [layout.pods(), layout.trash()] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     }
     empty_trash(layout);
     let record = RuntimeRecord {

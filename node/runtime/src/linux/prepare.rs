@@ -75,12 +75,14 @@ fn environment(spec: &ContainerSpec, image: &ImageConfig, hostname: &str) -> Vec
     env
 }
 
+/// Where a volume lies, and whether it may only be read. File sets are never writable: the node process replaces their files
+/// with its own rights, along whatever symlinks a container might have put there (CVE-2017-1002102).
 fn volume_source(
     layout: &PodLayout,
     sandbox: &SandboxSpec,
     spec: &ContainerSpec,
     volume: &str,
-) -> Result<PathBuf, RuntimeError> {
+) -> Result<(PathBuf, bool), RuntimeError> {
     let found = sandbox
         .volumes
         .iter()
@@ -92,8 +94,9 @@ fn volume_source(
             ))
         })?;
     Ok(match &found.source {
-        VolumeSource::HostPath { path, .. } => path.clone(),
-        _ => layout.volume(volume),
+        VolumeSource::HostPath { path, .. } => (path.clone(), false),
+        VolumeSource::Files { .. } => (layout.volume(volume), true),
+        VolumeSource::EmptyDir { .. } => (layout.volume(volume), false),
     })
 }
 
@@ -114,11 +117,12 @@ fn binds(
                 mount.mount_path
             )));
         }
+        let (source, is_read_only) = volume_source(layout, sandbox, spec, &mount.volume)?;
         binds.push(BindMount {
-            source: volume_source(layout, sandbox, spec, &mount.volume)?,
+            source,
             sub_path: mount.sub_path.clone(),
             destination,
-            read_only: mount.read_only,
+            read_only: mount.read_only || is_read_only,
         });
     }
     let termination_path = match spec.termination_message_path.as_str() {

@@ -25,7 +25,7 @@ use super::layout::PodLayout;
 use super::volumes;
 use crate::cgroup::Group;
 use crate::container::CgroupEntry;
-use crate::failure::{io_failure, now};
+use crate::failure::{configuration, io_failure, now};
 use crate::pod_parent::message::{MemoryMount, ParentConfig, ParentIdentity, Readiness};
 use crate::pod_parent::record::{read_container_states, read_json, write_json};
 use crate::pod_parent::{CONFIG_FILE, IDENTITY_FILE};
@@ -248,6 +248,29 @@ pub(crate) fn spawn_parent(program: &Path, layout: &PodLayout) -> Result<ParentI
             })
         }
     }
+}
+
+/// Refuses a sysctl that is not the pod's own: the parent writes them with the node's rights, and `kernel.core_pattern` would
+/// be a command for the machine. The list is the kubelet's ("namespaced sysctls").
+pub(crate) fn validate_sysctls(spec: &SandboxSpec) -> Result<(), RuntimeError> {
+    const OF_IPC: [&str; 4] = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+    for name in spec.sysctls.keys() {
+        let dotted = name.replace('/', ".");
+        let is_ipc = OF_IPC.iter().any(|prefix| dotted.starts_with(prefix));
+        let is_network = dotted.starts_with("net.");
+        if is_ipc && !spec.host_ipc || is_network && !spec.host_network {
+            continue;
+        }
+        let reason = if is_ipc || is_network {
+            "the pod uses the node's namespace for it"
+        } else {
+            "only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.* belong to a pod"
+        };
+        return Err(configuration(format!(
+            "sysctl {name:?} cannot be set for a pod: {reason}"
+        )));
+    }
+    Ok(())
 }
 
 /// The files of the pod that are mounted below `/etc`.

@@ -11,7 +11,8 @@ use protocol::runtime::{ContainerSpec, ContainerState, RuntimeError, SandboxSpec
 use super::layout::{PARENTS_GROUP, PodLayout, attempt_group};
 use super::prepare::{self, LaunchImage, Prepared};
 use super::sandbox::{
-    Sandbox, SandboxRecord, discard, kill_everything, make_directory, spawn_parent, write_etc, write_record,
+    Sandbox, SandboxRecord, discard, kill_everything, make_directory, spawn_parent, validate_sysctls, write_etc,
+    write_record,
 };
 use super::{Shared, blocking, volumes};
 use crate::cgroup::Group;
@@ -22,6 +23,7 @@ use crate::pod_parent::message::{ParentIdentity, ReplyBody, RequestBody};
 /// Starts a pod's sandbox, or returns the running one.
 pub(super) async fn start_sandbox(shared: &Arc<Shared>, spec: SandboxSpec) -> Result<SandboxState, RuntimeError> {
     volumes::validate(&spec.volumes)?;
+    validate_sysctls(&spec)?;
     let layout = shared.layout.pod(&spec.pod.uid)?;
     loop {
         let sandbox = {

@@ -2,7 +2,7 @@
 //! its clone and they live exactly as long as the parent.
 
 use std::fs;
-use std::io;
+use std::io::{self, PipeWriter, Read, Write};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use super::message::ParentConfig;
-use crate::container::LaunchFailure;
+use crate::container::{LaunchFailure, capabilities, rootfs};
 
 /// Enters them all. Single-threaded callers only.
 pub(crate) fn enter(config: &ParentConfig) -> Result<Option<Pid>, LaunchFailure> {
@@ -96,30 +96,67 @@ fn write_sysctl(name: &str, value: &str) -> Result<(), LaunchFailure> {
 }
 
 /// Makes the pid namespace that containers share, and its first process, which reaps orphans until the parent dies.
+/// Containers see that process: it must be of no use to them (`confine`).
 fn hold_pid_namespace() -> Result<Pid, LaunchFailure> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| LaunchFailure::kernel("unshare(CLONE_NEWPID)", errno))?;
+    let (mut confined, confined_end) =
+        std::io::pipe().map_err(|error| LaunchFailure::kernel("pipe to the pid namespace's first process", error))?;
     // SAFETY: the parent is single-threaded, so that the child may go on with a copy of its memory.
-    match unsafe { fork() }
-        .map_err(|errno| LaunchFailure::kernel("fork of the pid namespace's first process", errno))?
-    {
-        ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => {
-            let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
-            // The parent's ready pipe must not stay open here.
-            for descriptor in 0..3 {
-                // SAFETY: close takes a number; nothing in this process uses its standard streams from here on.
-                unsafe { libc::close(descriptor) };
+    let forked =
+        unsafe { fork() }.map_err(|errno| LaunchFailure::kernel("fork of the pid namespace's first process", errno))?;
+    match forked {
+        ForkResult::Parent { child } => {
+            drop(confined_end);
+            let mut answer = String::new();
+            let read = confined.read_to_string(&mut answer);
+            if read.is_ok() && answer == "confined" {
+                return Ok(child);
             }
-            let mut children = SigSet::empty();
-            children.add(Signal::SIGCHLD);
-            loop {
-                let _ = children.wait(); // SIGCHLD is blocked since before the fork: none is missed
-                while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                    if status == WaitStatus::StillAlive {
-                        break;
-                    }
-                }
+            let _ = waitpid(child, None); // it has left, or was killed
+            Err(LaunchFailure::Kernel {
+                operation: "confinement of the pid namespace's first process".to_owned(),
+                reason: answer,
+            })
+        }
+        ForkResult::Child => reap_for_ever(confined_end),
+    }
+}
+
+/// The first process of a shared pid namespace.
+fn reap_for_ever(mut confined_end: PipeWriter) -> ! {
+    if let Err(failure) = confine() {
+        let _ = confined_end.write_all(format!("{failure:?}").as_bytes()); // the parent sees the end of the pipe anyway
+        // SAFETY: _exit takes a number and never returns; destructors of the copied memory must not run in the child.
+        unsafe { libc::_exit(1) }
+    }
+    let _ = confined_end.write_all(b"confined"); // a parent that is gone has taken this process along
+    drop(confined_end);
+    // SAFETY: close_range takes plain numbers; this process uses no descriptor from here on, and never returns to code that
+    // owns one. The parent's ready pipe must not stay open here.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    loop {
+        let _ = children.wait(); // SIGCHLD is blocked since before the fork: none is missed
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            if status == WaitStatus::StillAlive {
+                break;
             }
         }
     }
+}
+
+/// An empty root, no capabilities, not traceable: a container with CAP_SYS_PTRACE would otherwise reach the machine's files
+/// through `/proc/1/root`.
+fn confine() -> Result<(), LaunchFailure> {
+    let kernel = |operation: &'static str| move |errno: nix::errno::Errno| LaunchFailure::kernel(operation, errno);
+    unshare(CloneFlags::CLONE_NEWNS).map_err(kernel("unshare(CLONE_NEWNS)"))?;
+    let empty = Path::new("/proc"); // any directory that exists everywhere
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(Some("tmpfs"), empty, Some("tmpfs"), flags, Some("size=0k")).map_err(kernel("mount of an empty root"))?;
+    rootfs::pivot(empty)?;
+    capabilities::limit_bounding_set(0)?;
+    capabilities::limit_own_sets(0, true)?;
+    nix::sys::prctl::set_dumpable(false).map_err(kernel("prctl(PR_SET_DUMPABLE)"))?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(kernel("prctl(PR_SET_PDEATHSIG)"))
 }
