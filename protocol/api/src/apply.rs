@@ -76,13 +76,14 @@ fn decode(kind: &Kind, applied: &mut Value, ctx: &WriteContext<'_>) -> Result<Ve
     };
     let name = applied.at(&["metadata"]).text("name").to_owned();
     let findings = write::decode_object(kind, applied, &warning)?;
+    let ambiguity = typed::ambiguity(Schemas::built_in(), &managed::shape_of(kind), applied);
     let unknown = findings
         .iter()
         .find_map(|finding| finding.strip_prefix("unknown field "));
-    if let Some(field) = unknown {
-        let field = field.trim_matches('"');
+    let undeclared = unknown.map(|field| format!(".{}: field not declared in schema", field.trim_matches('"')));
+    if let Some(problem) = undeclared.or(ambiguity) {
         return Err(Status::bad_request(format!(
-            "failed to create typed patch object ({name}; {}, Kind={}): .{field}: field not declared in schema",
+            "failed to create typed patch object ({name}; {}, Kind={}): {problem}",
             kind.api_version(),
             kind.kind
         )));

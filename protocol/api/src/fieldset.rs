@@ -134,7 +134,8 @@ impl FieldSet {
     }
 }
 
-fn element_text(element: &str) -> String {
+/// One path element as Kubernetes prints it: `.image`, `[name="web"]`.
+pub fn element_text(element: &str) -> String {
     match element.split_once(':') {
         Some(("f", name)) => format!(".{name}"),
         Some(("v", value)) => format!("[={value}]"),

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use crate::access::{Access, NULL};
-use crate::fieldset::{FieldSet, Node};
+use crate::fieldset::{FieldSet, Node, element_text};
 use crate::merge::ListType;
 use crate::schema::{ListShape, Schemas, Shape};
 
@@ -100,6 +100,49 @@ pub fn fields(schemas: &Schemas, shape: &Shape, value: &Value) -> FieldSet {
         set.children.insert(part.element, Node { member, below });
     }
     set
+}
+
+/// What makes a list of an applied configuration ambiguous: two items of one name, or an item without one. The words are
+/// those of structured-merge-diff.
+pub fn ambiguity(schemas: &Schemas, shape: &Shape, value: &Value) -> Option<String> {
+    fn walk(schemas: &Schemas, shape: &Shape, value: &Value, path: &str) -> Option<String> {
+        let mut known = HashSet::new();
+        for part in parts(schemas, shape, value)? {
+            let below = format!("{path}{}", element_text(&part.element));
+            if let (PartKind::Item, Shape::List(list)) = (part.kind, shape) {
+                if let ListType::Map(keys) = list.list_type {
+                    let missing = |(key, default): &&(&str, Option<&str>)| default.is_none() && !part.value.has(key);
+                    // A key that no item has, such as a device's share, is no mistake when others name the item.
+                    if let Some((key, _)) = keys
+                        .iter()
+                        .find(missing)
+                        .filter(|_| part.element == "k:{}" || keys.len() == 1)
+                    {
+                        return Some(format!(
+                            "{path}: associative list with keys has an element that omits key field {key:?} (and \
+                             doesn't have default value)"
+                        ));
+                    }
+                }
+                if !known.insert(part.element.clone()) {
+                    let kind = if matches!(list.list_type, ListType::Set) {
+                        "set"
+                    } else {
+                        "list"
+                    };
+                    return Some(format!(
+                        "{path}: {kind} has duplicate entries for key {}",
+                        element_text(&part.element)
+                    ));
+                }
+            }
+            if let Some(found) = walk(schemas, part.shape, part.value, &below) {
+                return Some(found);
+            }
+        }
+        None
+    }
+    walk(schemas, shape, value, "")
 }
 
 /// What differs between two objects.

@@ -214,6 +214,27 @@ fn an_apply_needs_a_manager_declared_fields_and_no_managed_fields() {
 }
 
 #[test]
+fn an_ambiguous_list_cannot_be_applied() {
+    let env = |items: Value| part(json!({"template": {"spec": {"containers": [{"name": "nginx", "env": items}]}}}));
+    let twice = json!([{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]);
+    let path = ".spec.template.spec.containers[name=\"nginx\"].env";
+    for (items, problem) in [
+        (twice, "list has duplicate entries for key [name=\"A\"]"),
+        (
+            json!([{"value": "1"}]),
+            "associative list with keys has an element that omits key field \"name\" (and doesn't have default value)",
+        ),
+    ] {
+        let status = apply(None, "a", 0, false, env(items)).unwrap_err();
+        let prefix = "failed to create typed patch object (web; apps/v1, Kind=Deployment)";
+        assert_eq!(
+            (status.code, status.message),
+            (400, format!("{prefix}: {path}: {problem}"))
+        );
+    }
+}
+
+#[test]
 fn what_was_there_before_anybody_counted_belongs_to_before_first_apply() {
     let mut old = create(deployments(), deployment()).unwrap();
     old["metadata"].as_object_mut().unwrap().remove("managedFields");
