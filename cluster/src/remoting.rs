@@ -51,6 +51,8 @@ pub const ENVELOPE_BYTES_MAX: usize = 4 << 20;
 const IN_FLIGHT_MAX: usize = 512;
 /// A session that this node opened and has not used for so long is closed.
 const IDLE_SESSION: Duration = Duration::from_secs(60);
+/// How long before the deadline the end of a reply's port is taken for the deadline itself.
+const DEADLINE_RACE: Duration = Duration::from_millis(20);
 /// Between attempts to get a session.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -266,6 +268,8 @@ impl Remoting {
                 Answer::Malformed => Err(unreachable(node, "it cannot read our envelope: upgrade the older node")),
             },
             Ok(CallResult::Timeout) => Err(late()),
+            // ractor drops the reply's port at the same deadline, and either of the two may be noticed first.
+            Ok(CallResult::SenderError) if Instant::now() + DEADLINE_RACE >= until => Err(late()),
             Ok(CallResult::SenderError) | Err(_) => Err(unreachable(node, "the session ended before the answer came")),
         }
     }

@@ -428,4 +428,16 @@ async fn figures() {
         "64 calls in flight: {:.0} a second",
         20_000.0 / began.elapsed().as_secs_f64()
     );
+    let chunk = Bytes::from(vec![1; 4 << 20]);
+    let began = Instant::now();
+    for _ in 0..25 {
+        a.call(b.name(), Purpose::Api, chunk.clone(), 10 * SECOND)
+            .await
+            .unwrap();
+    }
+    let megabytes = 25.0 * 2.0 * chunk.len() as f64 / 1e6;
+    println!(
+        "4 MiB there and back: {:.0} MB/s",
+        megabytes / began.elapsed().as_secs_f64()
+    );
 }
