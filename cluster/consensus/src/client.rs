@@ -19,7 +19,7 @@ use protocol::{Key, NodeName, Object, Revision, codec};
 use tokio::time::{sleep, timeout};
 
 use crate::consensus::Consensus;
-use crate::front::NotLeader;
+use crate::front::{NotLeader, size};
 use crate::store_service::{StoreAnswer, StoreRequest, WatchFrame, answer};
 
 /// How long a call may take in all.
@@ -33,6 +33,9 @@ const PAUSE: Duration = Duration::from_millis(25);
 
 /// A watch over the transport that yields nothing for so long is over: the store reports progress every two seconds.
 const WATCH_SILENCE: Duration = Duration::from_secs(8);
+
+/// Proposals of one call travel together up to about so many bytes, well below the largest message.
+const CALL_BYTES: usize = 8 << 20;
 
 /// Machines that may know the leader: the voters as gossip tells them, or any members.
 pub type Candidates = Arc<dyn Fn() -> Vec<NodeName> + Send + Sync>;
@@ -51,6 +54,9 @@ pub struct StoreClient {
 struct Known {
     /// The leader that answered, or that a node named.
     leader: Option<NodeName>,
+    /// Whether it has answered as the leader. A proposal goes to no other: when one is lost on its way to a node that
+    /// is merely believed to lead, such as one that has just died, its outcome would be unknown for nothing.
+    confirmed: bool,
     /// The node that was asked last and could not answer: others are asked first.
     suspect: Option<NodeName>,
 }
@@ -135,17 +141,37 @@ impl StoreClient {
             Some(hint) if hint != *node => Some(hint),
             _ => known.leader.take().filter(|leader| leader != node),
         };
+        known.confirmed = false;
         known.suspect = Some(node.clone());
     }
 
     /// Notes that a node answered as the leader.
     fn remember(&self, node: &NodeName) {
-        let remembered = |known: &Known| known.leader.as_ref() == Some(node) && known.suspect.is_none();
-        if !remembered(&self.known.read()) {
+        if !self.is_confirmed(node) {
             *self.known.write() = Known {
                 leader: Some(node.clone()),
+                confirmed: true,
                 suspect: None,
             };
+        }
+    }
+
+    fn is_confirmed(&self, node: &NodeName) -> bool {
+        let known = self.known.read();
+        known.confirmed && known.leader.as_ref() == Some(node)
+    }
+
+    /// Makes sure that a node leads, by a question that can be lost without harm.
+    async fn confirm(&self, node: &NodeName, deadline: Duration) -> Result<(), Failed> {
+        if self.is_confirmed(node) {
+            return Ok(());
+        }
+        match self
+            .ask(node, &StoreRequest::Revision, deadline.min(READ_ATTEMPT))
+            .await
+        {
+            Ok(_) => Ok(()),
+            Err(Failed::NotDone { reason } | Failed::Unknown { reason }) => Err(Failed::NotDone { reason }),
         }
     }
 
@@ -199,6 +225,7 @@ impl StoreClient {
         match self.route() {
             Route::Here(consensus) => Ok(consensus.propose_here(proposals, deadline).await?),
             Route::There(node) => {
+                self.confirm(&node, deadline).await?;
                 let count = proposals.len();
                 let request = StoreRequest::Propose {
                     proposals,
@@ -212,6 +239,32 @@ impl StoreClient {
                 }
             }
             Route::Nowhere => Err(nobody()),
+        }
+    }
+
+    /// Proposes as much as one message carries.
+    async fn propose_part(&self, proposals: Vec<Proposal>) -> Vec<Result<Committed, ProposeError>> {
+        let begun = Instant::now();
+        let count = proposals.len();
+        loop {
+            let left = DEADLINE.saturating_sub(begun.elapsed());
+            let error = match self.propose_once(proposals.clone(), left).await {
+                Ok(outcomes) => return outcomes,
+                Err(Failed::NotDone { reason }) => {
+                    if begun.elapsed() + PAUSE < DEADLINE {
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                    ProposeError::NoLeader { reason }
+                }
+                Err(Failed::Unknown { reason }) => {
+                    tracing::debug!(%reason, "the outcome of a proposal is unknown");
+                    ProposeError::Unknown {
+                        deadline_ms: begun.elapsed().as_millis() as u64,
+                    }
+                }
+            };
+            return (0..count).map(|_| Err(error.clone())).collect();
         }
     }
 
@@ -322,31 +375,20 @@ impl ObjectStore for StoreClient {
     }
 
     async fn propose_all(&self, proposals: Vec<Proposal>) -> Vec<Result<Committed, ProposeError>> {
-        if proposals.is_empty() {
-            return Vec::new();
+        let mut outcomes = Vec::with_capacity(proposals.len());
+        let (mut part, mut bytes) = (Vec::new(), 0);
+        for proposal in proposals {
+            bytes += size(&proposal);
+            part.push(proposal);
+            if bytes >= CALL_BYTES {
+                outcomes.extend(self.propose_part(std::mem::take(&mut part)).await);
+                bytes = 0;
+            }
         }
-        let begun = Instant::now();
-        let count = proposals.len();
-        loop {
-            let left = DEADLINE.saturating_sub(begun.elapsed());
-            let error = match self.propose_once(proposals.clone(), left).await {
-                Ok(outcomes) => return outcomes,
-                Err(Failed::NotDone { reason }) => {
-                    if begun.elapsed() + PAUSE < DEADLINE {
-                        sleep(PAUSE).await;
-                        continue;
-                    }
-                    ProposeError::NoLeader { reason }
-                }
-                Err(Failed::Unknown { reason }) => {
-                    tracing::debug!(%reason, "the outcome of a proposal is unknown");
-                    ProposeError::Unknown {
-                        deadline_ms: begun.elapsed().as_millis() as u64,
-                    }
-                }
-            };
-            return (0..count).map(|_| Err(error.clone())).collect();
+        if !part.is_empty() {
+            outcomes.extend(self.propose_part(part).await);
         }
+        outcomes
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Arc<Object>>, ReadError> {

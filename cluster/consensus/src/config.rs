@@ -50,7 +50,7 @@ impl Default for Retention {
     fn default() -> Self {
         Retention {
             history: Duration::from_secs(300),
-            history_revisions_max: 2_000_000,
+            history_revisions_max: 500_000,
             log_bytes: 256 << 20,
             log_entries: 50_000,
             log_kept_bytes: 64 << 20,

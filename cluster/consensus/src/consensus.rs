@@ -28,10 +28,13 @@ use crate::peer_service::PeerService;
 use crate::state_machine::{Snapshots, StateMachine, StoreReplica};
 use crate::status::{Progress, Status};
 use crate::store_service::StoreService;
-use crate::types::Raft;
+use crate::types::{Command, Raft, Step};
 
 /// How long a leader that steps down waits for another one.
 const STEP_DOWN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a compaction waits for a majority.
+const COMPACT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// One node's part in consensus.
 pub struct Consensus {
@@ -182,11 +185,14 @@ impl Consensus {
 
     /// Forgets history up to and including `up_to`, on all replicas.
     pub async fn compact(&self, up_to: Revision) -> Result<(), ProposeError> {
-        let command =
-            crate::types::Command::new(crate::types::Step::Compact(up_to)).map_err(|error| ProposeError::Storage {
-                reason: error.to_string(),
-            })?;
-        match self.raft.client_write(command).await {
+        let command = Command::new(Step::Compact(up_to)).map_err(|error| ProposeError::Storage {
+            reason: error.to_string(),
+        })?;
+        let unknown = |_| ProposeError::Unknown {
+            deadline_ms: COMPACT_DEADLINE.as_millis() as u64,
+        };
+        let written = timeout(COMPACT_DEADLINE, self.raft.client_write(command)).await;
+        match written.map_err(unknown)? {
             Ok(_) => Ok(()),
             Err(error) => Err(ProposeError::NoLeader {
                 reason: error.to_string(),

@@ -64,7 +64,7 @@ pub struct Front {
 }
 
 /// Roughly the bytes that a proposal takes in the log.
-fn size(proposal: &Proposal) -> usize {
+pub fn size(proposal: &Proposal) -> usize {
     let write = |write: &Write| match write {
         Write::Put { key, draft, .. } => 256 + key.name.len() + draft.len_bytes(),
         Write::Delete { key, .. } => 64 + key.name.len(),

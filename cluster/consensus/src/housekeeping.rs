@@ -22,6 +22,9 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(10);
 /// How many revisions a compaction must be worth: it is an entry of the log.
 const COMPACT_REVISIONS_MIN: u64 = 1000;
 
+/// A compaction by number goes in steps, so that a stream of writes does not make one every second.
+const COMPACT_REVISIONS_STEP: u64 = 20_000;
+
 /// Tells about changes of raft's state, and ends the watches when this node no longer leads.
 pub async fn follow_status(consensus: Weak<Consensus>, sender: watch::Sender<Status>) {
     let Some(mut metrics) = consensus.upgrade().map(|consensus| consensus.raft().metrics()) else {
@@ -144,7 +147,8 @@ async fn keep_history(consensus: &Consensus, notes: &mut Notes) {
     let Ok(state) = consensus.replica().state() else { return };
     let retention = consensus.retention();
     let by_age = notes.older_than(retention.history, Instant::now(), state.revision);
-    let by_number = Revision(state.revision.0.saturating_sub(retention.history_revisions_max));
+    let surplus = state.revision.0.saturating_sub(retention.history_revisions_max);
+    let by_number = Revision(surplus / COMPACT_REVISIONS_STEP * COMPACT_REVISIONS_STEP);
     let up_to = by_age.max(by_number);
     if consensus.status().is_leader && up_to.0 >= state.compacted.0 + COMPACT_REVISIONS_MIN {
         let compacted = tokio::time::timeout(Duration::from_secs(5), consensus.compact(up_to)).await;

@@ -5,17 +5,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
-use protocol::NodeName;
+use openraft::{ChangeMembers, RaftMetrics};
+use protocol::{NodeName, Revision};
 use tokio::time::timeout;
 
 use crate::consensus::Consensus;
-use crate::types::Member;
+use crate::types::{Command, Member, Step};
+
+type Metrics = RaftMetrics<u64, Member>;
 
 /// How long a learner may take to catch up, and the cluster to agree on a change.
 const CATCH_UP_DEADLINE: Duration = Duration::from_secs(60);
 const AGREE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a live voter may take for an entry.
+const LIVE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long the status may lag behind raft.
 const SHOW_DEADLINE: Duration = Duration::from_secs(1);
@@ -37,6 +42,18 @@ pub enum MembershipError {
     LastVoter {
         /// The voter.
         node: NodeName,
+    },
+    /// The voters that would remain could not decide anything.
+    #[error(
+        "the voters that would remain have no majority that answers: {} did not take an entry within {deadline_ms} ms; \
+         bring them back, or put live machines in their place",
+        names(silent)
+    )]
+    NoLiveMajority {
+        /// Those that do not answer.
+        silent: Vec<NodeName>,
+        /// How long was waited.
+        deadline_ms: u64,
     },
     /// Two members would share a number or a name.
     #[error("{node} is already a member under number {raft_id}: remove it first")]
@@ -113,6 +130,9 @@ impl Consensus {
             if voters.len() == members.voters.len() {
                 return Err(MembershipError::LastVoter { node: node.clone() });
             }
+            let mut remaining = members.voters.clone();
+            remaining.retain(|id, _| !voters.contains(id));
+            self.require_majority(&remaining).await?;
             self.change(ChangeMembers::RemoveVoters(voters), false).await?;
         }
         let learners = ids_of(&self.members().await?.learners, node);
@@ -136,6 +156,7 @@ impl Consensus {
                 self.learn(*raft_id, node.clone()).await?;
             }
         }
+        self.require_majority(&voters).await?;
         let ids = voters.keys().copied().collect();
         self.change(ChangeMembers::ReplaceAllVoters(ids), false).await
     }
@@ -210,6 +231,38 @@ impl Consensus {
         }
     }
 
+    /// Makes sure that a majority of these voters takes entries now: a change to a set that cannot decide would stop the
+    /// cluster for good.
+    async fn require_majority(&self, voters: &BTreeMap<u64, NodeName>) -> Result<(), MembershipError> {
+        // An entry that does nothing: whoever has it is alive.
+        let command = Command::new(Step::Compact(Revision::ZERO)).map_err(raft_stopped)?;
+        let written = timeout(AGREE_DEADLINE, self.raft().client_write(command)).await;
+        let index = written.map_err(|_| no_quorum())?.map_err(refused)?.log_id.index;
+        let own = self.raft_id();
+        let has_it = |metrics: &Metrics, id: &u64| {
+            let matched = metrics
+                .replication
+                .as_ref()
+                .and_then(|replication| *replication.get(id)?);
+            *id == own || matched.is_some_and(|matched| matched.index >= index)
+        };
+        let wait = self.raft().wait(Some(LIVE_DEADLINE));
+        let live = |metrics: &Metrics| voters.keys().filter(|id| has_it(metrics, id)).count();
+        let majority = wait.metrics(|metrics| live(metrics) * 2 > voters.len(), "a majority takes an entry");
+        if majority.await.is_ok() {
+            return Ok(());
+        }
+        let metrics = self.raft().metrics().borrow().clone();
+        let silent = voters
+            .iter()
+            .filter(|(id, _)| !has_it(&metrics, id))
+            .map(|(_, name)| name.clone());
+        Err(MembershipError::NoLiveMajority {
+            silent: silent.collect(),
+            deadline_ms: LIVE_DEADLINE.as_millis() as u64,
+        })
+    }
+
     async fn change(&self, changes: ChangeMembers<u64, Member>, retain: bool) -> Result<(), MembershipError> {
         let change = self.raft().change_membership(changes, retain);
         timeout(AGREE_DEADLINE, change)
@@ -253,6 +306,11 @@ impl Consensus {
 struct Members {
     voters: BTreeMap<u64, NodeName>,
     learners: BTreeMap<u64, NodeName>,
+}
+
+fn names(nodes: &[NodeName]) -> String {
+    let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    names.join(", ")
 }
 
 fn ids_of(members: &BTreeMap<u64, NodeName>, node: &NodeName) -> BTreeSet<u64> {

@@ -72,6 +72,13 @@ async fn count_up(clients: Clients, number: usize, record: Arc<Record>) {
 /// Makes life hard, from a seed.
 async fn disturb(cluster: &mut Cluster, clients: &Clients, random: &mut StdRng, for_how_long: Duration) {
     let begun = Instant::now();
+    // One fault is always there, for long enough that another leader is elected behind the back of the first.
+    let leader = cluster.leader().await;
+    cluster.mesh.isolate(&name(leader), &cluster.names());
+    let others: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != leader).collect();
+    cluster.leader_among(&others).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    cluster.mesh.heal();
     while begun.elapsed() < for_how_long {
         let ids: Vec<u64> = cluster.nodes.keys().copied().collect();
         let victim = ids[random.random_range(0..ids.len())];

@@ -488,3 +488,49 @@ async fn membership_changes_that_cannot_work_are_refused() {
     drop(leading);
     cluster.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn voters_that_could_not_decide_are_not_put_in_charge() {
+    use consensus::MembershipError;
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    let leader = cluster.leader().await;
+    let leading = cluster.nodes[&leader].consensus.clone();
+    let dead = *cluster.nodes.keys().find(|id| **id != leader).unwrap();
+    let alive = *cluster.nodes.keys().find(|id| **id != leader && **id != dead).unwrap();
+    cluster.stop(dead).await;
+    let refused = MembershipError::NoLiveMajority {
+        silent: vec![name(dead)],
+        deadline_ms: 3000,
+    };
+    assert_eq!(leading.remove(&name(alive)).await.unwrap_err(), refused);
+    let pair = BTreeMap::from([(leader, name(leader)), (dead, name(dead))]);
+    assert_eq!(leading.change_voters(pair).await.unwrap_err(), refused);
+    cluster.nodes[&alive]
+        .client
+        .propose(put(&key("a"), Precondition::Absent, 1))
+        .await
+        .unwrap();
+    leading.remove(&name(dead)).await.unwrap();
+    drop(leading);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_hands_over_to_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    let leader = cluster.leader().await;
+    cluster.nodes[&leader].consensus.remove(&name(leader)).await.unwrap();
+    cluster.stop(leader).await;
+    let next = cluster.leader().await;
+    assert_eq!(cluster.nodes[&next].consensus.status().voters.len(), 2);
+    cluster
+        .client(&name(9), None)
+        .propose(put(&key("a"), Precondition::Absent, 1))
+        .await
+        .unwrap();
+    cluster.stop_all().await;
+}
