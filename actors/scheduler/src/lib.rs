@@ -12,6 +12,32 @@
 //!                     └──> Index     the same choice for a class of equal pods in O(sites + log nodes)
 //! ```
 //!
+//! How it is called:
+//!
+//! ```
+//! use scheduler::{Decision, Scheduler, SchedulerConfiguration};
+//! # use serde_json::json;
+//! # let node = serde_json::from_value(json!({"metadata": {"name": "n1"}, "status": {"allocatable": {"cpu": "4", "pods": "9"}}}))?;
+//! # let pod = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c"}]}}))?;
+//! let mut scheduler = Scheduler::new(SchedulerConfiguration::default());
+//! // Every watch event, of every kind that scheduling reads:
+//! scheduler.upsert_node(&node);
+//! scheduler.upsert_pod(&pod);
+//! // After events, and at `next_wakeup_ms`:
+//! for decision in scheduler.schedule_batch(1_000, 10_000) {
+//!     match decision {
+//!         // Fulfil `pre_bind`, write `spec.nodeName`; if the store refuses: `scheduler.forget(&binding.pod, now_ms)`. The
+//!         // watch event of the binding confirms it.
+//!         Decision::Bind(binding) => assert_eq!(&*binding.node, "n1"),
+//!         // Write the condition PodScheduled=False, reason Unschedulable, and the event FailedScheduling; if room is made,
+//!         // write `status.nominatedNodeName` and evict the victims.
+//!         Decision::Unschedulable(why) => println!("{}: {}", why.pod, why.message()),
+//!     }
+//! }
+//! assert!(!scheduler.has_work());
+//! # Ok::<(), serde_json::Error>(())
+//! ```
+//!
 //! Invariants: no node is filled above its allocatable by a decision; the sums and counts in `Cluster` equal a recount
 //! after every call; every pending pod of our profiles is in exactly one stage of the queue.
 

@@ -224,28 +224,7 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
     let labels = read_labels(symbols, pod.metadata.labels.as_ref());
     let (requests, scored_cpu_milli, scored_memory_bytes) = pod_requests(symbols, spec);
     let affinity = spec.affinity.as_ref();
-    let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
-    let mut selector: Labels = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .map(|(k, v)| (symbols.intern(k), symbols.intern(v)))
-        .collect();
-    selector.sort_unstable();
-    let required = node_affinity
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .map(|s| {
-            s.node_selector_terms
-                .iter()
-                .map(|term| NodeSelectorTerm::parse(symbols, term))
-                .collect()
-        });
-    let node_preferences = node_affinity
-        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
-        .into_iter()
-        .flatten()
-        .map(|p| (p.weight, NodeSelectorTerm::parse(symbols, &p.preference)))
-        .collect();
+    let (node_requirements, node_preferences) = node_terms(symbols, spec);
     let own = Own {
         namespace,
         labels: &labels,
@@ -260,7 +239,7 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
         scored_cpu_milli,
         scored_memory_bytes,
         required_node: None,
-        node_requirements: NodeRequirements { selector, required },
+        node_requirements,
         node_preferences,
         tolerations: spec
             .tolerations
@@ -297,22 +276,7 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
             .collect(),
         images: images(symbols, spec),
         volumes: read_uses(symbols, pod, spec),
-        controller: pod
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.controller == Some(true))
-            .filter(|owner| {
-                matches!(
-                    owner.kind.as_str(),
-                    "ReplicaSet" | "StatefulSet" | "ReplicationController"
-                )
-            })
-            .map(|owner| {
-                let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
-                controller_name(symbols, &owner.kind, namespace, &owner.name)
-            }),
+        controller: controller(symbols, pod),
         group: spec
             .scheduling_group
             .as_ref()
@@ -326,6 +290,52 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
         namespace,
         labels,
     }
+}
+
+/// Node selector and node affinity.
+fn node_terms(symbols: &mut Symbols, spec: &core::PodSpec) -> (NodeRequirements, Vec<(i32, NodeSelectorTerm)>) {
+    let affinity = spec.affinity.as_ref();
+    let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
+    let mut selector: Labels = spec
+        .node_selector
+        .iter()
+        .flatten()
+        .map(|(k, v)| (symbols.intern(k), symbols.intern(v)))
+        .collect();
+    selector.sort_unstable();
+    let required = node_affinity
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+        .map(|s| {
+            s.node_selector_terms
+                .iter()
+                .map(|term| NodeSelectorTerm::parse(symbols, term))
+                .collect()
+        });
+    let node_preferences = node_affinity
+        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|p| (p.weight, NodeSelectorTerm::parse(symbols, &p.preference)))
+        .collect();
+    (NodeRequirements { selector, required }, node_preferences)
+}
+
+/// The controller, if it is one that default spreading knows.
+fn controller(symbols: &mut Symbols, pod: &core::Pod) -> Option<Sym> {
+    let owner = pod
+        .metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| owner.controller == Some(true))?;
+    if !matches!(
+        owner.kind.as_str(),
+        "ReplicaSet" | "StatefulSet" | "ReplicationController"
+    ) {
+        return None;
+    }
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    Some(controller_name(symbols, &owner.kind, namespace, &owner.name))
 }
 
 /// Reads a label map into sorted symbols.
