@@ -1,1 +1,16 @@
-//! End-to-end tests over real node processes, and the simulation.
+//! What end-to-end tests share: machines that are network namespaces, clusters of real node processes on them, the
+//! unmodified kubectl, and waiting for a condition with a bound. The tests themselves are in `tests/`.
+//!
+//! Everything that a test makes carries its process id in its name and is removed when it ends, also when it fails.
+
+// Acting code: it waits for real processes.
+#![allow(clippy::disallowed_methods)]
+
+pub mod cluster;
+pub mod kubectl;
+pub mod machine;
+pub mod wait;
+
+pub use cluster::{Cluster, NodeOptions};
+pub use kubectl::Kubectl;
+pub use wait::wait_for;

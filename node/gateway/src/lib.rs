@@ -1,1 +1,21 @@
-//! The Kubernetes API over HTTPS.
+//! The Kubernetes API over HTTPS, on every node. It reads and writes through `ObjectStore`, which finds the leader; so a
+//! node that is not the leader serves the same API.
+//!
+//! `route` and `accept` read a request, `access` says who may, `read`, `watch` and `write` serve it, `service` puts them
+//! together, `edge` carries HTTP and `session` the long-lived streams. What an object means is `api`'s business: nothing
+//! here names a kind, but for the addresses that a Service is given.
+
+// An acting crate: it tells the time of requests.
+#![allow(clippy::disallowed_methods)]
+
+pub mod accept;
+pub mod access;
+pub mod addresses;
+pub mod edge;
+pub mod read;
+pub mod request;
+pub mod route;
+pub mod service;
+pub mod session;
+pub mod watch;
+pub mod write;

@@ -126,6 +126,11 @@ impl Client {
         if self.access.namespace.is_empty() { "default" } else { &self.access.namespace }
     }
 
+    /// The CA by which the server is known, PEM.
+    pub fn authority_pem(&self) -> Option<String> {
+        String::from_utf8(self.access.ca_pem.clone()?).ok()
+    }
+
     /// The server that is spoken to.
     pub fn server(&self) -> &str {
         &self.access.server

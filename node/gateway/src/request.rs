@@ -1,0 +1,138 @@
+//! A request and its answer, apart from the HTTP server that carries them: the edge translates, everything behind it is
+//! tested without a socket.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures::Stream;
+use serde_json::Value;
+
+use api::status::Status;
+use protocol::Cause;
+
+/// Who asks, proven by a client certificate (CN and O) or a token.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// `system:node:n1`, `kubernetes-admin`.
+    pub name: String,
+    /// `system:masters`, `system:nodes`.
+    pub groups: Vec<String>,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub struct ApiRequest {
+    /// `GET`, `POST`, ...
+    pub method: String,
+    /// The path, percent-decoded.
+    pub path: String,
+    /// The query's parameters; the first of a name counts.
+    pub query: BTreeMap<String, String>,
+    /// `Accept`.
+    pub accept: String,
+    /// `Content-Type`.
+    pub content_type: String,
+    /// `User-Agent`: its first word names the field manager where the query does not.
+    pub user_agent: String,
+    /// The body.
+    pub body: Bytes,
+    /// Who asks; `None` for a client without credentials.
+    pub user: Option<User>,
+    /// What the request's writes and effects are traced by.
+    pub cause: Cause,
+}
+
+impl ApiRequest {
+    /// A parameter's value.
+    pub fn parameter(&self, name: &str) -> &str {
+        self.query.get(name).map_or("", String::as_str)
+    }
+
+    /// A boolean parameter: `true` and `1` are true, as Go's ParseBool has it.
+    pub fn flag(&self, name: &str) -> bool {
+        matches!(self.parameter(name), "true" | "1" | "True" | "TRUE" | "t" | "T")
+    }
+
+    /// A numeric parameter; an unreadable one is refused as Kubernetes refuses it.
+    pub fn number(&self, name: &str) -> Result<Option<u64>, Status> {
+        match self.parameter(name) {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax ({name})"))
+            }),
+        }
+    }
+
+    /// Who manages the fields that this request writes.
+    pub fn field_manager(&self) -> String {
+        let named = self.parameter("fieldManager");
+        if !named.is_empty() {
+            return named.to_owned();
+        }
+        let agent = self.user_agent.split(['/', ' ']).next().unwrap_or_default();
+        if agent.is_empty() { "unknown".to_owned() } else { agent.to_owned() }
+    }
+}
+
+/// Parts of a body that comes as it happens.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+/// An answer's body.
+pub enum ResponseBody {
+    /// All at once.
+    Full(Bytes),
+    /// Parts until the stream ends or the client goes.
+    Stream(BodyStream),
+}
+
+/// An answer.
+pub struct ApiResponse {
+    /// The HTTP status code.
+    pub code: u16,
+    /// `Content-Type`.
+    pub content_type: &'static str,
+    /// `Warning` headers: texts for the client's user.
+    pub warnings: Vec<String>,
+    /// The body.
+    pub body: ResponseBody,
+}
+
+/// The content type of JSON.
+pub const JSON: &str = "application/json";
+
+impl ApiResponse {
+    /// JSON bytes.
+    pub fn json(code: u16, body: impl Into<Bytes>) -> ApiResponse {
+        ApiResponse { code, content_type: JSON, warnings: Vec::new(), body: ResponseBody::Full(body.into()) }
+    }
+
+    /// A JSON value.
+    pub fn value(code: u16, value: &Value) -> ApiResponse {
+        ApiResponse::json(code, value.to_string())
+    }
+
+    /// Plain text.
+    pub fn text(code: u16, text: impl Into<String>) -> ApiResponse {
+        let body = ResponseBody::Full(Bytes::from(text.into()));
+        ApiResponse { code, content_type: "text/plain; charset=utf-8", warnings: Vec::new(), body }
+    }
+
+    /// A stream.
+    pub fn stream(content_type: &'static str, stream: BodyStream) -> ApiResponse {
+        ApiResponse { code: 200, content_type, warnings: Vec::new(), body: ResponseBody::Stream(stream) }
+    }
+
+    /// With warnings for the client's user.
+    #[must_use]
+    pub fn warning(mut self, warnings: Vec<String>) -> ApiResponse {
+        self.warnings = warnings;
+        self
+    }
+}
+
+impl From<Status> for ApiResponse {
+    fn from(status: Status) -> ApiResponse {
+        ApiResponse::json(status.code, status.to_json())
+    }
+}

@@ -1,0 +1,280 @@
+//! The API as one function from request to answer: routes, authorizes, and hands over to reading, watching or writing.
+//! The HTTP edge calls it, and so do tests, without a socket.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use api::discovery::BuildVersion;
+use api::kinds::Subresource;
+use api::status::Status;
+use protocol::admin::{AdminDoor, AdminError, AdminRequest};
+use protocol::node::{NodeDoor, NodeDoorError};
+use protocol::runtime::LogRequest;
+use protocol::store::ObjectStore;
+use protocol::{NodeName, UnixMillis};
+
+use crate::accept::{Form, negotiate};
+use crate::access::authorize;
+use crate::addresses::AddressRange;
+use crate::read;
+use crate::request::{ApiRequest, ApiResponse, User};
+use crate::route::{Route, Target, route, verb};
+use crate::watch::{self, Now};
+use crate::write::{Circumstances, Writer};
+
+/// Whether this node can serve, and why not: `/readyz`.
+pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// What the API needs.
+pub struct ApiConfig {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The way to other nodes' logs.
+    pub nodes: Arc<dyn NodeDoor>,
+    /// The way to the actors.
+    pub admin: Arc<dyn AdminDoor>,
+    /// The range of cluster addresses.
+    pub service_range: AddressRange,
+    /// The address and port of this node's API.
+    pub address: String,
+    /// What `/version` says.
+    pub version: BuildVersion,
+    /// Tells the time.
+    pub now: Now,
+    /// Random bits for uids and names.
+    pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
+    /// Whether this node can serve.
+    pub readiness: Readiness,
+    /// The text of `/metrics`, in Prometheus' format.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// The API of a node.
+pub struct Api {
+    config: ApiConfig,
+    writer: Writer,
+}
+
+impl Api {
+    /// An API over a store.
+    pub fn new(config: ApiConfig) -> Api {
+        let writer = Writer { store: Arc::clone(&config.store), service_range: config.service_range };
+        Api { config, writer }
+    }
+
+    /// Serves one request. It never fails: a refusal is an answer.
+    pub async fn handle(&self, request: ApiRequest) -> ApiResponse {
+        match self.serve(&request).await {
+            Ok(response) => response,
+            Err(status) => status.into(),
+        }
+    }
+
+    async fn serve(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
+        let route = route(&request.path);
+        let verb = match &route {
+            Route::Resource(target) => {
+                let watches = request.flag("watch");
+                verb(&request.method, target, watches)
+                    .ok_or_else(|| Status::method_not_allowed(target.kind, &request.method.to_lowercase()))?
+            }
+            _ => "get",
+        };
+        authorize(request.user.as_ref(), verb, &request.path, &route)?;
+        match route {
+            Route::Resource(target) => self.resource(request, &target, verb).await,
+            Route::Admin => self.admin(request).await,
+            Route::Unknown => Err(Status::no_such_resource()),
+            _ if !matches!(request.method.as_str(), "GET" | "HEAD") => Err(Status::method_not_allowed_path()),
+            other => self.document(request, &other),
+        }
+    }
+
+    fn document(&self, request: &ApiRequest, route: &Route) -> Result<ApiResponse, Status> {
+        let aggregated = negotiate(&request.accept).is_ok_and(|(form, _)| form == Form::AggregatedDiscovery);
+        let found = |document: Option<Value>| document.ok_or_else(Status::no_such_resource);
+        let document = match route {
+            Route::Health(_) => return Ok(self.health()),
+            Route::Metrics => return Ok(ApiResponse::text(200, (self.config.metrics)())),
+            Route::Version => api::discovery::version(&self.config.version),
+            Route::CoreVersions if aggregated => {
+                return Ok(aggregated_discovery(&api::discovery::aggregated_core()));
+            }
+            Route::Groups if aggregated => {
+                return Ok(aggregated_discovery(&api::discovery::aggregated_groups()));
+            }
+            Route::CoreVersions => api::discovery::core_versions(&self.config.address),
+            Route::Groups => api::discovery::groups(),
+            Route::Group(group) => found(api::discovery::group(group))?,
+            Route::GroupVersion(group, version) => found(api::discovery::resources(group, version))?,
+            Route::Root => api::discovery::root_paths(),
+            Route::OpenApiV3Index => api::openapi::v3_index(),
+            Route::OpenApiV3(path) => found(api::openapi::v3(path))?,
+            Route::OpenApiV2 => api::openapi::v2(),
+            Route::Admin | Route::Resource(_) | Route::Unknown => return Err(Status::no_such_resource()),
+        };
+        Ok(ApiResponse::value(200, &document))
+    }
+
+    fn health(&self) -> ApiResponse {
+        match (self.config.readiness)() {
+            Ok(()) => ApiResponse::text(200, "ok"),
+            Err(reason) => ApiResponse::text(503, format!("not ready: {reason}\n")),
+        }
+    }
+
+    async fn resource(&self, request: &ApiRequest, target: &Target, verb: &str) -> Result<ApiResponse, Status> {
+        let now = (self.config.now)();
+        match (verb, target.subresource) {
+            ("get", Some(Subresource::Log)) => self.logs(request, target).await,
+            ("get", Some(Subresource::Scale)) => {
+                let stored = self.stored(target).await?;
+                let value = stored.value().map_err(Status::internal)?;
+                Ok(ApiResponse::value(200, &api::write::scale_of(target.kind, &value)?))
+            }
+            ("get", None | Some(Subresource::Status)) if request.flag("watch") => self.watch(request, target).await,
+            ("get", None | Some(Subresource::Status)) => {
+                let stored = self.stored(target).await?;
+                read::one(request, target.kind, 200, &stored, now)
+            }
+            ("watch", None) => self.watch(request, target).await,
+            ("list", None) => {
+                let list = read::list_request(request, target)?;
+                let page = self.config.store.list(list).await.map_err(read::read_status)?;
+                read::page(request, target.kind, &page, now)
+            }
+            _ => self.write(request, target, verb, now).await,
+        }
+    }
+
+    async fn write(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        verb: &str,
+        now: UnixMillis,
+    ) -> Result<ApiResponse, Status> {
+        let random = (self.config.random)();
+        let uid = uuid(random);
+        let with = Circumstances::of(request, now, uid, random as u64 ^ (random >> 64) as u64)?;
+        match (verb, target.subresource) {
+            ("create", None) if target.name.is_none() => self.writer.create(request, target, &with).await,
+            ("create", Some(Subresource::Binding)) => self.writer.bind(request, target, &with).await,
+            ("create", Some(Subresource::Eviction)) => {
+                self.writer.delete(request, target, &with).await?;
+                let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+                Ok(ApiResponse::value(201, &done))
+            }
+            ("update", None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize)) => {
+                self.writer.update(request, target, &with).await
+            }
+            ("patch", None | Some(Subresource::Status | Subresource::Scale)) => {
+                self.writer.patch(request, target, &with).await
+            }
+            ("delete", None) => self.writer.delete(request, target, &with).await,
+            ("deletecollection", None) => self.writer.delete_collection(request, target, &with).await,
+            _ => Err(Status::method_not_allowed(target.kind, verb)),
+        }
+    }
+
+    async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
+        watch::open(self.config.store.as_ref(), request, target, Arc::clone(&self.config.now)).await
+    }
+
+    async fn stored(&self, target: &Target) -> Result<Arc<protocol::Object>, Status> {
+        let key = read::key_of(target);
+        let stored = self.config.store.read(&key).await.map_err(read::read_status)?;
+        stored.ok_or_else(|| Status::not_found(target.kind, &key.name))
+    }
+
+    async fn logs(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
+        let stored = self.stored(target).await?;
+        let pod = stored.value().map_err(Status::internal)?;
+        let (node, log) = log_request(request, &pod, (self.config.now)())?;
+        match self.config.nodes.logs(&node, log).await {
+            Ok(stream) => {
+                let parts = stream.map(|part| match part {
+                    Ok(bytes) => bytes,
+                    Err(error) => bytes::Bytes::from(format!("{error}\n")),
+                });
+                Ok(ApiResponse::stream("text/plain; charset=utf-8", Box::pin(parts)))
+            }
+            Err(NodeDoorError::Refused(reason)) => Err(Status::bad_request(reason)),
+            Err(error @ NodeDoorError::Unreachable { .. }) => Err(Status::internal(error.to_string())),
+        }
+    }
+
+    async fn admin(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
+        let message: AdminRequest = serde_json::from_slice(&request.body)
+            .map_err(|error| Status::bad_request(format!("not a message for actors: {error}")))?;
+        tracing::debug!(cause = %request.cause, user = ?request.user.as_ref().map(|user: &User| &user.name), ?message, "admin");
+        match self.config.admin.serve(message).await {
+            Ok(reply) => Ok(ApiResponse::json(200, serde_json::to_vec(&reply).map_err(Status::internal)?)),
+            Err(error) => {
+                let code = match &error {
+                    AdminError::NoSuchPath { .. } => 404,
+                    AdminError::NotUnderstood { .. } => 400,
+                    AdminError::NoAnswer { .. } => 504,
+                };
+                Ok(ApiResponse::json(code, serde_json::to_vec(&error).map_err(Status::internal)?))
+            }
+        }
+    }
+}
+
+fn aggregated_discovery(document: &Value) -> ApiResponse {
+    let mut response = ApiResponse::value(200, document);
+    response.content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    response
+}
+
+/// Which log of which container on which node, refused as Kubernetes refuses it.
+fn log_request(request: &ApiRequest, pod: &Value, now: UnixMillis) -> Result<(NodeName, LogRequest), Status> {
+    let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = text("/metadata/name");
+    let names = |list: &str| -> Vec<String> {
+        let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array).into_iter().flatten();
+        containers.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
+    };
+    let (own, init) = (names("containers"), names("initContainers"));
+    let wanted = request.parameter("container");
+    let container = if !wanted.is_empty() {
+        wanted.to_owned()
+    } else if own.len() == 1 {
+        own[0].clone()
+    } else {
+        let choice = own.join(" ");
+        let text = format!("a container name must be specified for pod {name}, choose one of: [{choice}]");
+        return Err(Status::bad_request(text));
+    };
+    if !own.contains(&container) && !init.contains(&container) {
+        return Err(Status::bad_request(format!("container {container} is not valid for pod {name}")));
+    }
+    let node = text("/spec/nodeName");
+    if node.is_empty() {
+        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let since = request.number("sinceSeconds")?;
+    let log = LogRequest {
+        namespace: text("/metadata/namespace"),
+        uid: text("/metadata/uid"),
+        pod: name,
+        container,
+        previous: request.flag("previous"),
+        follow: request.flag("follow"),
+        timestamps: request.flag("timestamps"),
+        tail_lines: request.number("tailLines")?,
+        limit_bytes: request.number("limitBytes")?,
+        since_ms: since.map(|seconds| now.0.saturating_sub(seconds.saturating_mul(1000))),
+    };
+    Ok((NodeName::from(node), log))
+}
+
+/// A version 4 uuid from random bits.
+fn uuid(bits: u128) -> String {
+    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}

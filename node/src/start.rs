@@ -1,0 +1,395 @@
+//! `actorium node start`: puts the parts together, in the order in which they need each other, and runs until it is told to
+//! stop. It holds no policy: each part decides for itself.
+//!
+//! Order: the machine can run pods at all; the data directory is this process's alone; the identity; the mesh; gossip;
+//! consensus and the store; the API; the runtime with the network behind it; the agent; and, while this node leads, the
+//! control plane.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actors::ControlPlaneConfig;
+use agent::AgentConfig;
+use api::discovery::BuildVersion;
+use cluster::identity::NodeIdentity;
+use cluster::join::{JoinService, TokenRecord, new_token};
+use cluster::membership::{MemberFacts, MembershipOptions};
+use cluster::{Membership, Mesh, Remoting};
+use config::{Kubeconfig, NodeConfiguration};
+use consensus::{Consensus, ConsensusConfig, StoreClient};
+use gateway::addresses::AddressRange;
+use gateway::edge::{self, Edge};
+use gateway::service::{Api, ApiConfig};
+use protocol::runtime::PodRuntime;
+use protocol::store::ObjectStore;
+use protocol::transport::{Purpose, Transport};
+use runtime::{LinuxRuntime, RuntimeConfig};
+use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use supervision::{Registry, SystemClock};
+
+use crate::admission::{self, FIRST_TOKEN_VALIDITY_MS, StoreAuthority};
+use crate::clock::{now, random};
+use crate::doors::{ClusterAdmin, LogDoor, LogService};
+use crate::identity::{IdentityFailure, Settled, settle};
+use crate::leader::Leadership;
+use crate::machine;
+use crate::pod_network::NodeNetwork;
+
+/// Why the node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// The machine lacks something.
+    #[error("this machine cannot run pods:\n{}", .0.join("\n"))]
+    Machine(Vec<String>),
+    /// The data directory cannot be used.
+    #[error("the data directory {path} cannot be used: {source}")]
+    DataDirectory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// No identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityFailure),
+    /// Keys or certificates.
+    #[error(transparent)]
+    Keys(#[from] cluster::identity::IdentityError),
+    /// The mesh.
+    #[error(transparent)]
+    Mesh(#[from] cluster::mesh::MeshError),
+    /// Consensus.
+    #[error(transparent)]
+    Consensus(#[from] consensus::StartError),
+    /// A new cluster of one does not begin.
+    #[error("the new cluster does not begin: {0}")]
+    Bootstrap(String),
+    /// The HTTP edge.
+    #[error(transparent)]
+    Edge(#[from] edge::EdgeError),
+    /// The runtime.
+    #[error(transparent)]
+    Runtime(#[from] protocol::runtime::RuntimeError),
+    /// TLS.
+    #[error("the API's TLS cannot be set up: {0}")]
+    Tls(String),
+    /// An actor.
+    #[error("the agent does not start: {0}")]
+    Agent(String),
+}
+
+/// A node that runs.
+pub struct Node {
+    mesh: Mesh,
+    consensus: Arc<Consensus>,
+    edge: Edge,
+}
+
+/// Starts everything.
+pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
+    let begun = Instant::now();
+    prepare(&config)?;
+    let settled = settle(&config, now(), random() as u64).await?;
+    let mesh = Mesh::start(&settled.identity, config.mesh_bind())?;
+    let transport: Arc<dyn Transport> = Arc::new(mesh.clone());
+    let consensus_config = ConsensusConfig::new(config.name.clone(), settled.raft_id, config.data_dir.join("store"));
+    let consensus = Consensus::start(consensus_config, Arc::clone(&transport)).await?;
+    mesh.serve(Purpose::Consensus, consensus.service());
+    mesh.serve(Purpose::Store, consensus.store_service());
+    if settled.founder {
+        consensus.bootstrap().await.map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
+    }
+    let membership = start_membership(&config, &settled, &mesh);
+    let candidates = {
+        let (membership, consensus) = (membership.clone(), Arc::clone(&consensus));
+        Arc::new(move || {
+            let members = membership.members();
+            let live = members.iter().filter(|member| member.status.is_live()).map(|member| member.name.clone());
+            live.chain(consensus.status().voters.into_values()).collect()
+        })
+    };
+    let client = StoreClient::new(Arc::clone(&transport), Some(Arc::clone(&consensus)), candidates);
+    let store: Arc<dyn ObjectStore> = client;
+    let registry = Registry::new(Arc::new(SystemClock));
+    let admin = ClusterAdmin::new(config.name.clone(), registry.clone(), membership.clone(), Arc::clone(&consensus));
+    let authority = StoreAuthority {
+        store: Arc::clone(&store),
+        membership: membership.clone(),
+        settings: settled.settings.clone(),
+    };
+    mesh.serve(Purpose::Join, JoinService::new(Arc::new(authority)));
+    let edge = start_gateway(&config, &settled, &store, &transport, &admin, &consensus)?;
+    keep_first_secrets(&config, &settled, &store).await?;
+
+    let network = NodeNetwork::new(config.clone(), settled.settings.clone());
+    tokio::spawn(Arc::clone(&network).run(Arc::clone(&store)));
+    let runtime = open_runtime(&config, &network).await?;
+    mesh.serve(Purpose::Logs, Arc::new(LogService { runtime: Arc::clone(&runtime) }));
+    start_agent(&config, &network, &store, &runtime, &registry).await?;
+    let leadership = Leadership {
+        consensus: Arc::clone(&consensus),
+        membership: membership.clone(),
+        store: Arc::clone(&store),
+        registry,
+        config: control_plane_config(&config, &settled),
+    };
+    tokio::spawn(leadership.run());
+    match Remoting::start(&mesh, &settled.identity, admin.handler()).await {
+        Ok(remoting) => admin.set_remoting(remoting),
+        Err(error) => tracing::error!(%error, "the shell reaches no other node's actors from here"),
+    }
+    tokio::spawn(announce_ready(store, config.clone(), begun, network.unready()));
+    tokio::spawn(renew_certificate(mesh.clone(), settled.identity, config, Arc::clone(&consensus)));
+    Ok(Node { mesh, consensus, edge })
+}
+
+impl Node {
+    /// Hands leadership on, closes the doors and the store. Pods run on.
+    pub async fn stop(self) {
+        self.consensus.step_down().await;
+        self.edge.stop().await;
+        self.consensus.shutdown().await;
+        self.mesh.close().await;
+    }
+}
+
+/// What must hold before anything is made.
+fn prepare(config: &NodeConfiguration) -> Result<(), StartFailure> {
+    let missing = runtime::preflight();
+    if !missing.is_empty() {
+        return Err(StartFailure::Machine(missing.into_iter().map(|m| format!("  {}: {}", m.feature, m.message)).collect()));
+    }
+    cluster::identity::install_crypto_provider();
+    let failed = |source| StartFailure::DataDirectory { path: config.data_dir.clone(), source };
+    std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+fn start_membership(config: &NodeConfiguration, settled: &Settled, mesh: &Mesh) -> Membership {
+    let zone = config.labels.get("topology.kubernetes.io/zone").cloned().unwrap_or_default();
+    Membership::start(mesh, MembershipOptions {
+        address: config.mesh_address(),
+        facts: MemberFacts {
+            https_address: Some(config.https_address()),
+            raft_id: settled.raft_id,
+            zone,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            leaving: false,
+        },
+        seeds: settled.seeds.clone(),
+        memory: Some(config.data_dir.join("members")),
+    })
+}
+
+fn start_gateway(
+    config: &NodeConfiguration,
+    settled: &Settled,
+    store: &Arc<dyn ObjectStore>,
+    transport: &Arc<dyn Transport>,
+    admin: &Arc<ClusterAdmin>,
+    consensus: &Arc<Consensus>,
+) -> Result<Edge, StartFailure> {
+    let range = settled.settings.service_cidr.to_string();
+    let service_range = AddressRange::parse(&range).map_err(|error| StartFailure::Tls(error.to_string()))?;
+    let (for_readiness, for_metrics) = (Arc::clone(consensus), Arc::clone(consensus));
+    let api = Api::new(ApiConfig {
+        store: Arc::clone(store),
+        nodes: Arc::new(LogDoor { transport: Arc::clone(transport) }),
+        admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
+        service_range,
+        address: config.https_address().to_string(),
+        version: BuildVersion {
+            git_version: machine::kubernetes_version(),
+            platform: format!("linux/{}", machine::architecture()),
+            ..BuildVersion::default()
+        },
+        now: Arc::new(now),
+        random: Arc::new(random),
+        readiness: Arc::new(move || readiness(&for_readiness)),
+        metrics: Arc::new(move || metrics(&for_metrics)),
+    });
+    let address = std::net::SocketAddr::new(config.bind_address, config.https_port);
+    Ok(edge::start(address, tls(&settled.identity)?, Arc::new(api), Arc::new(random))?)
+}
+
+fn readiness(consensus: &Consensus) -> Result<(), String> {
+    let status = consensus.status();
+    match (status.failed, status.leader) {
+        (Some(failed), _) => Err(format!("consensus has stopped on this node: {failed}")),
+        (None, None) if status.voters.is_empty() => Ok(()),
+        (None, None) => Err("no leader is known: less than half of the voters answer".to_owned()),
+        (None, Some(_)) => Ok(()),
+    }
+}
+
+fn metrics(consensus: &Consensus) -> String {
+    let (status, progress) = (consensus.status(), consensus.progress());
+    let mut text = String::new();
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
+    };
+    gauge("actorium_consensus_is_leader", "Whether this node leads.", u64::from(status.is_leader));
+    gauge("actorium_consensus_term", "The consensus term.", status.term);
+    gauge("actorium_consensus_voters", "How many members vote.", status.voters.len() as u64);
+    gauge("actorium_consensus_last_log_index", "Index of the last log entry.", progress.last_log);
+    gauge("actorium_consensus_last_applied_index", "Index of the last applied entry.", progress.last_applied);
+    gauge("actorium_consensus_log_syncs_total", "How often the log was synced to disk.", consensus.log_syncs());
+    text
+}
+
+/// The node's certificate, and client certificates of the cluster's CA where a client shows one.
+fn tls(identity: &NodeIdentity) -> Result<ServerConfig, StartFailure> {
+    let failed = |error: &dyn std::fmt::Display| StartFailure::Tls(error.to_string());
+    let verifier = WebPkiClientVerifier::builder(identity.roots()?)
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| failed(&error))?;
+    let config = ServerConfig::builder()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain(), identity.key()?)
+        .map_err(|error| failed(&error))?;
+    Ok(config)
+}
+
+/// A new cluster's CA and first token go into the store; the token and the kubeconfig to where people find them.
+async fn keep_first_secrets(
+    config: &NodeConfiguration,
+    settled: &Settled,
+    store: &Arc<dyn ObjectStore>,
+) -> Result<(), StartFailure> {
+    let failed = |error: &dyn std::fmt::Display| StartFailure::Bootstrap(error.to_string());
+    if let Some(material) = &settled.new_authority {
+        admission::store_authority(store.as_ref(), material).await.map_err(|error| failed(&error))?;
+        let authority = cluster::identity::ClusterAuthority::load(material)?;
+        let token = new_token(authority.fingerprint());
+        let record = TokenRecord::new(&token, Some(now().plus_ms(FIRST_TOKEN_VALIDITY_MS)), "made with the cluster");
+        admission::store_token(store.as_ref(), &record).await.map_err(|error| failed(&error))?;
+        let admin = authority.issue_admin(now())?;
+        write_kubeconfig(config, &settled.identity.authority_pem, &admin.certificate_pem, &admin.key_pem)?;
+        let path = config.data_dir.join("join-token");
+        let text = format!("{token}\n");
+        cluster::identity::write_private(&path, text.as_bytes())
+            .map_err(|source| StartFailure::DataDirectory { path, source })?;
+    } else if !config.kubeconfig.exists() {
+        let (store, config, authority_pem) = (Arc::clone(store), config.clone(), settled.identity.authority_pem.clone());
+        tokio::spawn(async move {
+            while let Err(error) = kubeconfig_from_store(store.as_ref(), &config, &authority_pem).await {
+                tracing::debug!(%error, "the kubeconfig is not written as yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+    }
+    Ok(())
+}
+
+async fn kubeconfig_from_store(
+    store: &dyn ObjectStore,
+    config: &NodeConfiguration,
+    authority_pem: &str,
+) -> Result<(), StartFailure> {
+    let authority = admission::authority(store).await.map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
+    let admin = authority.issue_admin(now())?;
+    write_kubeconfig(config, authority_pem, &admin.certificate_pem, &admin.key_pem)
+}
+
+fn write_kubeconfig(config: &NodeConfiguration, authority: &str, certificate: &str, key: &str) -> Result<(), StartFailure> {
+    let server = format!("https://{}", config.https_address());
+    let kubeconfig = Kubeconfig::admin("actorium", &server, authority, certificate, key);
+    kubeconfig.merge_into(&config.kubeconfig).map_err(|error| StartFailure::Bootstrap(error.to_string()))
+}
+
+async fn open_runtime(config: &NodeConfiguration, network: &Arc<NodeNetwork>) -> Result<Arc<dyn PodRuntime>, StartFailure> {
+    let program = std::env::current_exe().map_err(|source| StartFailure::DataDirectory { path: "/proc/self/exe".into(), source })?;
+    let mut runtime_config = RuntimeConfig::new(&config.data_dir, config.name.as_str(), program);
+    runtime_config.insecure_registries = config.insecure_registries.clone();
+    let opened = LinuxRuntime::open(runtime_config, Arc::clone(network) as Arc<dyn protocol::runtime::SandboxNetwork>).await?;
+    Ok(Arc::new(opened))
+}
+
+async fn start_agent(
+    config: &NodeConfiguration,
+    network: &Arc<NodeNetwork>,
+    store: &Arc<dyn ObjectStore>,
+    runtime: &Arc<dyn PodRuntime>,
+    registry: &Registry,
+) -> Result<(), StartFailure> {
+    let for_dns = Arc::clone(network);
+    let agent_config = AgentConfig {
+        facts: machine::facts(config),
+        resolv_conf: Arc::new(move |pod| for_dns.resolv_conf(pod)),
+        unready: network.unready(),
+        clock: Arc::new(SystemClock),
+        random: Arc::new(random),
+    };
+    agent::start(agent_config, Arc::clone(store), Arc::clone(runtime), registry.clone())
+        .await
+        .map(|_| ())
+        .map_err(|error| StartFailure::Agent(error.to_string()))
+}
+
+fn control_plane_config(config: &NodeConfiguration, settled: &Settled) -> ControlPlaneConfig {
+    let mut control = ControlPlaneConfig {
+        cluster_cidr: settled.settings.cluster_cidr.to_string(),
+        node_prefix: config::node::NODE_CIDR_PREFIX,
+        service_cidr: settled.settings.service_cidr.to_string(),
+        ..ControlPlaneConfig::default()
+    };
+    control.node.default_toleration_seconds = u64::from(config.unreachable_toleration_seconds);
+    control
+}
+
+/// Says in the log when the node is Ready, and how long that took.
+async fn announce_ready(
+    store: Arc<dyn ObjectStore>,
+    config: NodeConfiguration,
+    begun: Instant,
+    mut unready: tokio::sync::watch::Receiver<Option<String>>,
+) {
+    if unready.wait_for(Option::is_none).await.is_err() {
+        return;
+    }
+    let key = protocol::Key::new("nodes", "", config.name.as_str());
+    loop {
+        if let Ok(Some(stored)) = store.read(&key).await
+            && stored.value().is_ok_and(|node| {
+                let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
+                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+            })
+        {
+            let elapsed_ms = begun.elapsed().as_millis() as u64;
+            tracing::info!(node = %config.name, api = %format!("https://{}", config.https_address()), kubeconfig = %config.kubeconfig.display(), elapsed_ms, "ready");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Renews the node's certificate before it expires, without a restart of the mesh.
+async fn renew_certificate(mesh: Mesh, identity: NodeIdentity, config: NodeConfiguration, consensus: Arc<Consensus>) {
+    let mut identity = identity;
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
+    loop {
+        hourly.tick().await;
+        if !identity.facts.renewal_due(now()) {
+            continue;
+        }
+        let member = consensus.status().leader.unwrap_or_else(|| config.name.clone());
+        match cluster::join::renew(&mesh, &member, &identity, vec![config.address]).await {
+            Ok(renewed) => {
+                let pki = cluster::identity::PkiDirectory::new(config.pki_dir());
+                if let Err(error) = pki.store(&renewed).and_then(|()| mesh.renew(&renewed).map_err(|error| {
+                    cluster::identity::IdentityError::Malformed { what: "the renewed identity".to_owned(), reason: error.to_string() }
+                })) {
+                    tracing::error!(%error, "the renewed certificate was not taken into use");
+                    continue;
+                }
+                tracing::info!(node = %config.name, "the node's certificate was renewed");
+                identity = renewed;
+            }
+            Err(error) => tracing::warn!(%error, "the node's certificate was not renewed; tried again in an hour"),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Bad input of every kind gets a clear answer that says what to do, and leaves nothing behind.
+
+use std::process::Command;
+use std::time::Duration;
+
+use tests::{Cluster, wait_for};
+
+fn binary() -> Command {
+    Command::new(std::env::var_os("ACTORIUM_BIN").expect("ACTORIUM_BIN names the program: run `cargo xtask test`"))
+}
+
+/// Runs a node that must not start; what it says.
+fn fails_to_start(cluster: &Cluster, arguments: &[&str]) -> String {
+    let data_dir = cluster.directory().join("refused");
+    let mut command = binary();
+    command.args(["node", "start", "--name", "refused", "--data-dir"]).arg(&data_dir).args(arguments);
+    let output = cluster.nodes[0].machine.place(&mut command).output().expect("it runs");
+    assert!(!output.status.success(), "the node started");
+    assert!(!data_dir.join("pki").exists(), "a refused node kept keys");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn a_cluster_refuses_bad_input_and_says_why() {
+    let cluster = Cluster::start(2, 1);
+    let address = cluster.nodes[0].machine.address.to_string();
+    let token = std::fs::read_to_string(cluster.nodes[0].data_dir.join("join-token")).expect("a token");
+    let token = token.trim();
+
+    // Joining.
+    let ports = ["--address", &address, "--mesh-port", "7555", "--https-port", "7556"];
+    let join = |token: &str| {
+        let mut arguments = ports.to_vec();
+        arguments.extend(["--join", &address, "--token", token]);
+        fails_to_start(&cluster, &arguments)
+    };
+    let (head, secret) = token.rsplit_once('.').expect("a token has parts");
+    let wrong: String = secret.chars().rev().collect();
+    let said = join(&format!("{head}.{wrong}"));
+    assert!(said.contains("the secret of join token") && said.contains("is wrong"), "{said}");
+    let said = join("nonsense");
+    assert!(said.contains("copy the whole line that `actorium token create` printed"), "{said}");
+    let (done, short) = cluster.actorium(0, &["token", "create", "--ttl", "1s"]);
+    assert!(done, "{short}");
+    let expired = || {
+        let said = join(short.trim());
+        if said.contains("expired at") { Ok(()) } else { Err(said) }
+    };
+    wait_for("a token of one second expires", Duration::from_secs(20), expired);
+
+    // A port in use.
+    let said = fails_to_start(&cluster, &["--address", &address, "--mesh-port", "7443", "--https-port", "7556"]);
+    assert!(said.contains("7443"), "{said}");
+
+    // Objects.
+    let kubectl = cluster.kubectl(0);
+    let file = cluster.directory().join("bad.yaml");
+    let apply = |text: &str| {
+        std::fs::write(&file, text).expect("the file can be written");
+        kubectl.refused(&format!("apply -f {}", file.display()))
+    };
+    let said = apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndatum: {}\n");
+    assert!(said.contains("unknown field \"datum\""), "{said}");
+    let said = apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x\n");
+    assert!(said.contains("error") && said.contains("yaml"), "{said}");
+    let said = apply("apiVersion: v1\nkind: Pod\nmetadata: {name: BAD}\nspec: {containers: [{name: c, image: i}]}\n");
+    assert!(said.contains("metadata.name: Invalid value: \"BAD\""), "{said}");
+    assert_eq!(kubectl.refused("get pod none").trim(), "Error from server (NotFound): pods \"none\" not found");
+
+    // Images and commands that do not exist.
+    cluster.import_images(0);
+    let pod = |name: &str, image: &str, command: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers:\n  - {{name: c, image: {image}, command: [{command}]}}\n"
+        )
+    };
+    kubectl.apply(&pod("no-image", "127.0.0.1:1/none:1", "sh"));
+    kubectl.apply(&pod("no-command", "actorium.local/busybox:1", "/no/such/program"));
+    let waiting = |name: &str, reasons: &[&str], part: &str| {
+        let pod = kubectl.get(&format!("pod {name}"));
+        let status = &pod["status"]["containerStatuses"][0];
+        let reason = status["state"]["waiting"]["reason"].as_str().unwrap_or_default();
+        let text = status.to_string();
+        if reasons.contains(&reason) && text.contains(part) { Ok(()) } else { Err(text) }
+    };
+    wait_for("an image that does not exist is named", Duration::from_secs(20), || {
+        waiting("no-image", &["ErrImagePull", "ImagePullBackOff"], "127.0.0.1:1/none:1")
+    });
+    wait_for("a command that does not exist is named", Duration::from_secs(20), || {
+        waiting("no-command", &["CrashLoopBackOff", "RunContainerError", "ContainerCreating"], "/no/such/program")
+    });
+    kubectl.run("delete pod no-image no-command --grace-period=1");
+}
+
+#[test]
+fn a_node_without_root_rights_says_so() {
+    use std::os::unix::process::CommandExt;
+    let directory = std::env::temp_dir().join(format!("actorium-unprivileged-{}", std::process::id()));
+    let mut command = binary();
+    command.args(["node", "start", "--name", "x", "--address", "127.0.0.1", "--data-dir"]).arg(&directory).uid(65_534).gid(65_534);
+    let output = command.output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("root"), "{said}");
+    assert!(!directory.exists(), "a node that did not start left a directory");
+}
