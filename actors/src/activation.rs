@@ -55,8 +55,15 @@ pub struct Plan {
 }
 
 enum Planned {
-    Put { key: Key, draft: Draft, created: Option<Revision>, base: Option<Revision> },
-    Delete { key: Key },
+    Put {
+        key: Key,
+        draft: Draft,
+        created: Option<Revision>,
+        base: Option<Revision>,
+    },
+    Delete {
+        key: Key,
+    },
 }
 
 /// What follows the answers to a plan.
@@ -217,7 +224,10 @@ impl Activation {
         for group in effects.groups {
             match compose_group(group, now, rng) {
                 Ok((writes, planned)) => {
-                    plan.proposals.push(Proposal { cause: self.cause, writes });
+                    plan.proposals.push(Proposal {
+                        cause: self.cause,
+                        writes,
+                    });
                     plan.written.push(planned);
                 }
                 Err(error) => plan.invalid = Some(error),
@@ -253,7 +263,9 @@ impl Activation {
                 return Ok(Next::Reload);
             }
             let doublings = self.failures.saturating_sub(1).min(16);
-            return Ok(Next::ReloadAfter { wait_ms: (RETRY_FIRST_MS << doublings).min(RETRY_MAX_MS) });
+            return Ok(Next::ReloadAfter {
+                wait_ms: (RETRY_FIRST_MS << doublings).min(RETRY_MAX_MS),
+            });
         }
         self.failures = 0;
         Ok(if plan.look_again {
@@ -270,7 +282,9 @@ impl Activation {
     fn applied(&mut self, write: Planned, revision: Revision) -> Result<bool, ObserveError> {
         match write {
             Planned::Put { base: Some(base), .. } if base == revision => Ok(false),
-            Planned::Put { key, draft, created, .. } => {
+            Planned::Put {
+                key, draft, created, ..
+            } => {
                 let object = Arc::new(draft.commit(revision, created));
                 self.seen.insert(key.clone(), revision);
                 self.exists |= key == self.slot.key;
@@ -296,10 +310,23 @@ fn compose_group(
     let (mut writes, mut planned) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
     for intent in group {
         match intent {
-            Intent::Create { resource, namespace, value } => {
+            Intent::Create {
+                resource,
+                namespace,
+                value,
+            } => {
                 let (key, draft) = compose::create(&resource, &namespace, value, now, rng)?;
-                planned.push(Planned::Put { key: key.clone(), draft: draft.clone(), created: None, base: None });
-                writes.push(Write::Put { key, precondition: Precondition::Absent, draft });
+                planned.push(Planned::Put {
+                    key: key.clone(),
+                    draft: draft.clone(),
+                    created: None,
+                    base: None,
+                });
+                writes.push(Write::Put {
+                    key,
+                    precondition: Precondition::Absent,
+                    draft,
+                });
             }
             Intent::Update { key, base, value } => {
                 let draft = compose::update(&key.resource, &value)?;
@@ -311,7 +338,10 @@ fn compose_group(
             }
             Intent::Remove { key, revision } => {
                 planned.push(Planned::Delete { key: key.clone() });
-                writes.push(Write::Delete { key, precondition: Precondition::Revision(revision) });
+                writes.push(Write::Delete {
+                    key,
+                    precondition: Precondition::Revision(revision),
+                });
             }
         }
     }
@@ -326,5 +356,9 @@ fn push_put(key: Key, base: &Object, draft: Draft, writes: &mut Vec<Write>, plan
         created: Some(base.header.created),
         base: Some(revision),
     });
-    writes.push(Write::Put { key, precondition: Precondition::Revision(revision), draft });
+    writes.push(Write::Put {
+        key,
+        precondition: Precondition::Revision(revision),
+        draft,
+    });
 }

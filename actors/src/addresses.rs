@@ -55,8 +55,15 @@ impl Ipv4Range {
         if prefix > 32 {
             return Err(fail());
         }
-        let range = Ipv4Range { first: u32::from(address), prefix };
-        if u64::from(range.first) % range.len() == 0 { Ok(range) } else { Err(fail()) }
+        let range = Ipv4Range {
+            first: u32::from(address),
+            prefix,
+        };
+        if u64::from(range.first) % range.len() == 0 {
+            Ok(range)
+        } else {
+            Err(fail())
+        }
     }
 
     /// How many addresses it has.
@@ -76,7 +83,9 @@ impl Ipv4Range {
 
     /// Whether it holds an address.
     pub fn contains(&self, address: Ipv4Addr) -> bool {
-        u64::from(u32::from(address)).checked_sub(u64::from(self.first)).is_some_and(|index| index < self.len())
+        u64::from(u32::from(address))
+            .checked_sub(u64::from(self.first))
+            .is_some_and(|index| index < self.len())
     }
 
     fn overlaps(&self, other: &Ipv4Range) -> bool {
@@ -85,11 +94,17 @@ impl Ipv4Range {
 
     /// The first part of it with `prefix` bits that overlaps none of `taken`.
     pub fn free_part(&self, prefix: u8, taken: &BTreeSet<Ipv4Range>) -> Result<Ipv4Range, AddressError> {
-        let full = AddressError::Full { range: *self, what: "node range" };
+        let full = AddressError::Full {
+            range: *self,
+            what: "node range",
+        };
         if prefix < self.prefix || prefix > 32 {
             return Err(full);
         }
-        let mut part = Ipv4Range { first: self.first, prefix };
+        let mut part = Ipv4Range {
+            first: self.first,
+            prefix,
+        };
         loop {
             // Sorted by their first address, so that a part is compared only with those at and before it.
             match taken.iter().find(|other| other.overlaps(&part)) {
@@ -141,9 +156,16 @@ impl ClusterIpAllocator {
         let address: Ipv4Addr = address.parse().map_err(|_| AddressError::Address(address.to_owned()))?;
         let last = self.range.address(self.range.len() - 1);
         if !self.range.contains(address) || address == self.range.address(0) || address == last {
-            return Err(AddressError::Outside { address, range: self.range });
+            return Err(AddressError::Outside {
+                address,
+                range: self.range,
+            });
         }
-        if taken.contains(&address) { Err(AddressError::Taken { address }) } else { Ok(address) }
+        if taken.contains(&address) {
+            Err(AddressError::Taken { address })
+        } else {
+            Ok(address)
+        }
     }
 
     /// A free address. `seed` spreads the choices of several writers over the range, so that they seldom collide.
@@ -164,7 +186,10 @@ impl ClusterIpAllocator {
             }
         }
         let low = (1..=reserved_low.min(upper.saturating_sub(1))).find_map(free);
-        low.ok_or(AddressError::Full { range: self.range, what: "cluster IP" })
+        low.ok_or(AddressError::Full {
+            range: self.range,
+            what: "cluster IP",
+        })
     }
 
     /// Kubernetes' `min(max(16, len / 16), 256)`; none in a range too small for it.
@@ -196,11 +221,22 @@ mod tests {
     #[test]
     fn the_first_free_part_is_found_and_a_full_range_says_so() {
         let taken = BTreeSet::from([range("10.0.0.0/24"), range("10.0.2.0/23")]);
-        assert_eq!(range("10.0.0.0/16").free_part(24, &taken).unwrap(), range("10.0.1.0/24"));
+        assert_eq!(
+            range("10.0.0.0/16").free_part(24, &taken).unwrap(),
+            range("10.0.1.0/24")
+        );
         let taken = BTreeSet::from([range("10.0.0.0/25"), range("10.0.1.0/24")]);
-        assert_eq!(range("10.0.0.0/22").free_part(24, &taken).unwrap(), range("10.0.2.0/24"));
-        let full = range("10.0.0.0/24").free_part(24, &BTreeSet::from([range("10.0.0.128/25")])).unwrap_err();
-        assert_eq!(full.to_string(), "10.0.0.0/24 is full: no free node range is left; configure a larger range");
+        assert_eq!(
+            range("10.0.0.0/22").free_part(24, &taken).unwrap(),
+            range("10.0.2.0/24")
+        );
+        let full = range("10.0.0.0/24")
+            .free_part(24, &BTreeSet::from([range("10.0.0.128/25")]))
+            .unwrap_err();
+        assert_eq!(
+            full.to_string(),
+            "10.0.0.0/24 is full: no free node range is left; configure a larger range"
+        );
     }
 
     #[test]

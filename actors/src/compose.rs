@@ -48,8 +48,14 @@ pub fn create(
     };
     let written = api::write::prepare_create(kind, namespace, value, &context)
         .map_err(|status| ComposeError::Invalid(status.message.clone()))?;
-    let name = written.object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    Ok((Key::new(resource.clone(), namespace, name), kind.draft(&written.object)?))
+    let name = written.object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    Ok((
+        Key::new(resource.clone(), namespace, name),
+        kind.draft(&written.object)?,
+    ))
 }
 
 /// A changed object. Its content was made from the stored one by an edit, so it is encoded as it is.
@@ -81,7 +87,9 @@ pub fn new_uid(rng: &mut SmallRng) -> String {
 
 /// Five characters for a generated name.
 pub fn random_suffix(rng: &mut SmallRng) -> String {
-    (0..5).map(|_| NAME_CHARACTERS[rng.random_range(0..NAME_CHARACTERS.len())] as char).collect()
+    (0..5)
+        .map(|_| NAME_CHARACTERS[rng.random_range(0..NAME_CHARACTERS.len())] as char)
+        .collect()
 }
 
 #[cfg(test)]
@@ -97,8 +105,14 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"generateName": "web-", "labels": {"a": "b"}},
             "spec": {"containers": [{"name": "c", "image": "i"}]},
         });
-        let (key, draft) =
-            create(&Resource::new("pods"), "default", value, UnixMillis(1_000_000), &mut rng).unwrap();
+        let (key, draft) = create(
+            &Resource::new("pods"),
+            "default",
+            value,
+            UnixMillis(1_000_000),
+            &mut rng,
+        )
+        .unwrap();
         assert!(key.name.starts_with("web-") && key.name.len() == 9, "{key}");
         let stored = draft.preview().value().unwrap();
         assert_eq!(stored["metadata"]["namespace"], "default");

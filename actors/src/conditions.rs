@@ -33,7 +33,9 @@ pub fn set(object: &mut Value, wanted: Wanted<'_>, times: Times, now: UnixMillis
     if !conditions.is_array() {
         *conditions = json!([]);
     }
-    let Some(conditions) = conditions.as_array_mut() else { return false };
+    let Some(conditions) = conditions.as_array_mut() else {
+        return false;
+    };
     let text = |condition: &Value, name: &str| condition[name].as_str().unwrap_or_default().to_owned();
     let existing = conditions.iter_mut().find(|condition| condition["type"] == wanted.kind);
     let now = now.rfc3339();
@@ -47,7 +49,11 @@ pub fn set(object: &mut Value, wanted: Wanted<'_>, times: Times, now: UnixMillis
             transition = text(existing, "lastTransitionTime");
         }
     }
-    let mut condition = existing.as_deref().and_then(Value::as_object).cloned().unwrap_or_default();
+    let mut condition = existing
+        .as_deref()
+        .and_then(Value::as_object)
+        .cloned()
+        .unwrap_or_default();
     condition.insert("type".into(), json!(wanted.kind));
     condition.insert("status".into(), json!(wanted.status));
     set_text(&mut condition, "reason", wanted.reason);
@@ -65,7 +71,8 @@ pub fn set(object: &mut Value, wanted: Wanted<'_>, times: Times, now: UnixMillis
 
 /// Takes a condition off. Returns whether it was there.
 pub fn remove(object: &mut Value, kind: &str) -> bool {
-    let Some(Value::Array(conditions)) = object.get_mut("status").and_then(|status| status.get_mut("conditions")) else {
+    let Some(Value::Array(conditions)) = object.get_mut("status").and_then(|status| status.get_mut("conditions"))
+    else {
         return false;
     };
     let before = conditions.len();
@@ -89,9 +96,20 @@ mod tests {
     fn a_condition_keeps_its_transition_time_until_its_status_changes() {
         let mut object = json!({});
         let mut put = |status, reason, at| {
-            let wanted = Wanted { kind: "Ready", status, reason, message: "" };
+            let wanted = Wanted {
+                kind: "Ready",
+                status,
+                reason,
+                message: "",
+            };
             let changed = set(&mut object, wanted, Times::Transition, UnixMillis(at));
-            (changed, object["status"]["conditions"][0]["lastTransitionTime"].as_str().unwrap().to_owned())
+            (
+                changed,
+                object["status"]["conditions"][0]["lastTransitionTime"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned(),
+            )
         };
         let (first, second) = (UnixMillis(1000).rfc3339(), UnixMillis(5000).rfc3339());
         assert_eq!(put("True", "A", 1000), (true, first.clone()));

@@ -68,7 +68,9 @@ pub enum ControlPlaneError {
         source: AddressError,
     },
     /// The node prefix does not fit into the cluster's range.
-    #[error("the node prefix /{prefix} does not cut the cluster range {cluster} into parts: choose one between its own length and 30")]
+    #[error(
+        "the node prefix /{prefix} does not cut the cluster range {cluster} into parts: choose one between its own length and 30"
+    )]
     NodePrefix {
         /// The prefix.
         prefix: u8,
@@ -104,17 +106,36 @@ impl ControlPlane {
         let service_cidr = range("service_cidr", &config.service_cidr)?;
         if config.node_prefix > 30 || cluster_cidr.free_part(config.node_prefix, &Default::default()).is_err() {
             let cluster = config.cluster_cidr.clone();
-            return Err(ControlPlaneError::NodePrefix { prefix: config.node_prefix, cluster });
+            return Err(ControlPlaneError::NodePrefix {
+                prefix: config.node_prefix,
+                cluster,
+            });
         }
-        let settings =
-            Arc::new(KindSettings { cluster_cidr, node_prefix: config.node_prefix, node: config.node.clone() });
+        let settings = Arc::new(KindSettings {
+            cluster_cidr,
+            node_prefix: config.node_prefix,
+            node: config.node.clone(),
+        });
         let door = SchedulerDoor::default();
-        let parts = Parts { config, store, membership, clock, seed, settings, service_cidr, door };
+        let parts = Parts {
+            config,
+            store,
+            membership,
+            clock,
+            seed,
+            settings,
+            service_cidr,
+            door,
+        };
         let registration = registry.register(path(), "control-plane");
         let first = start_root(&parts, &registry, &registration, 0).await?;
         let (stopping, stop) = watch::channel(false);
         let keeper = tokio::spawn(keep(parts, registry.clone(), registration, first, stop));
-        Ok(ControlPlane { registry, stopping, keeper })
+        Ok(ControlPlane {
+            registry,
+            stopping,
+            keeper,
+        })
     }
 
     /// The registry in which its actors are.
@@ -155,7 +176,11 @@ async fn start_root(
         parts.expiry(path().child("event-expiry"), restarts),
         parts.router(path().child("router"), registry.clone(), restarts),
     ];
-    let arguments = SupervisorArguments { registry: registry.clone(), clock: Arc::clone(&parts.clock), children };
+    let arguments = SupervisorArguments {
+        registry: registry.clone(),
+        clock: Arc::clone(&parts.clock),
+        children,
+    };
     let (root, task) = Actor::spawn(None, Supervisor, arguments).await?;
     registration.ended(RunState::Running, restarts);
     registration.running(root.get_cell(), Arc::new(root.clone()));
@@ -222,12 +247,17 @@ struct Parts {
 
 impl Parts {
     fn policy() -> RestartPolicy {
-        RestartPolicy { back_off_max_ms: 5_000, ..RestartPolicy::actor(RestartRule::Permanent) }
+        RestartPolicy {
+            back_off_max_ms: 5_000,
+            ..RestartPolicy::actor(RestartRule::Permanent)
+        }
     }
 
     /// A seed of its own for each actor and each of its starts, so that no two draw the same names.
     fn seed_for(seed: u64, actor: u64, life: u64, restarts: u64) -> u64 {
-        [actor, life, restarts].iter().fold(seed, |seed, part| (seed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29))
+        [actor, life, restarts].iter().fold(seed, |seed, part| {
+            (seed ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        })
     }
 
     fn expiry(&self, path: ActorPath, _: u64) -> ChildSpec {

@@ -72,11 +72,17 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
 
 /// A slice has one port for all its endpoints: members that serve on another port than the first are left out.
 fn endpoints(addresses: &[SocketAddr], port: u16) -> Wanted {
-    let mut ips: Vec<IpAddr> = addresses.iter().filter(|a| a.port() == port && a.is_ipv4()).map(SocketAddr::ip).collect();
+    let mut ips: Vec<IpAddr> = addresses
+        .iter()
+        .filter(|a| a.port() == port && a.is_ipv4())
+        .map(SocketAddr::ip)
+        .collect();
     ips.sort_unstable();
     ips.dedup();
-    let endpoints: Vec<Value> =
-        ips.iter().map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}})).collect();
+    let endpoints: Vec<Value> = ips
+        .iter()
+        .map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}}))
+        .collect();
     Wanted {
         key: Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes"),
         value: json!({
@@ -90,17 +96,16 @@ fn endpoints(addresses: &[SocketAddr], port: u16) -> Wanted {
 }
 
 /// The write that brings a stored object to what is wanted, if there is one.
-fn write_of(
-    wanted: &Wanted,
-    stored: Option<&Object>,
-    clock: &dyn Clock,
-    rng: &mut SmallRng,
-) -> Option<Write> {
+fn write_of(wanted: &Wanted, stored: Option<&Object>, clock: &dyn Clock, rng: &mut SmallRng) -> Option<Write> {
     let resource: Resource = wanted.key.resource.clone();
     let Some(object) = stored else {
         let composed = compose::create(&resource, &wanted.key.namespace, wanted.value.clone(), clock.now(), rng);
         return match composed {
-            Ok((key, draft)) => Some(Write::Put { key, precondition: Precondition::Absent, draft }),
+            Ok((key, draft)) => Some(Write::Put {
+                key,
+                precondition: Precondition::Absent,
+                draft,
+            }),
             Err(error) => {
                 tracing::error!(key = %wanted.key, %error, "a default object is invalid");
                 None
@@ -118,7 +123,11 @@ fn write_of(
         return None;
     }
     let draft = compose::update(&resource, &value).ok()?;
-    Some(Write::Put { key: wanted.key.clone(), precondition: Precondition::Revision(object.header.revision), draft })
+    Some(Write::Put {
+        key: wanted.key.clone(),
+        precondition: Precondition::Revision(object.header.revision),
+        draft,
+    })
 }
 
 /// What the actor is told.
@@ -256,7 +265,8 @@ impl DefaultsState {
                 Err(error) => return Err(error.to_string()),
             }
         }
-        self.view.summarize(format!("{} objects, {} gateways", all.len(), addresses.len()));
+        self.view
+            .summarize(format!("{} objects, {} gateways", all.len(), addresses.len()));
         Ok(())
     }
 }
@@ -281,7 +291,11 @@ mod tests {
 
     #[test]
     fn every_default_object_is_valid_and_complete() {
-        let addresses = ["10.1.0.2:6443".parse().unwrap(), "10.1.0.1:6443".parse().unwrap(), "10.1.0.3:7443".parse().unwrap()];
+        let addresses = [
+            "10.1.0.2:6443".parse().unwrap(),
+            "10.1.0.1:6443".parse().unwrap(),
+            "10.1.0.3:7443".parse().unwrap(),
+        ];
         let mut rng = SmallRng::seed_from_u64(1);
         let all = wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses);
         assert_eq!(all.len(), 6);
@@ -290,8 +304,12 @@ mod tests {
             assert!(write.is_some_and(|write| write.key() == &wanted.key), "{}", wanted.key);
         }
         assert_eq!(all[4].value["spec"]["clusterIP"], "10.96.0.1");
-        let ips: Vec<&str> =
-            all[5].value["endpoints"].as_array().unwrap().iter().map(|e| e["addresses"][0].as_str().unwrap()).collect();
+        let ips: Vec<&str> = all[5].value["endpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["addresses"][0].as_str().unwrap())
+            .collect();
         assert_eq!(ips, ["10.1.0.1", "10.1.0.2"]);
     }
 }

@@ -30,8 +30,13 @@ struct Times {
 
 /// Whether an Event is too old to be kept. One whose times cannot be read is kept as long as its creation says.
 fn is_expired(event: &Object, now: UnixMillis) -> bool {
-    let Ok(times) = event.parse::<Times>() else { return false };
-    let seen = [times.last_timestamp, times.event_time].iter().filter_map(|at| reading::instant(at.as_deref())).max();
+    let Ok(times) = event.parse::<Times>() else {
+        return false;
+    };
+    let seen = [times.last_timestamp, times.event_time]
+        .iter()
+        .filter_map(|at| reading::instant(at.as_deref()))
+        .max();
     now.since_ms(seen.unwrap_or_else(|| times.metadata.created_at())) > KEPT_MS
 }
 
@@ -134,7 +139,13 @@ async fn sweep(arguments: &ExpiryArguments, after: Option<Key>) -> (u64, Option<
     let proposals: Vec<Proposal> = old
         .map(|(key, event)| {
             let precondition = Precondition::Revision(event.header.revision);
-            Proposal::one(Cause::default(), Write::Delete { key: key.clone(), precondition })
+            Proposal::one(
+                Cause::default(),
+                Write::Delete {
+                    key: key.clone(),
+                    precondition,
+                },
+            )
         })
         .collect();
     let answers = arguments.store.propose_all(proposals).await;

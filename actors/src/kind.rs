@@ -66,7 +66,11 @@ pub trait ObjectKind: Send + 'static {
 
 /// Parses a body into a reading of a kind, with the evidence in the error.
 pub(crate) fn read<T: serde::de::DeserializeOwned>(key: &Key, object: &Object) -> Result<T, ObserveError> {
-    let fail = |source| ObserveError { key: key.clone(), revision: object.header.revision, source };
+    let fail = |source| ObserveError {
+        key: key.clone(),
+        revision: object.header.revision,
+        source,
+    };
     object.parse().map_err(fail)
 }
 
@@ -97,7 +101,10 @@ impl Slot {
 
     /// The object's collector.
     pub fn collector(key: Key) -> Slot {
-        Slot { key, role: Role::Collector }
+        Slot {
+            key,
+            role: Role::Collector,
+        }
     }
 }
 

@@ -268,7 +268,10 @@ impl ObjectState {
         if at < needed {
             self.own = Some((own, needed));
             // A router that has ended takes this actor along.
-            let _ = self.router.send_message(RouterMessage::Requery { slot: slot.clone(), at_least: needed });
+            let _ = self.router.send_message(RouterMessage::Requery {
+                slot: slot.clone(),
+                at_least: needed,
+            });
             return Ok(None);
         }
         let related = keys.into_iter().filter(|key| *key != slot.key).collect();
@@ -306,7 +309,10 @@ impl ObjectState {
                 }
             }
             let next = self.activation.settle(&mut plan, answers)?;
-            let invalid = plan.invalid.as_ref().and_then(|error| self.activation.invalid_note(error));
+            let invalid = plan
+                .invalid
+                .as_ref()
+                .and_then(|error| self.activation.invalid_note(error));
             plan.notes.extend(invalid);
             if !plan.notes.is_empty() {
                 let (cause, now) = (self.activation.cause(), self.clock.now());
@@ -336,7 +342,10 @@ impl ObjectState {
         self.reload = None;
         self.own = None;
         let slot = self.activation.slot().clone();
-        self.router.send_message(RouterMessage::Requery { slot, at_least: Revision::ZERO })?;
+        self.router.send_message(RouterMessage::Requery {
+            slot,
+            at_least: Revision::ZERO,
+        })?;
         Ok(())
     }
 
@@ -347,14 +356,21 @@ impl ObjectState {
 
     fn set_timer(&mut self, myself: &ActorRef<ObjectMessage>, timer: &'static str, after_ms: u64) {
         let token = self.token();
-        let task = alarm(myself, Duration::from_millis(after_ms), ObjectMessage::Timer(timer, token));
+        let task = alarm(
+            myself,
+            Duration::from_millis(after_ms),
+            ObjectMessage::Timer(timer, token),
+        );
         self.timers.insert(timer, Alarm { token, task });
     }
 
     fn reload_after(&mut self, myself: &ActorRef<ObjectMessage>, wait: Duration) {
         self.activation.doubt();
         let token = self.token();
-        self.reload = Some(Alarm { token, task: alarm(myself, wait, ObjectMessage::Reload(token)) });
+        self.reload = Some(Alarm {
+            token,
+            task: alarm(myself, wait, ObjectMessage::Reload(token)),
+        });
     }
 
     /// Nothing to do: if that stays so for a while and no timer is set, the actor may sleep.
@@ -363,8 +379,15 @@ impl ObjectState {
         if self.timers.is_empty() && self.reload.is_none() {
             let token = self.token();
             // What is left of an object that is gone is gone at once.
-            let wait = if self.activation.subject_exists() { self.idle_after } else { Duration::ZERO };
-            self.idle = Some(Alarm { token, task: alarm(myself, wait, ObjectMessage::Idle(token)) });
+            let wait = if self.activation.subject_exists() {
+                self.idle_after
+            } else {
+                Duration::ZERO
+            };
+            self.idle = Some(Alarm {
+                token,
+                task: alarm(myself, wait, ObjectMessage::Idle(token)),
+            });
         }
     }
 
@@ -372,7 +395,10 @@ impl ObjectState {
         self.idle = None;
         if self.timers.is_empty() && self.reload.is_none() {
             let slot = self.activation.slot().clone();
-            self.router.send_message(RouterMessage::Idle { slot, heard: self.heard })?;
+            self.router.send_message(RouterMessage::Idle {
+                slot,
+                heard: self.heard,
+            })?;
         }
         Ok(())
     }

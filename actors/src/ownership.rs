@@ -86,16 +86,26 @@ pub fn annotate(value: &mut Value, name: &str, text: &str) {
 /// The write that makes `owner` the controller of an object.
 pub fn adopt(key: &Key, base: &Arc<Object>, owner: &Owner) -> Option<Intent> {
     let mut value = base.value().ok()?;
-    let references = metadata(&mut value).entry("ownerReferences").or_insert_with(|| json!([]));
+    let references = metadata(&mut value)
+        .entry("ownerReferences")
+        .or_insert_with(|| json!([]));
     references.as_array_mut()?.push(owner.controller_reference());
-    Some(Intent::Update { key: key.clone(), base: Arc::clone(base), value })
+    Some(Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(base),
+        value,
+    })
 }
 
 /// The write that takes the reference to an owner off an object.
 pub fn release(key: &Key, base: &Arc<Object>, owner_uid: &str) -> Option<Intent> {
     let mut value = base.value().ok()?;
     without_owners(&mut value, |uid| uid == owner_uid);
-    Some(Intent::Update { key: key.clone(), base: Arc::clone(base), value })
+    Some(Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(base),
+        value,
+    })
 }
 
 /// Takes off the references to owners whose uid is `gone`.
@@ -116,9 +126,16 @@ pub fn delete(key: &Key, base: &Arc<Object>, now: UnixMillis) -> Option<Intent> 
         return None;
     }
     let value = base.value().ok()?;
-    let grace_seconds = if key.resource.as_str() == "pods" { pod_grace_seconds(&value) } else { 0 };
+    let grace_seconds = if key.resource.as_str() == "pods" {
+        pod_grace_seconds(&value)
+    } else {
+        0
+    };
     if grace_seconds == 0 && base.header.finalizers.is_empty() {
-        return Some(Intent::Remove { key: key.clone(), revision: base.header.revision });
+        return Some(Intent::Remove {
+            key: key.clone(),
+            revision: base.header.revision,
+        });
     }
     Some(mark_deleted(key, base, value, now, grace_seconds))
 }
@@ -131,18 +148,29 @@ pub fn delete_foreground(key: &Key, base: &Arc<Object>, now: UnixMillis) -> Opti
     }
     let finalizers = metadata(&mut value).entry("finalizers").or_insert_with(|| json!([]));
     finalizers.as_array_mut()?.push(json!("foregroundDeletion"));
-    let grace_seconds = if key.resource.as_str() == "pods" { pod_grace_seconds(&value) } else { 0 };
+    let grace_seconds = if key.resource.as_str() == "pods" {
+        pod_grace_seconds(&value)
+    } else {
+        0
+    };
     Some(mark_deleted(key, base, value, now, grace_seconds))
 }
 
 fn mark_deleted(key: &Key, base: &Arc<Object>, mut value: Value, now: UnixMillis, grace_seconds: u64) -> Intent {
     let metadata = metadata(&mut value);
-    metadata.insert("deletionTimestamp".into(), json!(now.plus_ms(grace_seconds * 1000).rfc3339()));
+    metadata.insert(
+        "deletionTimestamp".into(),
+        json!(now.plus_ms(grace_seconds * 1000).rfc3339()),
+    );
     metadata.insert("deletionGracePeriodSeconds".into(), json!(grace_seconds));
     if let Some(generation) = metadata.get("generation").and_then(Value::as_i64) {
         metadata.insert("generation".into(), json!(generation + 1));
     }
-    Intent::Update { key: key.clone(), base: Arc::clone(base), value }
+    Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(base),
+        value,
+    }
 }
 
 /// A pod that was never bound, or has ended, needs no grace: nothing runs.
@@ -153,7 +181,10 @@ fn pod_grace_seconds(pod: &Value) -> u64 {
         return 0;
     }
     // A grace of zero for a bound pod would remove it while it runs; one second is the API server's own floor.
-    pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30).max(1)
+    pod["spec"]["terminationGracePeriodSeconds"]
+        .as_u64()
+        .unwrap_or(30)
+        .max(1)
 }
 
 #[cfg(test)]
@@ -163,7 +194,11 @@ pub(crate) mod tests {
 
     /// A stored object at a revision.
     pub(crate) fn stored(value: Value, revision: u64) -> Arc<Object> {
-        Arc::new(Draft::encode(&value, vec![]).expect("a complete object").commit(Revision(revision), None))
+        Arc::new(
+            Draft::encode(&value, vec![])
+                .expect("a complete object")
+                .commit(Revision(revision), None),
+        )
     }
 
     fn pod(spec: Value, status: Value, metadata: Value) -> Arc<Object> {
@@ -177,33 +212,48 @@ pub(crate) mod tests {
     #[test]
     fn a_pod_is_removed_at_once_only_when_nothing_of_it_runs() {
         let key = Key::new("pods", "default", "p");
-        let removed = Some(Intent::Remove { key: key.clone(), revision: Revision(7) });
+        let removed = Some(Intent::Remove {
+            key: key.clone(),
+            revision: Revision(7),
+        });
         let now = UnixMillis(1_000_000_000_000);
         assert_eq!(delete(&key, &pod(json!({}), json!({}), json!({})), now), removed);
         let finished = pod(json!({"nodeName": "n"}), json!({"phase": "Failed"}), json!({}));
         assert_eq!(delete(&key, &finished, now), removed);
-        let running = pod(json!({"nodeName": "n", "terminationGracePeriodSeconds": 5}), json!({}), json!({}));
-        let Some(Intent::Update { value, .. }) = delete(&key, &running, now) else { panic!("not marked") };
+        let running = pod(
+            json!({"nodeName": "n", "terminationGracePeriodSeconds": 5}),
+            json!({}),
+            json!({}),
+        );
+        let Some(Intent::Update { value, .. }) = delete(&key, &running, now) else {
+            panic!("not marked")
+        };
         assert_eq!(value["metadata"]["deletionGracePeriodSeconds"], 5);
         assert_eq!(value["metadata"]["deletionTimestamp"], now.plus_ms(5000).rfc3339());
         let held = pod(json!({}), json!({}), json!({"finalizers": ["example.com/x"]}));
         assert!(matches!(delete(&key, &held, now), Some(Intent::Update { .. })));
-        let deleting = pod(json!({}), json!({}), json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        let deleting = pod(
+            json!({}),
+            json!({}),
+            json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        );
         assert_eq!(delete(&key, &deleting, now), None);
     }
 
     #[test]
     fn claims_follow_the_controller_reference_and_the_selector() {
-        let reference = |uid: &str| {
-            json!({"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": uid, "controller": true}]})
-        };
+        let reference = |uid: &str| json!({"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": uid, "controller": true}]});
         let cases = [
             (reference("me"), true, Claim::Own),
             (reference("me"), false, Claim::Release),
             (reference("other"), true, Claim::Foreign),
             (json!({}), true, Claim::Adopt),
             (json!({}), false, Claim::Foreign),
-            (json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), true, Claim::Foreign),
+            (
+                json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+                true,
+                Claim::Foreign,
+            ),
         ];
         for (metadata, matches, expected) in cases {
             let object = pod(json!({}), json!({}), metadata.clone());
@@ -214,13 +264,20 @@ pub(crate) mod tests {
     #[test]
     fn adoption_adds_a_controller_reference_and_release_takes_it_off() {
         let key = Key::new("pods", "default", "p");
-        let owner = Owner { api_version: "apps/v1", kind: "ReplicaSet", name: "r".into(), uid: "me".into() };
+        let owner = Owner {
+            api_version: "apps/v1",
+            kind: "ReplicaSet",
+            name: "r".into(),
+            uid: "me".into(),
+        };
         let Some(Intent::Update { value, .. }) = adopt(&key, &pod(json!({}), json!({}), json!({})), &owner) else {
             panic!("not adopted")
         };
         let adopted = stored(value, 8);
         assert_eq!(claim(&adopted.header, "me", true), Claim::Own);
-        let Some(Intent::Update { value, .. }) = release(&key, &adopted, "me") else { panic!("not released") };
+        let Some(Intent::Update { value, .. }) = release(&key, &adopted, "me") else {
+            panic!("not released")
+        };
         assert_eq!(value["metadata"].get("ownerReferences"), None);
     }
 }

@@ -26,7 +26,10 @@ mod tests {
     #[test]
     fn every_actor_lives_on_the_leader() {
         let alive = [NodeName::from("a"), NodeName::from("b")];
-        let members = Members { leader: &alive[1], alive: &alive };
+        let members = Members {
+            leader: &alive[1],
+            alive: &alive,
+        };
         assert_eq!(placement(&Key::new("services", "default", "web"), members), alive[1]);
     }
 }

@@ -182,8 +182,18 @@ impl Pod {
 
     /// Its addresses: `podIPs`, or `podIP` alone.
     pub fn addresses(&self) -> Vec<&str> {
-        let several: Vec<&str> = self.status.pod_ips.iter().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
-        if several.is_empty() && !self.status.pod_ip.is_empty() { vec![&self.status.pod_ip] } else { several }
+        let several: Vec<&str> = self
+            .status
+            .pod_ips
+            .iter()
+            .map(|ip| ip.ip.as_str())
+            .filter(|ip| !ip.is_empty())
+            .collect();
+        if several.is_empty() && !self.status.pod_ip.is_empty() {
+            vec![&self.status.pod_ip]
+        } else {
+            several
+        }
     }
 }
 
@@ -397,7 +407,12 @@ mod tests {
 
     #[test]
     fn tolerations_match_taints_as_kubernetes_documents() {
-        let taint = Taint { key: "k".into(), value: "v".into(), effect: "NoExecute".into(), time_added: None };
+        let taint = Taint {
+            key: "k".into(),
+            value: "v".into(),
+            effect: "NoExecute".into(),
+            time_added: None,
+        };
         let cases = [
             (json!({"key": "k", "operator": "Exists"}), true),
             (json!({"operator": "Exists"}), true),
@@ -419,10 +434,17 @@ mod tests {
             (json!({"status": {"phase": "Running"}}), true),
             (json!({}), true),
             (json!({"status": {"phase": "Failed"}}), false),
-            (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}}), false),
+            (
+                json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}}),
+                false,
+            ),
         ];
         for (pod, expected) in cases {
-            assert_eq!(serde_json::from_value::<Pod>(pod.clone()).unwrap().is_active(), expected, "{pod}");
+            assert_eq!(
+                serde_json::from_value::<Pod>(pod.clone()).unwrap().is_active(),
+                expected,
+                "{pod}"
+            );
         }
     }
 }

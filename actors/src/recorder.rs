@@ -15,8 +15,18 @@ const EVENTS: &str = "events";
 
 /// The key of a note's Event: the same for the same words about the same object.
 pub fn key(note: &Note) -> Key {
-    let severity = if note.severity == Severity::Warning { "Warning" } else { "Normal" };
-    let parts = [note.regarding.uid.as_str(), note.reason, severity, note.component, note.message.as_str()];
+    let severity = if note.severity == Severity::Warning {
+        "Warning"
+    } else {
+        "Normal"
+    };
+    let parts = [
+        note.regarding.uid.as_str(),
+        note.reason,
+        severity,
+        note.component,
+        note.message.as_str(),
+    ];
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for byte in parts.iter().flat_map(|part| part.bytes().chain([0])) {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -25,7 +35,11 @@ pub fn key(note: &Note) -> Key {
 }
 
 fn namespace(note: &Note) -> &str {
-    if note.regarding.namespace.is_empty() { "default" } else { &note.regarding.namespace }
+    if note.regarding.namespace.is_empty() {
+        "default"
+    } else {
+        &note.regarding.namespace
+    }
 }
 
 /// The write of a note, given the Event that is stored for it.
@@ -36,10 +50,25 @@ pub fn compose(note: &Note, stored: Option<&Object>, now: UnixMillis, rng: &mut 
         value["count"] = json!(value["count"].as_u64().unwrap_or(1) + 1);
         value["lastTimestamp"] = json!(now.rfc3339());
         let draft = compose::update(&key.resource, &value).ok()?;
-        return Some(Write::Put { key, precondition: Precondition::Revision(object.header.revision), draft });
+        return Some(Write::Put {
+            key,
+            precondition: Precondition::Revision(object.header.revision),
+            draft,
+        });
     }
-    let (key, draft) = compose::create(&Resource::new(EVENTS), namespace(note), event(note, &key, now), now, rng).ok()?;
-    Some(Write::Put { key, precondition: Precondition::Absent, draft })
+    let (key, draft) = compose::create(
+        &Resource::new(EVENTS),
+        namespace(note),
+        event(note, &key, now),
+        now,
+        rng,
+    )
+    .ok()?;
+    Some(Write::Put {
+        key,
+        precondition: Precondition::Absent,
+        draft,
+    })
 }
 
 fn event(note: &Note, key: &Key, now: UnixMillis) -> Value {
@@ -108,20 +137,31 @@ mod tests {
     #[test]
     fn the_same_note_again_raises_the_count_and_another_is_another_event() {
         let mut rng = SmallRng::seed_from_u64(7);
-        let Some(Write::Put { draft, precondition, key: first, .. }) = compose(&note("no room"), None, UnixMillis(1000), &mut rng)
+        let Some(Write::Put {
+            draft,
+            precondition,
+            key: first,
+            ..
+        }) = compose(&note("no room"), None, UnixMillis(1000), &mut rng)
         else {
             panic!("not composed")
         };
         assert_eq!(precondition, Precondition::Absent);
         let stored = draft.commit(Revision(5), None);
-        let Some(Write::Put { draft, precondition, key: again }) =
-            compose(&note("no room"), Some(&stored), UnixMillis(9000), &mut rng)
+        let Some(Write::Put {
+            draft,
+            precondition,
+            key: again,
+        }) = compose(&note("no room"), Some(&stored), UnixMillis(9000), &mut rng)
         else {
             panic!("not composed")
         };
         assert_eq!((precondition, &first), (Precondition::Revision(Revision(5)), &again));
         let value = draft.preview().value().unwrap();
-        assert_eq!((&value["count"], &value["lastTimestamp"]), (&json!(2), &json!(UnixMillis(9000).rfc3339())));
+        assert_eq!(
+            (&value["count"], &value["lastTimestamp"]),
+            (&json!(2), &json!(UnixMillis(9000).rfc3339()))
+        );
         assert_eq!(value["involvedObject"]["name"], "web-1");
         assert_ne!(key(&note("other words")), first);
     }

@@ -24,19 +24,33 @@ fn image_of(pod: &Value) -> &str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_rolls_out_scales_and_updates() {
     let world = World::with_nodes(&["n1", "n2", "n3"]).await;
-    world.create("deployments.apps", "default", deployment("web", 5, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 5, "web:1"))
+        .await;
     world.deployment_is_complete("web", 5).await;
-    let nodes: BTreeSet<String> =
-        world.active_pods().await.iter().map(|(_, pod)| pod["spec"]["nodeName"].as_str().unwrap().to_owned()).collect();
+    let nodes: BTreeSet<String> = world
+        .active_pods()
+        .await
+        .iter()
+        .map(|(_, pod)| pod["spec"]["nodeName"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(nodes.len(), 3, "pods are spread: {nodes:?}");
 
-    world.edit(&web(), |deployment| deployment["spec"]["replicas"] = json!(12)).await;
+    world
+        .edit(&web(), |deployment| deployment["spec"]["replicas"] = json!(12))
+        .await;
     world.deployment_is_complete("web", 12).await;
-    world.edit(&web(), |deployment| deployment["spec"]["replicas"] = json!(4)).await;
+    world
+        .edit(&web(), |deployment| deployment["spec"]["replicas"] = json!(4))
+        .await;
     world.deployment_is_complete("web", 4).await;
     assert_eq!(world.active_pods().await.len(), 4);
 
-    world.edit(&web(), |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:2")).await;
+    world
+        .edit(&web(), |d| {
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:2")
+        })
+        .await;
     world.deployment_is_complete("web", 4).await;
     world
         .until("only pods of the new image remain", async |world: &World| {
@@ -45,14 +59,26 @@ async fn a_deployment_rolls_out_scales_and_updates() {
         })
         .await;
     let deployment = world.read(&web()).await.unwrap();
-    assert_eq!(deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"], "2");
+    assert_eq!(
+        deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"],
+        "2"
+    );
     let conditions = deployment["status"]["conditions"].as_array().unwrap();
-    let reason = |kind: &str| conditions.iter().find(|c| c["type"] == kind).map(|c| c["reason"].clone());
+    let reason = |kind: &str| {
+        conditions
+            .iter()
+            .find(|c| c["type"] == kind)
+            .map(|c| c["reason"].clone())
+    };
     assert_eq!(reason("Progressing"), Some(json!("NewReplicaSetAvailable")));
     assert_eq!(reason("Available"), Some(json!("MinimumReplicasAvailable")));
 
     // kubectl rollout undo: the former template again. Its ReplicaSet is used again and gets the next revision.
-    world.edit(&web(), |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:1")).await;
+    world
+        .edit(&web(), |d| {
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:1")
+        })
+        .await;
     world
         .until("the old image is back", async |world: &World| {
             let pods = world.active_pods().await;
@@ -74,11 +100,19 @@ async fn recreate_never_runs_two_templates_at_once() {
     recreate["spec"]["strategy"] = json!({"type": "Recreate"});
     world.create("deployments.apps", "default", recreate).await;
     world.deployment_is_complete("web", 3).await;
-    world.edit(&web(), |d| d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:2")).await;
+    world
+        .edit(&web(), |d| {
+            d["spec"]["template"]["spec"]["containers"][0]["image"] = json!("web:2")
+        })
+        .await;
     world
         .until("the new template runs", async |world: &World| {
-            let images: BTreeSet<String> =
-                world.list("pods").await.iter().map(|(_, pod)| image_of(pod).to_owned()).collect();
+            let images: BTreeSet<String> = world
+                .list("pods")
+                .await
+                .iter()
+                .map(|(_, pod)| image_of(pod).to_owned())
+                .collect();
             assert!(images.len() <= 1, "both templates have pods: {images:?}");
             images.contains("web:2") && world.active_pods().await.len() == 3
         })
@@ -88,7 +122,9 @@ async fn recreate_never_runs_two_templates_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_deployment_scales_but_does_not_roll() {
     let world = World::with_nodes(&["n1"]).await;
-    world.create("deployments.apps", "default", deployment("web", 2, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 2, "web:1"))
+        .await;
     world.deployment_is_complete("web", 2).await;
     world
         .edit(&web(), |d| {
@@ -97,13 +133,27 @@ async fn a_paused_deployment_scales_but_does_not_roll() {
             d["spec"]["replicas"] = json!(4);
         })
         .await;
-    world.until("there are four pods", async |world: &World| world.active_pods().await.len() == 4).await;
-    assert!(world.active_pods().await.iter().all(|(_, pod)| image_of(pod) == "web:1"));
+    world
+        .until("there are four pods", async |world: &World| {
+            world.active_pods().await.len() == 4
+        })
+        .await;
+    assert!(
+        world
+            .active_pods()
+            .await
+            .iter()
+            .all(|(_, pod)| image_of(pod) == "web:1")
+    );
     world.edit(&web(), |d| d["spec"]["paused"] = json!(false)).await;
     world.deployment_is_complete("web", 4).await;
     world
         .until("it rolled", async |world: &World| {
-            world.active_pods().await.iter().all(|(_, pod)| image_of(pod) == "web:2")
+            world
+                .active_pods()
+                .await
+                .iter()
+                .all(|(_, pod)| image_of(pod) == "web:2")
         })
         .await;
 }
@@ -111,26 +161,43 @@ async fn a_paused_deployment_scales_but_does_not_roll() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_a_dead_node_run_elsewhere_soon_and_the_node_recovers() {
     let world = World::with_nodes(&["n1", "n2", "n3"]).await;
-    world.create("deployments.apps", "default", deployment("web", 6, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 6, "web:1"))
+        .await;
     world.deployment_is_complete("web", 6).await;
     let begun = tokio::time::Instant::now();
     world.members.set("n2", Liveness::Down);
     world
         .until("six pods run elsewhere", async |world: &World| {
             let pods = world.active_pods().await;
-            let elsewhere = pods.iter().filter(|(_, pod)| {
-                pod["spec"]["nodeName"] != "n2" && pod["status"]["phase"] == "Running"
-            });
+            let elsewhere = pods
+                .iter()
+                .filter(|(_, pod)| pod["spec"]["nodeName"] != "n2" && pod["status"]["phase"] == "Running");
             elsewhere.count() == 6
         })
         .await;
     let elapsed = begun.elapsed();
-    assert!(elapsed < Duration::from_secs(4), "it took {elapsed:?}: with 4 s to notice, that is more than 8 s");
+    assert!(
+        elapsed < Duration::from_secs(4),
+        "it took {elapsed:?}: with 4 s to notice, that is more than 8 s"
+    );
     let lost = world.read(&Key::new("nodes", "", "n2")).await.unwrap();
-    let taints: Vec<&str> = lost["spec"]["taints"].as_array().unwrap().iter().map(|t| t["key"].as_str().unwrap()).collect();
-    assert_eq!(taints, ["node.kubernetes.io/unreachable", "node.kubernetes.io/unreachable"]);
+    let taints: Vec<&str> = lost["spec"]["taints"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|t| t["key"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        taints,
+        ["node.kubernetes.io/unreachable", "node.kubernetes.io/unreachable"]
+    );
     // Nothing that may still run there was removed.
-    let marked = world.list("pods").await.into_iter().filter(|(_, pod)| pod["spec"]["nodeName"] == "n2");
+    let marked = world
+        .list("pods")
+        .await
+        .into_iter()
+        .filter(|(_, pod)| pod["spec"]["nodeName"] == "n2");
     assert!(marked.count() > 0);
 
     // The machine comes back and says that it is ready.
@@ -153,18 +220,30 @@ async fn pods_of_a_dead_node_run_elsewhere_soon_and_the_node_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_of_a_deleted_node_are_removed() {
     let world = World::with_nodes(&["n1", "n2"]).await;
-    world.create("deployments.apps", "default", deployment("web", 4, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 4, "web:1"))
+        .await;
     world.deployment_is_complete("web", 4).await;
     world.members.set("n2", Liveness::Down);
     world
         .until("its pods are marked", async |world: &World| {
-            world.active_pods().await.iter().all(|(_, pod)| pod["spec"]["nodeName"] != "n2")
+            world
+                .active_pods()
+                .await
+                .iter()
+                .all(|(_, pod)| pod["spec"]["nodeName"] != "n2")
         })
         .await;
-    world.delete(&Key::new("nodes", "", "n2"), DeleteOptions::default()).await;
+    world
+        .delete(&Key::new("nodes", "", "n2"), DeleteOptions::default())
+        .await;
     world
         .until("no pod of it is left", async |world: &World| {
-            world.list("pods").await.iter().all(|(_, pod)| pod["spec"]["nodeName"] == "n1")
+            world
+                .list("pods")
+                .await
+                .iter()
+                .all(|(_, pod)| pod["spec"]["nodeName"] == "n1")
         })
         .await;
 }
@@ -179,8 +258,12 @@ async fn every_node_gets_a_pod_range_of_its_own() {
             nodes.iter().all(|(_, node)| node["spec"]["podCIDR"].is_string())
         })
         .await;
-    let ranges: BTreeSet<String> =
-        world.list("nodes").await.iter().map(|(_, node)| node["spec"]["podCIDR"].as_str().unwrap().to_owned()).collect();
+    let ranges: BTreeSet<String> = world
+        .list("nodes")
+        .await
+        .iter()
+        .map(|(_, node)| node["spec"]["podCIDR"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(ranges.len(), 40);
 }
 
@@ -196,21 +279,36 @@ async fn a_service_follows_its_pods() {
                     "ports": [{"port": 80, "targetPort": "http", "protocol": "TCP"}]}}),
         )
         .await;
-    world.create("deployments.apps", "default", deployment("web", 3, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 3, "web:1"))
+        .await;
     let ready = async |world: &World, wanted: usize| {
         let slices = world.list("endpointslices.discovery.k8s.io").await;
-        let mine = slices.iter().filter(|(_, slice)| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
+        let mine = slices
+            .iter()
+            .filter(|(_, slice)| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "web");
         let endpoints = mine.flat_map(|(_, slice)| slice["endpoints"].as_array().cloned().unwrap_or_default());
-        endpoints.filter(|endpoint| endpoint["conditions"]["ready"] == true).count() == wanted
+        endpoints
+            .filter(|endpoint| endpoint["conditions"]["ready"] == true)
+            .count()
+            == wanted
     };
-    world.until("three endpoints are ready", async |world: &World| ready(world, 3).await).await;
+    world
+        .until("three endpoints are ready", async |world: &World| ready(world, 3).await)
+        .await;
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(1)).await;
-    world.until("one endpoint is left", async |world: &World| ready(world, 1).await).await;
-    world.delete(&Key::new("services", "default", "web"), DeleteOptions::default()).await;
+    world
+        .until("one endpoint is left", async |world: &World| ready(world, 1).await)
+        .await;
+    world
+        .delete(&Key::new("services", "default", "web"), DeleteOptions::default())
+        .await;
     world
         .until("its slices are collected", async |world: &World| {
             let slices = world.list("endpointslices.discovery.k8s.io").await;
-            slices.iter().all(|(_, slice)| slice["metadata"]["labels"]["kubernetes.io/service-name"] != "web")
+            slices
+                .iter()
+                .all(|(_, slice)| slice["metadata"]["labels"]["kubernetes.io/service-name"] != "web")
         })
         .await;
 }
@@ -219,9 +317,14 @@ async fn a_service_follows_its_pods() {
 async fn deleting_an_owner_removes_its_subtree_in_each_order() {
     for policy in [PropagationPolicy::Background, PropagationPolicy::Foreground] {
         let world = World::with_nodes(&["n1"]).await;
-        world.create("deployments.apps", "default", deployment("web", 3, "web:1")).await;
+        world
+            .create("deployments.apps", "default", deployment("web", 3, "web:1"))
+            .await;
         world.deployment_is_complete("web", 3).await;
-        let options = DeleteOptions { propagation_policy: Some(policy), ..DeleteOptions::default() };
+        let options = DeleteOptions {
+            propagation_policy: Some(policy),
+            ..DeleteOptions::default()
+        };
         world.delete(&web(), options).await;
         world
             .until(&format!("everything is gone ({policy:?})"), async |world: &World| {
@@ -232,15 +335,26 @@ async fn deleting_an_owner_removes_its_subtree_in_each_order() {
             .await;
     }
     let world = World::with_nodes(&["n1"]).await;
-    world.create("deployments.apps", "default", deployment("web", 3, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 3, "web:1"))
+        .await;
     world.deployment_is_complete("web", 3).await;
-    let options = DeleteOptions { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteOptions::default() };
+    let options = DeleteOptions {
+        propagation_policy: Some(PropagationPolicy::Orphan),
+        ..DeleteOptions::default()
+    };
     world.delete(&web(), options).await;
     world
-        .until("the owner is gone", async |world: &World| world.list("deployments.apps").await.is_empty())
+        .until("the owner is gone", async |world: &World| {
+            world.list("deployments.apps").await.is_empty()
+        })
         .await;
     let sets = world.list("replicasets.apps").await;
-    assert!(sets[0].1["metadata"]["ownerReferences"].is_null(), "{}", sets[0].1["metadata"]);
+    assert!(
+        sets[0].1["metadata"]["ownerReferences"].is_null(),
+        "{}",
+        sets[0].1["metadata"]
+    );
     assert_eq!(world.active_pods().await.len(), 3);
 }
 
@@ -248,7 +362,13 @@ async fn deleting_an_owner_removes_its_subtree_in_each_order() {
 async fn a_namespace_is_emptied_of_every_kind_and_then_goes() {
     let world = World::with_nodes(&["n1"]).await;
     let namespace = Key::new("namespaces", "", "shop");
-    world.create("namespaces", "", json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}})).await;
+    world
+        .create(
+            "namespaces",
+            "",
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),
+        )
+        .await;
     let mut web = deployment("web", 3, "web:1");
     web["metadata"]["namespace"] = json!("shop");
     world.create("deployments.apps", "shop", web).await;
@@ -256,55 +376,110 @@ async fn a_namespace_is_emptied_of_every_kind_and_then_goes() {
         let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}});
         world.create("configmaps", "shop", config).await;
     }
-    let held = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", "finalizers": ["example.com/x"]}});
+    let held =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "held", "finalizers": ["example.com/x"]}});
     let held = world.create("configmaps", "shop", held).await;
-    world.until("three pods run", async |world: &World| world.active_pods().await.len() == 3).await;
+    world
+        .until("three pods run", async |world: &World| {
+            world.active_pods().await.len() == 3
+        })
+        .await;
     world.delete(&namespace, DeleteOptions::default()).await;
     world
         .until("it says what it waits for", async |world: &World| {
             let namespace = world.read(&namespace).await.unwrap();
-            namespace["status"]["conditions"].to_string().contains("example.com/x in 1 resource instances")
+            namespace["status"]["conditions"]
+                .to_string()
+                .contains("example.com/x in 1 resource instances")
         })
         .await;
     world
         .until("only that is left", async |world: &World| {
-            world.list("pods").await.is_empty() && world.list("configmaps").await.iter().filter(|(key, _)| &*key.namespace == "shop").count() == 1
+            world.list("pods").await.is_empty()
+                && world
+                    .list("configmaps")
+                    .await
+                    .iter()
+                    .filter(|(key, _)| &*key.namespace == "shop")
+                    .count()
+                    == 1
         })
         .await;
     // Its finalizer goes, and with it the object, as the gateway does it.
     let revision = world.store.read(&held).await.unwrap().unwrap().header.revision;
-    let write = Write::Delete { key: held, precondition: Precondition::Revision(revision) };
-    world.store.propose(Proposal::one(protocol::Cause(9), write)).await.unwrap();
-    world.until("the namespace is gone", async |world: &World| world.read(&namespace).await.is_none()).await;
+    let write = Write::Delete {
+        key: held,
+        precondition: Precondition::Revision(revision),
+    };
+    world
+        .store
+        .propose(Proposal::one(protocol::Cause(9), write))
+        .await
+        .unwrap();
+    world
+        .until("the namespace is gone", async |world: &World| {
+            world.read(&namespace).await.is_none()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_actor_can_be_killed_and_only_it_restarts() {
     let world = World::with_nodes(&["n1", "n2"]).await;
-    world.create("deployments.apps", "default", deployment("web", 3, "web:1")).await;
-    world.create("deployments.apps", "default", deployment("other", 2, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 3, "web:1"))
+        .await;
+    world
+        .create("deployments.apps", "default", deployment("other", 2, "web:1"))
+        .await;
     world.deployment_is_complete("web", 3).await;
     world.deployment_is_complete("other", 2).await;
     let restarts = |path: &str| {
-        world.registry.entries().into_iter().find(|entry| entry.path == path).map_or(0, |entry| entry.restarts)
+        world
+            .registry
+            .entries()
+            .into_iter()
+            .find(|entry| entry.path == path)
+            .map_or(0, |entry| entry.restarts)
     };
     let path = "/cluster/default/deployments.apps/web";
-    world.registry.serve(AdminRequest::Kill { path: path.into() }).await.unwrap();
-    world.until("it was restarted", async |_: &World| restarts(path) == 1).await;
+    world
+        .registry
+        .serve(AdminRequest::Kill { path: path.into() })
+        .await
+        .unwrap();
+    world
+        .until("it was restarted", async |_: &World| restarts(path) == 1)
+        .await;
     assert_eq!(restarts("/cluster/default/deployments.apps/other"), 0);
     assert_eq!(restarts("/cluster/router"), 0);
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(5)).await;
     world.deployment_is_complete("web", 5).await;
 
-    for path in ["/cluster/router", "/cluster/scheduler", "/cluster/defaults", "/cluster/nodes/n1"] {
-        world.registry.serve(AdminRequest::Kill { path: path.into() }).await.unwrap();
+    for path in [
+        "/cluster/router",
+        "/cluster/scheduler",
+        "/cluster/defaults",
+        "/cluster/nodes/n1",
+    ] {
+        world
+            .registry
+            .serve(AdminRequest::Kill { path: path.into() })
+            .await
+            .unwrap();
     }
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(8)).await;
     world.deployment_is_complete("web", 8).await;
     assert_eq!(restarts("/cluster/router"), 1);
 
     // The root has no supervisor above it and comes back all the same.
-    world.registry.serve(AdminRequest::Kill { path: "/cluster".into() }).await.unwrap();
+    world
+        .registry
+        .serve(AdminRequest::Kill {
+            path: "/cluster".into(),
+        })
+        .await
+        .unwrap();
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(2)).await;
     world.deployment_is_complete("web", 2).await;
     assert_eq!(restarts("/cluster"), 1);
@@ -318,34 +493,66 @@ async fn one_bad_object_backs_off_and_does_not_disturb_the_others() {
         "metadata": {"name": "bad", "namespace": "default", "uid": "bad"}, "spec": {"ports": "not a list"}});
     let draft = protocol::Draft::encode(&bad, vec![]).unwrap();
     let key = Key::new("services", "default", "bad");
-    let write = Write::Put { key, precondition: Precondition::Absent, draft };
-    world.store.propose(Proposal::one(protocol::Cause(1), write)).await.unwrap();
+    let write = Write::Put {
+        key,
+        precondition: Precondition::Absent,
+        draft,
+    };
+    world
+        .store
+        .propose(Proposal::one(protocol::Cause(1), write))
+        .await
+        .unwrap();
     world
         .until("it backs off", async |world: &World| {
             let entries = world.registry.entries();
-            entries.iter().any(|e| e.path == "/cluster/default/services/bad" && e.state == "backing-off" && e.restarts > 5)
+            entries
+                .iter()
+                .any(|e| e.path == "/cluster/default/services/bad" && e.state == "backing-off" && e.restarts > 5)
         })
         .await;
-    world.create("deployments.apps", "default", deployment("web", 3, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 3, "web:1"))
+        .await;
     world.deployment_is_complete("web", 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_actors_sleep_and_wake_on_the_next_event() {
-    let config = ControlPlaneConfig { idle_after: Duration::from_millis(50), ..ControlPlaneConfig::default() };
+    let config = ControlPlaneConfig {
+        idle_after: Duration::from_millis(50),
+        ..ControlPlaneConfig::default()
+    };
     let world = World::with(&["n1"], config).await;
-    world.create("deployments.apps", "default", deployment("web", 2, "web:1")).await;
+    world
+        .create("deployments.apps", "default", deployment("web", 2, "web:1"))
+        .await;
     world.deployment_is_complete("web", 2).await;
     let path = "/cluster/default/deployments.apps/web";
     let awake = || world.registry.entries().into_iter().any(|entry| entry.path == path);
     world.until("it sleeps", async |_: &World| !awake()).await;
-    let AdminReply::Actors(listed) =
-        world.registry.serve(AdminRequest::Ls { path: "/cluster/default/deployments.apps".into() }).await.unwrap()
+    let AdminReply::Actors(listed) = world
+        .registry
+        .serve(AdminRequest::Ls {
+            path: "/cluster/default/deployments.apps".into(),
+        })
+        .await
+        .unwrap()
     else {
         panic!("no list")
     };
-    assert_eq!((listed[0].path.as_str(), listed[0].state.as_str(), listed[0].children), (path, "asleep", 1));
-    let asked = world.registry.serve(AdminRequest::Ask { path: path.into(), question: "state".into() }).await.unwrap();
+    assert_eq!(
+        (listed[0].path.as_str(), listed[0].state.as_str(), listed[0].children),
+        (path, "asleep", 1)
+    );
+    let asked = world
+        .registry
+        .serve(AdminRequest::Ask {
+            path: path.into(),
+            question: "state".into(),
+        })
+        .await
+        .unwrap();
     assert!(matches!(asked, AdminReply::Json(text) if text.contains("replicaSets")));
     world.until("it sleeps again", async |_: &World| !awake()).await;
     for replicas in [3, 1, 4, 2, 5] {
@@ -362,7 +569,9 @@ async fn two_control_planes_at_once_do_no_harm() {
     world.registry = supervision::Registry::default();
     world.start(ControlPlaneConfig::default()).await;
     for (name, replicas) in [("web", 10), ("other", 7)] {
-        world.create("deployments.apps", "default", deployment(name, replicas, "web:1")).await;
+        world
+            .create("deployments.apps", "default", deployment(name, replicas, "web:1"))
+            .await;
     }
     world.deployment_is_complete("web", 10).await;
     world.deployment_is_complete("other", 7).await;
@@ -396,7 +605,9 @@ async fn a_pod_that_fits_nowhere_says_why_and_runs_when_there_is_room() {
 async fn a_service_with_another_selector_has_other_endpoints() {
     let world = World::with_nodes(&["n1"]).await;
     for name in ["web", "api"] {
-        world.create("deployments.apps", "default", deployment(name, 2, "web:1")).await;
+        world
+            .create("deployments.apps", "default", deployment(name, 2, "web:1"))
+            .await;
         world.deployment_is_complete(name, 2).await;
     }
     let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "front", "namespace": "default"},
@@ -404,13 +615,27 @@ async fn a_service_with_another_selector_has_other_endpoints() {
     let service = world.create("services", "default", service).await;
     let targets = async |world: &World| -> Vec<String> {
         let slices = world.list("endpointslices.discovery.k8s.io").await;
-        let mine = slices.iter().filter(|(_, s)| s["metadata"]["labels"]["kubernetes.io/service-name"] == "front");
+        let mine = slices
+            .iter()
+            .filter(|(_, s)| s["metadata"]["labels"]["kubernetes.io/service-name"] == "front");
         let endpoints = mine.flat_map(|(_, slice)| slice["endpoints"].as_array().cloned().unwrap_or_default());
-        endpoints.map(|endpoint| endpoint["targetRef"]["name"].as_str().unwrap()[..3].to_owned()).collect()
+        endpoints
+            .map(|endpoint| endpoint["targetRef"]["name"].as_str().unwrap()[..3].to_owned())
+            .collect()
     };
-    world.until("it has the pods of web", async |w: &World| targets(w).await == ["web", "web"]).await;
-    world.edit(&service, |service| service["spec"]["selector"] = json!({"app": "api"})).await;
-    world.until("it has the pods of api", async |w: &World| targets(w).await == ["api", "api"]).await;
+    world
+        .until("it has the pods of web", async |w: &World| {
+            targets(w).await == ["web", "web"]
+        })
+        .await;
+    world
+        .edit(&service, |service| service["spec"]["selector"] = json!({"app": "api"}))
+        .await;
+    world
+        .until("it has the pods of api", async |w: &World| {
+            targets(w).await == ["api", "api"]
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -423,8 +648,16 @@ async fn a_template_that_cannot_make_pods_is_reported() {
             "template": {"metadata": {"labels": {"app": "bad"}}, "spec": {"containers": []}}}});
     let draft = protocol::Draft::encode(&set, vec![]).unwrap();
     let key = Key::new("replicasets.apps", "default", "bad");
-    let write = Write::Put { key, precondition: Precondition::Absent, draft };
-    world.store.propose(Proposal::one(protocol::Cause(1), write)).await.unwrap();
+    let write = Write::Put {
+        key,
+        precondition: Precondition::Absent,
+        draft,
+    };
+    world
+        .store
+        .propose(Proposal::one(protocol::Cause(1), write))
+        .await
+        .unwrap();
     world
         .until("an event says why", async |world: &World| {
             world.list("events").await.iter().any(|(_, event)| {
@@ -439,10 +672,20 @@ async fn a_new_cluster_has_its_default_objects() {
     let world = World::with_nodes(&["n1"]).await;
     world
         .until("the defaults are there", async |world: &World| {
-            let names: Vec<String> = world.list("namespaces").await.iter().map(|(key, _)| key.name.to_string()).collect();
-            let slice = world.read(&Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes")).await;
+            let names: Vec<String> = world
+                .list("namespaces")
+                .await
+                .iter()
+                .map(|(key, _)| key.name.to_string())
+                .collect();
+            let slice = world
+                .read(&Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes"))
+                .await;
             names == ["default", "kube-node-lease", "kube-public", "kube-system"]
-                && world.read(&Key::new("services", "default", "kubernetes")).await.is_some()
+                && world
+                    .read(&Key::new("services", "default", "kubernetes"))
+                    .await
+                    .is_some()
                 && slice.is_some_and(|slice| slice["endpoints"][0]["addresses"] == json!(["127.0.0.1"]))
         })
         .await;

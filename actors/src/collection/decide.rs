@@ -38,27 +38,49 @@ enum Ownership {
 }
 
 fn judge(state: &Collection, reference: &OwnerReference) -> Ownership {
-    let Some(key) = owner_key(reference, &state.key.namespace) else { return Ownership::Solid };
+    let Some(key) = owner_key(reference, &state.key.namespace) else {
+        return Ownership::Solid;
+    };
     match state.others.get(&key) {
         Some(owner) if owner.header.uid == reference.uid => {
             let waits = owner.header.deleting && owner.header.finalizers.iter().any(|name| name == FOREGROUND);
-            if waits && reference.block_owner_deletion { Ownership::Waiting } else { Ownership::Solid }
+            if waits && reference.block_owner_deletion {
+                Ownership::Waiting
+            } else {
+                Ownership::Solid
+            }
         }
         _ => Ownership::Gone,
     }
 }
 
 fn follow_owners(state: &Collection, own: &Arc<Object>, now: UnixMillis, effects: &mut Effects) {
-    let judged: Vec<(&OwnerReference, Ownership)> =
-        own.header.owners.iter().map(|reference| (reference, judge(state, reference))).collect();
+    let judged: Vec<(&OwnerReference, Ownership)> = own
+        .header
+        .owners
+        .iter()
+        .map(|reference| (reference, judge(state, reference)))
+        .collect();
     let count = |wanted: Ownership| judged.iter().filter(|(_, ownership)| *ownership == wanted).count();
-    let (solid, gone, waiting) = (count(Ownership::Solid), count(Ownership::Gone), count(Ownership::Waiting));
+    let (solid, gone, waiting) = (
+        count(Ownership::Solid),
+        count(Ownership::Gone),
+        count(Ownership::Waiting),
+    );
     if solid > 0 {
         if gone + waiting > 0 {
-            let lost = |uid: &str| judged.iter().any(|(r, o)| r.uid.as_str() == uid && *o != Ownership::Solid);
+            let lost = |uid: &str| {
+                judged
+                    .iter()
+                    .any(|(r, o)| r.uid.as_str() == uid && *o != Ownership::Solid)
+            };
             if let Ok(mut value) = own.value() {
                 ownership::without_owners(&mut value, lost);
-                effects.write_one(Intent::Update { key: state.key.clone(), base: Arc::clone(own), value });
+                effects.write_one(Intent::Update {
+                    key: state.key.clone(),
+                    base: Arc::clone(own),
+                    value,
+                });
             }
         }
         return;
@@ -81,7 +103,11 @@ fn can_have_dependents(key: &Key) -> bool {
 /// The objects that refer to this one.
 fn dependents<'a>(state: &'a Collection, own: &'a Object) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>, bool)> {
     state.others.iter().filter_map(|(key, object)| {
-        let reference = object.header.owners.iter().find(|reference| reference.uid == own.header.uid)?;
+        let reference = object
+            .header
+            .owners
+            .iter()
+            .find(|reference| reference.uid == own.header.uid)?;
         Some((key, object, reference.block_owner_deletion))
     })
 }
@@ -94,7 +120,11 @@ fn delete_dependents(state: &Collection, own: &Arc<Object>, now: UnixMillis, eff
         let intent = if object.header.owners.len() > 1 {
             object.value().ok().map(|mut value| {
                 ownership::without_owners(&mut value, |uid| uid == own.header.uid.as_str());
-                Intent::Update { key: key.clone(), base: Arc::clone(object), value }
+                Intent::Update {
+                    key: key.clone(),
+                    base: Arc::clone(object),
+                    value,
+                }
             })
         } else if can_have_dependents(key) {
             ownership::delete_foreground(key, object, now)
@@ -127,12 +157,22 @@ fn orphan_dependents(state: &Collection, own: &Arc<Object>, effects: &mut Effect
 
 /// Takes a finalizer off; an object that has no other, and no grace left to wait for, is removed.
 fn without_finalizer(key: &Key, own: &Arc<Object>, finalizer: &str) -> Intent {
-    let remove = Intent::Remove { key: key.clone(), revision: own.header.revision };
+    let remove = Intent::Remove {
+        key: key.clone(),
+        revision: own.header.revision,
+    };
     let Ok(mut value) = own.value() else { return remove };
     let metadata = ownership::metadata(&mut value);
-    let mut left = metadata.get("finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut left = metadata
+        .get("finalizers")
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
     left.retain(|name| name != finalizer);
-    let grace = metadata.get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0);
+    let grace = metadata
+        .get("deletionGracePeriodSeconds")
+        .and_then(Value::as_i64)
+        .unwrap_or(0);
     if left.is_empty() && grace == 0 {
         return remove;
     }
@@ -141,7 +181,11 @@ fn without_finalizer(key: &Key, own: &Arc<Object>, finalizer: &str) -> Intent {
     } else {
         metadata.insert("finalizers".into(), Value::Array(left));
     }
-    Intent::Update { key: key.clone(), base: Arc::clone(own), value }
+    Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(own),
+        value,
+    }
 }
 
 #[cfg(test)]
@@ -188,14 +232,22 @@ mod tests {
     fn a_dependent_goes_when_all_its_owners_are_gone_and_only_then() {
         let config = |uids: &[&str]| object("configmaps", "c", owned_by(uids));
         let alive = object("replicasets.apps", "a", json!({}));
-        assert!(matches!(decided(config(&["x"]), vec![]).groups[0][0], Intent::Remove { .. }));
+        assert!(matches!(
+            decided(config(&["x"]), vec![]).groups[0][0],
+            Intent::Remove { .. }
+        ));
         assert!(decided(config(&["a"]), vec![alive.clone()]).writes_nothing());
         let effects = decided(config(&["a", "x"]), vec![alive.clone()]);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         assert_eq!(value["metadata"]["ownerReferences"].as_array().unwrap().len(), 1);
         // Another life of the same name is not the owner.
         let reborn = object("replicasets.apps", "x", json!({"uid": "other"}));
-        assert!(matches!(decided(config(&["x"]), vec![reborn]).groups[0][0], Intent::Remove { .. }));
+        assert!(matches!(
+            decided(config(&["x"]), vec![reborn]).groups[0][0],
+            Intent::Remove { .. }
+        ));
     }
 
     #[test]
@@ -214,7 +266,10 @@ mod tests {
         assert!(matches!(&effects.groups[0][0], Intent::Remove { key, .. } if &*key.name == "p"));
         let mut leaving = owned_by(&["rs"]);
         leaving["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert!(decided(owner.clone(), vec![object("pods", "p", leaving)]).writes_nothing(), "it waits");
+        assert!(
+            decided(owner.clone(), vec![object("pods", "p", leaving)]).writes_nothing(),
+            "it waits"
+        );
         assert!(matches!(&decided(owner, vec![]).groups[0][0], Intent::Remove { key, .. } if &*key.name == "rs"));
     }
 
@@ -222,7 +277,9 @@ mod tests {
     fn orphan_deletion_leaves_the_dependents_without_a_reference() {
         let owner = object("replicasets.apps", "rs", going(ORPHAN));
         let effects = decided(owner.clone(), vec![object("pods", "p", owned_by(&["rs"]))]);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         assert_eq!(value["metadata"].get("ownerReferences"), None);
         assert!(effects.look_again);
         assert!(matches!(&decided(owner, vec![]).groups[0][0], Intent::Remove { .. }));
@@ -232,7 +289,9 @@ mod tests {
     fn a_dependent_of_a_waiting_owner_is_deleted_in_the_foreground() {
         let owner = object("replicasets.apps", "rs", going(FOREGROUND));
         let effects = decided(object("configmaps", "c", owned_by(&["rs"])), vec![owner]);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         assert_eq!(value["metadata"]["finalizers"], json!([FOREGROUND]));
     }
 }

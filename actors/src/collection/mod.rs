@@ -27,7 +27,11 @@ pub struct Collection {
 impl Collection {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> Collection {
-        Collection { key, own: None, others: BTreeMap::new() }
+        Collection {
+            key,
+            own: None,
+            others: BTreeMap::new(),
+        }
     }
 }
 

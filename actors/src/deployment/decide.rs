@@ -79,7 +79,13 @@ fn claim_sets(state: &Deployment, own: &Own, owner: &Owner, effects: &mut Effect
             Claim::Own | Claim::Foreign => None,
         };
         if let Some(intent) = intent {
-            effects.write(vec![Intent::Fence { key: state.key.clone(), base: Arc::clone(&own.object) }, intent]);
+            effects.write(vec![
+                Intent::Fence {
+                    key: state.key.clone(),
+                    base: Arc::clone(&own.object),
+                },
+                intent,
+            ]);
             asked = true;
         }
     }
@@ -87,7 +93,10 @@ fn claim_sets(state: &Deployment, own: &Own, owner: &Owner, effects: &mut Effect
 }
 
 fn size(set: &Set) -> SetSize {
-    SetSize { replicas: set.reading.replicas(), available: set.reading.status.available_replicas }
+    SetSize {
+        replicas: set.reading.replicas(),
+        available: set.reading.status.available_replicas,
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -95,18 +104,40 @@ impl<'a> Plan<'a> {
         let spec = &own.reading.spec;
         let rolling = &spec.strategy.rolling_update;
         let recreate = spec.strategy.kind == "Recreate";
-        let bounds =
-            Bounds::new(spec.replicas.unwrap_or(1), recreate, &rolling.max_surge, &rolling.max_unavailable);
+        let bounds = Bounds::new(
+            spec.replicas.unwrap_or(1),
+            recreate,
+            &rolling.max_surge,
+            &rolling.max_unavailable,
+        );
         let owned = |set: &&Set| {
             let header = &set.object.header;
             !header.deleting && header.controller().is_some_and(|c| c.uid.as_str() == owner.uid)
         };
         let mut all: Vec<&Set> = state.replica_sets.values().filter(owned).collect();
         all.sort_by_key(|set| (set.reading.metadata.created_at(), set.object.header.created));
-        let newest = all.iter().copied().find(|set| template::same(&set.reading.spec.template, &spec.template));
-        let old = all.iter().copied().filter(|set| newest.is_none_or(|newest| newest.key != set.key)).collect();
+        let newest = all
+            .iter()
+            .copied()
+            .find(|set| template::same(&set.reading.spec.template, &spec.template));
+        let old = all
+            .iter()
+            .copied()
+            .filter(|set| newest.is_none_or(|newest| newest.key != set.key))
+            .collect();
         let (edits, forgotten) = (BTreeMap::new(), Vec::new());
-        Plan { own, owner, bounds, all, newest, old, edits, created: None, collision: false, forgotten }
+        Plan {
+            own,
+            owner,
+            bounds,
+            all,
+            newest,
+            old,
+            edits,
+            created: None,
+            collision: false,
+            forgotten,
+        }
     }
 
     /// Whether the Deployment was scaled since its active sets were.
@@ -120,7 +151,12 @@ impl<'a> Plan<'a> {
 
     /// Scales without rolling on.
     fn scale(&mut self) {
-        let active: Vec<&Set> = self.all.iter().copied().filter(|set| set.reading.replicas() > 0).collect();
+        let active: Vec<&Set> = self
+            .all
+            .iter()
+            .copied()
+            .filter(|set| set.reading.replicas() > 0)
+            .collect();
         let only = match active.as_slice() {
             [] => self.newest.or(self.old.last().copied()),
             [one] => Some(*one),
@@ -170,7 +206,12 @@ impl<'a> Plan<'a> {
     }
 
     fn recreate(&mut self, state: &Deployment) {
-        let running: Vec<&Set> = self.old.iter().copied().filter(|set| set.reading.replicas() > 0).collect();
+        let running: Vec<&Set> = self
+            .old
+            .iter()
+            .copied()
+            .filter(|set| set.reading.replicas() > 0)
+            .collect();
         if !running.is_empty() {
             for set in running {
                 self.resize(set, 0);
@@ -194,7 +235,13 @@ impl<'a> Plan<'a> {
 
     fn roll(&mut self, state: &Deployment) {
         let old: Vec<SetSize> = self.old.iter().map(|set| size(set)).collect();
-        let newest = self.newest.map_or(SetSize { replicas: 0, available: 0 }, size);
+        let newest = self.newest.map_or(
+            SetSize {
+                replicas: 0,
+                available: 0,
+            },
+            size,
+        );
         let grown = scale::newest_size(&self.bounds, newest, &old);
         self.ensure_newest(state, grown);
         let Some(set) = self.newest else { return };
@@ -202,7 +249,12 @@ impl<'a> Plan<'a> {
             return self.resize(set, grown);
         }
         self.resize(set, grown);
-        for (set, replicas) in self.old.clone().into_iter().zip(scale::old_sizes(&self.bounds, newest, &old)) {
+        for (set, replicas) in self
+            .old
+            .clone()
+            .into_iter()
+            .zip(scale::old_sizes(&self.bounds, newest, &old))
+        {
             if set.reading.replicas() != replicas {
                 self.resize(set, replicas);
             }
@@ -225,7 +277,10 @@ impl<'a> Plan<'a> {
         let hash = template::hash(&spec.template, self.own.reading.status.collision_count);
         let name = format!("{}-{hash}", self.owner.name);
         let namespace = self.own.reading.metadata.namespace.as_str();
-        if state.replica_sets.contains_key(&Key::new("replicasets.apps", namespace, name.as_str())) {
+        if state
+            .replica_sets
+            .contains_key(&Key::new("replicasets.apps", namespace, name.as_str()))
+        {
             self.collision = true;
             return;
         }
@@ -246,7 +301,11 @@ impl<'a> Plan<'a> {
         let edit = self.edits.entry(&set.key).or_default();
         edit.replicas = (set.reading.replicas() != replicas).then_some(replicas);
         let present = &set.reading.metadata.annotations;
-        edit.annotations.extend(annotations.into_iter().filter(|(name, text)| present.get(name) != Some(text)));
+        edit.annotations.extend(
+            annotations
+                .into_iter()
+                .filter(|(name, text)| present.get(name) != Some(text)),
+        );
     }
 
     /// Chooses the old sets that the history has no room for, once the rollout is complete.
@@ -254,7 +313,10 @@ impl<'a> Plan<'a> {
         let spec = &self.own.reading.spec;
         let counts = Counts::of(&self.all, self.newest);
         let limit = spec.revision_history_limit.unwrap_or(10);
-        if self.newest.is_none() || !(counts.complete(self.bounds.replicas) || spec.paused) || limit == i64::from(i32::MAX) {
+        if self.newest.is_none()
+            || !(counts.complete(self.bounds.replicas) || spec.paused)
+            || limit == i64::from(i32::MAX)
+        {
             return;
         }
         let surplus = self.old.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
@@ -275,12 +337,16 @@ impl<'a> Plan<'a> {
     fn carry(self, state: &Deployment, now: UnixMillis, effects: &mut Effects) {
         let mut group = Vec::new();
         for (key, edit) in &self.edits {
-            let Some(set) = self.all.iter().find(|set| set.key == **key) else { continue };
+            let Some(set) = self.all.iter().find(|set| set.key == **key) else {
+                continue;
+            };
             if let Some(intent) = edited(set, edit) {
                 group.push(intent);
             }
             if let Some(replicas) = edit.replicas {
-                effects.notes.push(self.scaled_note(&set.reading.metadata.name, set.reading.replicas(), replicas));
+                effects
+                    .notes
+                    .push(self.scaled_note(&set.reading.metadata.name, set.reading.replicas(), replicas));
             }
         }
         if let Some(value) = &self.created {
@@ -291,10 +357,17 @@ impl<'a> Plan<'a> {
             }
             let namespace = self.own.reading.metadata.namespace.as_str().into();
             let resource = Resource::new("replicasets.apps");
-            group.push(Intent::Create { resource, namespace, value: value.clone() });
+            group.push(Intent::Create {
+                resource,
+                namespace,
+                value: value.clone(),
+            });
         }
         for set in &self.forgotten {
-            group.push(Intent::Remove { key: set.key.clone(), revision: set.object.header.revision });
+            group.push(Intent::Remove {
+                key: set.key.clone(),
+                revision: set.object.header.revision,
+            });
         }
         let (value, deadline_ms) = self.own_value(now);
         effects.timer_if(PROGRESS_TIMER, deadline_ms);
@@ -316,10 +389,17 @@ impl<'a> Plan<'a> {
             (None, None) => Newest::None,
         };
         let revision = match (&self.created, self.newest) {
-            (Some(created), _) => created["metadata"]["annotations"][revision::REVISION].as_str().map(str::to_owned),
+            (Some(created), _) => created["metadata"]["annotations"][revision::REVISION]
+                .as_str()
+                .map(str::to_owned),
             (None, Some(set)) => {
-                let edited = self.edits.get(&set.key).and_then(|edit| edit.annotations.get(revision::REVISION));
-                edited.or_else(|| set.reading.metadata.annotations.get(revision::REVISION)).cloned()
+                let edited = self
+                    .edits
+                    .get(&set.key)
+                    .and_then(|edit| edit.annotations.get(revision::REVISION));
+                edited
+                    .or_else(|| set.reading.metadata.annotations.get(revision::REVISION))
+                    .cloned()
             }
             (None, None) => None,
         };
@@ -377,7 +457,11 @@ fn edited(set: &Set, edit: &Edit) -> Option<Intent> {
     if edit.replicas.is_some() || edit.min_ready_seconds.is_some() {
         value["metadata"]["generation"] = json!(set.reading.metadata.generation + 1);
     }
-    Some(Intent::Update { key: set.key.clone(), base: Arc::clone(&set.object), value })
+    Some(Intent::Update {
+        key: set.key.clone(),
+        base: Arc::clone(&set.object),
+        value,
+    })
 }
 
 /// The ReplicaSet of the Deployment's template.
@@ -391,7 +475,9 @@ fn new_set(
 ) -> Value {
     let spec = &own.reading.spec;
     let mut template = spec.template.clone();
-    let labels = ownership::metadata(&mut template).entry("labels").or_insert_with(|| json!({}));
+    let labels = ownership::metadata(&mut template)
+        .entry("labels")
+        .or_insert_with(|| json!({}));
     labels[template::HASH_LABEL] = json!(hash);
     let labels = labels.clone();
     let mut selector = spec.selector.clone();

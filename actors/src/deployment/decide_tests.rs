@@ -54,7 +54,9 @@ impl World {
     fn show_own(&mut self) {
         self.revision += 1;
         let key = self.state.key.clone();
-        self.state.observe(&key, Some(&stored(self.own.clone(), self.revision))).unwrap();
+        self.state
+            .observe(&key, Some(&stored(self.own.clone(), self.revision)))
+            .unwrap();
     }
 
     fn show_set(&mut self, name: &str) {
@@ -121,7 +123,10 @@ impl World {
         let names: Vec<String> = self.sets.keys().cloned().collect();
         for name in names {
             let set = self.sets.get_mut(&name).unwrap();
-            let (wanted, generation) = (set["spec"]["replicas"].as_i64().unwrap(), set["metadata"]["generation"].clone());
+            let (wanted, generation) = (
+                set["spec"]["replicas"].as_i64().unwrap(),
+                set["metadata"]["generation"].clone(),
+            );
             let ready = ready.min(wanted);
             set["status"] = json!({
                 "replicas": wanted, "readyReplicas": ready, "availableReplicas": ready, "observedGeneration": generation,
@@ -148,7 +153,9 @@ impl World {
         self.sets
             .values()
             .map(|set| {
-                let image = set["spec"]["template"]["spec"]["containers"][0]["image"].as_str().unwrap();
+                let image = set["spec"]["template"]["spec"]["containers"][0]["image"]
+                    .as_str()
+                    .unwrap();
                 (image, set["spec"]["replicas"].as_i64().unwrap())
             })
             .collect()
@@ -156,7 +163,10 @@ impl World {
 
     fn revision_of(&self, image: &str) -> String {
         let with = |set: &&Value| set["spec"]["template"]["spec"]["containers"][0]["image"] == image;
-        self.sets.values().find(with).unwrap()["metadata"]["annotations"][revision::REVISION].as_str().unwrap().to_owned()
+        self.sets.values().find(with).unwrap()["metadata"]["annotations"][revision::REVISION]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     fn condition(&self, kind: &str) -> (String, String, String) {
@@ -174,11 +184,23 @@ fn the_first_replica_set_has_the_hash_the_owner_and_the_revision() {
     let set = world.sets.values().next().unwrap().clone();
     let hash = set["metadata"]["labels"][template::HASH_LABEL].as_str().unwrap();
     assert_eq!(set["metadata"]["name"], format!("web-{hash}"));
-    assert_eq!(set["spec"]["selector"]["matchLabels"], json!({"app": "web", "pod-template-hash": hash}));
-    assert_eq!(set["spec"]["template"]["metadata"]["labels"], json!({"app": "web", "pod-template-hash": hash}));
-    assert_eq!((&set["spec"]["replicas"], &set["spec"]["minReadySeconds"]), (&json!(3), &json!(5)));
+    assert_eq!(
+        set["spec"]["selector"]["matchLabels"],
+        json!({"app": "web", "pod-template-hash": hash})
+    );
+    assert_eq!(
+        set["spec"]["template"]["metadata"]["labels"],
+        json!({"app": "web", "pod-template-hash": hash})
+    );
+    assert_eq!(
+        (&set["spec"]["replicas"], &set["spec"]["minReadySeconds"]),
+        (&json!(3), &json!(5))
+    );
     let annotations = &set["metadata"]["annotations"];
-    assert_eq!((&annotations[revision::REVISION], &annotations["note"]), (&json!("1"), &json!("kept")));
+    assert_eq!(
+        (&annotations[revision::REVISION], &annotations["note"]),
+        (&json!("1"), &json!("kept"))
+    );
     assert_eq!(set["metadata"]["ownerReferences"][0]["uid"], "d");
     assert_eq!(world.own["metadata"]["annotations"][revision::REVISION], "1");
     assert_eq!(world.notes, [format!("Scaled up replica set web-{hash} from 0 to 3")]);
@@ -197,7 +219,10 @@ fn a_rollout_completes_with_kubernetes_reasons_and_an_undo_raises_the_revision()
     world.set_image("i:2");
     world.roll_out();
     assert_eq!(world.sizes(), BTreeMap::from([("i:1", 0), ("i:2", 3)]));
-    assert_eq!((world.revision_of("i:1").as_str(), world.revision_of("i:2").as_str()), ("1", "2"));
+    assert_eq!(
+        (world.revision_of("i:1").as_str(), world.revision_of("i:2").as_str()),
+        ("1", "2")
+    );
     world.set_image("i:1");
     world.roll_out();
     assert_eq!(world.sizes(), BTreeMap::from([("i:1", 3), ("i:2", 0)]));
@@ -218,8 +243,15 @@ fn no_step_of_a_rollout_exceeds_surge_or_takes_an_available_pod_too_many() {
             let total: i64 = world.sizes().values().sum();
             assert!(total <= 5 + surge, "{surge}/{unavailable}: {:?}", world.sizes());
             let old = world.sizes()["i:1"];
-            let new_ready = world.state.replica_sets.values().map(|s| s.reading.status.available_replicas.min(s.reading.replicas()));
-            assert!(new_ready.sum::<i64>() >= 5 - unavailable, "{surge}/{unavailable} round {round}: old {old}");
+            let new_ready = world
+                .state
+                .replica_sets
+                .values()
+                .map(|s| s.reading.status.available_replicas.min(s.reading.replicas()));
+            assert!(
+                new_ready.sum::<i64>() >= 5 - unavailable,
+                "{surge}/{unavailable} round {round}: old {old}"
+            );
             world.pods_become_ready(round % 6);
             world.pods_become_ready(i64::MAX);
         }
@@ -234,14 +266,23 @@ fn a_rollout_that_makes_no_progress_is_reported_after_its_deadline() {
     world.set_image("i:broken");
     world.decide_until_rest();
     let effects = world.decide();
-    assert!(effects.timers.iter().any(|timer| timer.timer == PROGRESS_TIMER && timer.after_ms <= 11_000), "{effects:?}");
+    assert!(
+        effects
+            .timers
+            .iter()
+            .any(|timer| timer.timer == PROGRESS_TIMER && timer.after_ms <= 11_000),
+        "{effects:?}"
+    );
     world.now = NOW.plus_ms(9_000);
     world.decide_until_rest();
     assert_eq!(world.condition("Progressing").0, "True");
     world.now = NOW.plus_ms(12_000);
     world.decide_until_rest();
     let (status, reason, message) = world.condition("Progressing");
-    assert_eq!((status.as_str(), reason.as_str()), ("False", "ProgressDeadlineExceeded"));
+    assert_eq!(
+        (status.as_str(), reason.as_str()),
+        ("False", "ProgressDeadlineExceeded")
+    );
     assert!(message.ends_with("has timed out progressing."), "{message}");
     // The old pods serve on.
     assert_eq!(world.sizes()["i:1"], 3);
@@ -272,7 +313,10 @@ fn recreate_waits_for_the_last_old_pod() {
     world.decide_until_rest();
     assert_eq!(world.sizes(), BTreeMap::from([("i:1", 0)]));
     let name = world.sets.keys().next().unwrap().clone();
-    for status in [json!({"replicas": 1, "observedGeneration": 9}), json!({"terminatingReplicas": 1, "observedGeneration": 9})] {
+    for status in [
+        json!({"replicas": 1, "observedGeneration": 9}),
+        json!({"terminatingReplicas": 1, "observedGeneration": 9}),
+    ] {
         world.sets.get_mut(&name).unwrap()["status"] = status;
         world.show_set(&name);
         world.decide_until_rest();
@@ -298,7 +342,7 @@ fn the_history_keeps_as_many_old_sets_as_it_may() {
 fn a_name_that_is_taken_gives_another_hash() {
     let mut world = World::new(spec(1, "i:1", json!({})));
     let taken = format!("web-{}", template::hash(&template("i:1"), 0));
-    let other = json!({"metadata": {"name": taken, "namespace": "default", "uid": "x"}, "spec": {"replicas": 0, "template": template("i:9")}});
+    let other = json!({"metadata": {"name": taken, "namespace": "default", "uid": "x", "generation": 1}, "spec": {"replicas": 0, "template": template("i:9")}});
     world.sets.insert(taken.clone(), other);
     world.show_set(&taken);
     world.roll_out();

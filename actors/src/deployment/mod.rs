@@ -48,7 +48,11 @@ struct Set {
 impl Deployment {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> Deployment {
-        Deployment { key, own: None, replica_sets: BTreeMap::new() }
+        Deployment {
+            key,
+            own: None,
+            replica_sets: BTreeMap::new(),
+        }
     }
 }
 
@@ -58,7 +62,12 @@ impl ObjectKind for Deployment {
             Some(object) if *key == self.key => {
                 let reading: reading::Deployment = read(key, object)?;
                 let selector = LabelSelector::from_value(&reading.spec.selector).unwrap_or_default();
-                self.own = Some(Own { object: Arc::clone(object), value: read(key, object)?, reading, selector });
+                self.own = Some(Own {
+                    object: Arc::clone(object),
+                    value: read(key, object)?,
+                    reading,
+                    selector,
+                });
             }
             None if *key == self.key => self.own = None,
             Some(object) if key.resource.as_str() == "replicasets.apps" => {
@@ -86,7 +95,10 @@ impl ObjectKind for Deployment {
             Some(own) => {
                 let status = &own.reading.status;
                 let wanted = own.reading.spec.replicas.unwrap_or(1);
-                format!("{}/{wanted} ready, {} up to date", status.ready_replicas, status.updated_replicas)
+                format!(
+                    "{}/{wanted} ready, {} up to date",
+                    status.ready_replicas, status.updated_replicas
+                )
             }
             None => "deleted".to_owned(),
         }
@@ -108,8 +120,14 @@ impl ObjectKind for Deployment {
     }
 
     fn why(&self) -> String {
-        let conditions = self.own.as_ref().map(|own| own.reading.status.conditions.as_slice()).unwrap_or_default();
-        let lines = conditions.iter().map(|c| format!("{}={}: {} {}", c.kind, c.status, c.reason, c.message));
+        let conditions = self
+            .own
+            .as_ref()
+            .map(|own| own.reading.status.conditions.as_slice())
+            .unwrap_or_default();
+        let lines = conditions
+            .iter()
+            .map(|c| format!("{}={}: {} {}", c.kind, c.status, c.reason, c.message));
         lines.collect::<Vec<_>>().join("\n")
     }
 }

@@ -86,13 +86,34 @@ pub(super) fn write_conditions(
     now: UnixMillis,
 ) -> Option<u64> {
     let (status, reason, message) = if counts.available >= bounds.available_min() {
-        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
     } else {
-        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
     };
-    conditions::set(value, Wanted { kind: "Available", status, reason, message }, Times::Update, now);
-    let deadline_seconds =
-        own.reading.spec.progress_deadline_seconds.filter(|&seconds| seconds != NO_DEADLINE);
+    conditions::set(
+        value,
+        Wanted {
+            kind: "Available",
+            status,
+            reason,
+            message,
+        },
+        Times::Update,
+        now,
+    );
+    let deadline_seconds = own
+        .reading
+        .spec
+        .progress_deadline_seconds
+        .filter(|&seconds| seconds != NO_DEADLINE);
     let Some(deadline_seconds) = deadline_seconds else {
         conditions::remove(value, "Progressing");
         return None;
@@ -101,16 +122,32 @@ pub(super) fn write_conditions(
     let current = condition(&own.reading.status.conditions, "Progressing");
     let next = progressing(own, bounds, counts, newest, current, deadline_ms, now);
     if let Some((status, reason, message)) = &next {
-        let wanted = Wanted { kind: "Progressing", status, reason, message };
+        let wanted = Wanted {
+            kind: "Progressing",
+            status,
+            reason,
+            message,
+        };
         let set = conditions::set(value, wanted, Times::Update, now);
         if !set && moved(own, counts) {
             touch(value, now);
         }
     }
-    let reason = next.as_ref().map(|(_, reason, _)| *reason).or(current.map(|current| current.reason.as_str()));
-    let waits = !matches!(reason, Some("NewReplicaSetAvailable" | "ProgressDeadlineExceeded" | "DeploymentPaused") | None);
+    let reason = next
+        .as_ref()
+        .map(|(_, reason, _)| *reason)
+        .or(current.map(|current| current.reason.as_str()));
+    let waits = !matches!(
+        reason,
+        Some("NewReplicaSetAvailable" | "ProgressDeadlineExceeded" | "DeploymentPaused") | None
+    );
     waits.then(|| {
-        let updated_at = if next.is_some() { None } else { current.and_then(last_update) }.unwrap_or(now);
+        let updated_at = if next.is_some() {
+            None
+        } else {
+            current.and_then(last_update)
+        }
+        .unwrap_or(now);
         updated_at.plus_ms(deadline_ms + 1000).since_ms(now).max(1000)
     })
 }
@@ -135,7 +172,11 @@ fn progressing(
     }
     let subject = match newest {
         Newest::Created(name) => {
-            return Some(("True", "NewReplicaSetCreated", format!("Created new replica set {name:?}")));
+            return Some((
+                "True",
+                "NewReplicaSetCreated",
+                format!("Created new replica set {name:?}"),
+            ));
         }
         Newest::Found(name) => format!("ReplicaSet {name:?}"),
         Newest::None => format!("Deployment {:?}", own.reading.metadata.name),
@@ -144,7 +185,11 @@ fn progressing(
         return None;
     }
     if counts.complete(bounds.replicas) {
-        return Some(("True", "NewReplicaSetAvailable", format!("{subject} has successfully progressed.")));
+        return Some((
+            "True",
+            "NewReplicaSetAvailable",
+            format!("{subject} has successfully progressed."),
+        ));
     }
     if moved(own, counts) {
         return Some(("True", "ReplicaSetUpdated", format!("{subject} is progressing.")));
@@ -160,8 +205,13 @@ fn progressing(
         return None;
     }
     let late = last_update(current).is_some_and(|at| now.since_ms(at) > deadline_ms);
-    (late && reason != "ProgressDeadlineExceeded")
-        .then(|| ("False", "ProgressDeadlineExceeded", format!("{subject} has timed out progressing.")))
+    (late && reason != "ProgressDeadlineExceeded").then(|| {
+        (
+            "False",
+            "ProgressDeadlineExceeded",
+            format!("{subject} has timed out progressing."),
+        )
+    })
 }
 
 /// Whether the counts moved towards the goal since the status was last written.

@@ -28,7 +28,12 @@ const NOT_COPIED: [&str; 6] = [
 
 /// A number in an annotation; zero without one.
 pub(super) fn number(set: &Set, annotation: &str) -> i64 {
-    set.reading.metadata.annotations.get(annotation).and_then(|text| text.parse().ok()).unwrap_or(0)
+    set.reading
+        .metadata
+        .annotations
+        .get(annotation)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 /// The highest revision of some sets.
@@ -38,16 +43,14 @@ pub(super) fn highest<'a>(sets: impl IntoIterator<Item = &'a &'a Set>) -> i64 {
 
 /// The annotations that a Deployment passes on.
 pub(super) fn copied(annotations: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let wanted = annotations.iter().filter(|(name, _)| !NOT_COPIED.contains(&name.as_str()));
+    let wanted = annotations
+        .iter()
+        .filter(|(name, _)| !NOT_COPIED.contains(&name.as_str()));
     wanted.map(|(name, text)| (name.clone(), text.clone())).collect()
 }
 
 /// What has to change in the annotations of the newest set: those of the Deployment, and a revision above all others.
-pub(super) fn changes(
-    newest: &Set,
-    deployment: &BTreeMap<String, String>,
-    revision: i64,
-) -> BTreeMap<String, String> {
+pub(super) fn changes(newest: &Set, deployment: &BTreeMap<String, String>, revision: i64) -> BTreeMap<String, String> {
     let present = &newest.reading.metadata.annotations;
     let mut changes = copied(deployment);
     changes.retain(|name, text| present.get(name) != Some(text));

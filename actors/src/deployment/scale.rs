@@ -19,7 +19,11 @@ impl Bounds {
     /// one may then be missing. `Recreate` has neither.
     pub fn new(replicas: i64, recreate: bool, max_surge: &Value, max_unavailable: &Value) -> Bounds {
         if recreate {
-            return Bounds { replicas, surge: 0, unavailable: 0 };
+            return Bounds {
+                replicas,
+                surge: 0,
+                unavailable: 0,
+            };
         }
         let quarter = Value::from("25%");
         let of = |value: &Value, up: bool| resolve(if value.is_null() { &quarter } else { value }, replicas, up);
@@ -28,7 +32,11 @@ impl Bounds {
         if surge == 0 && unavailable == 0 {
             unavailable = 1;
         }
-        Bounds { replicas, surge, unavailable: unavailable.min(replicas) }
+        Bounds {
+            replicas,
+            surge,
+            unavailable: unavailable.min(replicas),
+        }
     }
 
     /// How many pods may exist.
@@ -47,9 +55,16 @@ fn resolve(value: &Value, total: i64, up: bool) -> i64 {
     if let Some(number) = value.as_i64() {
         return number.max(0);
     }
-    let percent = value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.trim().parse::<i64>().ok());
+    let percent = value
+        .as_str()
+        .and_then(|text| text.strip_suffix('%'))
+        .and_then(|text| text.trim().parse::<i64>().ok());
     let product = percent.unwrap_or(0).max(0).saturating_mul(total);
-    if up { product.div_euclid(100) + i64::from(product.rem_euclid(100) != 0) } else { product.div_euclid(100) }
+    if up {
+        product.div_euclid(100) + i64::from(product.rem_euclid(100) != 0)
+    } else {
+        product.div_euclid(100)
+    }
 }
 
 /// A ReplicaSet in numbers.
@@ -75,7 +90,11 @@ pub(super) fn newest_size(bounds: &Bounds, newest: SetSize, old: &[SetSize]) -> 
     }
     let existing = newest.replicas + old.iter().map(|set| set.replicas).sum::<i64>();
     let room = bounds.pods_max() - existing;
-    if room <= 0 { newest.replicas } else { newest.replicas + room.min(bounds.replicas - newest.replicas) }
+    if room <= 0 {
+        newest.replicas
+    } else {
+        newest.replicas + room.min(bounds.replicas - newest.replicas)
+    }
 }
 
 /// How many pods each old ReplicaSet (oldest first) should want in this step: first those go that are not available, then
@@ -146,7 +165,11 @@ fn share_of(bounds: &Bounds, share: &Share, to_add: i64, added: i64) -> i64 {
         scaled.round() as i64 - share.replicas
     };
     let allowed = to_add - added;
-    if to_add > 0 { fraction.min(allowed) } else { fraction.max(allowed) }
+    if to_add > 0 {
+        fraction.min(allowed)
+    } else {
+        fraction.max(allowed)
+    }
 }
 
 #[cfg(test)]
@@ -156,7 +179,11 @@ mod tests {
     use serde_json::json;
 
     fn bounds(replicas: i64, surge: i64, unavailable: i64) -> Bounds {
-        Bounds { replicas, surge, unavailable }
+        Bounds {
+            replicas,
+            surge,
+            unavailable,
+        }
     }
 
     fn size(replicas: i64, available: i64) -> SetSize {
@@ -177,7 +204,11 @@ mod tests {
         ];
         for (replicas, surge, unavailable, expected) in cases {
             let bounds = Bounds::new(replicas, false, &surge, &unavailable);
-            assert_eq!((bounds.surge, bounds.unavailable), expected, "{replicas} {surge} {unavailable}");
+            assert_eq!(
+                (bounds.surge, bounds.unavailable),
+                expected,
+                "{replicas} {surge} {unavailable}"
+            );
         }
         let recreate = Bounds::new(3, true, &json!(1), &json!(1));
         assert_eq!((recreate.surge, recreate.unavailable), (0, 0));
@@ -195,7 +226,11 @@ mod tests {
             (bounds(3, 1, 0), size(0, 0), vec![], 3),
         ];
         for (bounds, newest, old, expected) in cases {
-            assert_eq!(newest_size(&bounds, newest, &old), expected, "{bounds:?} {newest:?} {old:?}");
+            assert_eq!(
+                newest_size(&bounds, newest, &old),
+                expected,
+                "{bounds:?} {newest:?} {old:?}"
+            );
         }
     }
 
@@ -212,14 +247,27 @@ mod tests {
             (bounds(0, 0, 0), size(0, 0), vec![size(2, 2)], vec![0]),
         ];
         for (bounds, newest, old, expected) in cases {
-            assert_eq!(old_sizes(&bounds, newest, &old), expected, "{bounds:?} {newest:?} {old:?}");
+            assert_eq!(
+                old_sizes(&bounds, newest, &old),
+                expected,
+                "{bounds:?} {newest:?} {old:?}"
+            );
         }
     }
 
     #[test]
     fn scaling_in_the_middle_of_a_rollout_keeps_the_proportions() {
         // Kubernetes' own example: 10 replicas, maxSurge 3, 8 old and 5 new, scaled to 15.
-        let shares = [Share { replicas: 8, former_max: 13 }, Share { replicas: 5, former_max: 13 }];
+        let shares = [
+            Share {
+                replicas: 8,
+                former_max: 13,
+            },
+            Share {
+                replicas: 5,
+                former_max: 13,
+            },
+        ];
         assert_eq!(proportional(&bounds(15, 3, 2), &shares), [11, 7]);
         assert_eq!(proportional(&bounds(0, 0, 0), &shares), [0, 0]);
         assert_eq!(proportional(&bounds(5, 1, 1), &shares).iter().sum::<i64>(), 6);

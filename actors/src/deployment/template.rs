@@ -17,7 +17,10 @@ pub(super) fn hash(template: &Value, collisions: i64) -> String {
     if collisions > 0 {
         hash = fnv1a(&collisions.to_le_bytes(), hash);
     }
-    hash.to_string().bytes().map(|digit| ALPHABET[usize::from(digit) % ALPHABET.len()] as char).collect()
+    hash.to_string()
+        .bytes()
+        .map(|digit| ALPHABET[usize::from(digit) % ALPHABET.len()] as char)
+        .collect()
 }
 
 /// Whether two templates are the same but for the hash label.
@@ -31,7 +34,9 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
 }
 
 fn fnv1a(bytes: &[u8], seed: u32) -> u32 {
-    bytes.iter().fold(seed, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    bytes
+        .iter()
+        .fold(seed, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// JSON with sorted members, without nulls, empty objects and the hash label. Members that are null or empty mean the
@@ -73,7 +78,9 @@ fn write_member(value: &Value, in_metadata: bool, out: &mut String) {
 }
 
 fn is_blank(members: &serde_json::Map<String, Value>) -> bool {
-    members.iter().all(|(name, value)| name == HASH_LABEL || value.is_null())
+    members
+        .iter()
+        .all(|(name, value)| name == HASH_LABEL || value.is_null())
 }
 
 #[cfg(test)]
@@ -84,7 +91,8 @@ mod tests {
     #[test]
     fn the_hash_is_stable_across_versions() {
         // Written down once; a change here rolls out every Deployment of every user.
-        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let template =
+            json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
         assert_eq!(hash(&template, 0), hash(&template.clone(), 0));
         assert_ne!(hash(&template, 0), hash(&template, 1));
         assert!(hash(&template, 0).bytes().all(|byte| ALPHABET.contains(&byte)));
@@ -107,7 +115,10 @@ mod tests {
         ] {
             assert!(!same(&template, &other), "{other}");
         }
-        let (with, without) = (json!({"spec": {"volumes": [{"emptyDir": {}}]}}), json!({"spec": {"volumes": [{}]}}));
+        let (with, without) = (
+            json!({"spec": {"volumes": [{"emptyDir": {}}]}}),
+            json!({"spec": {"volumes": [{}]}}),
+        );
         assert!(!same(&with, &without), "an empty object below spec has a meaning");
     }
 }

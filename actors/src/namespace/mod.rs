@@ -27,7 +27,11 @@ pub struct Namespace {
 impl Namespace {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> Namespace {
-        Namespace { key, own: None, content: BTreeMap::new() }
+        Namespace {
+            key,
+            own: None,
+            content: BTreeMap::new(),
+        }
     }
 }
 
@@ -98,18 +102,33 @@ impl Namespace {
             }
         }
         let list = |counts: &BTreeMap<&str, usize>, verb: &str| {
-            let parts: Vec<String> =
-                counts.iter().map(|(name, count)| format!("{name}{verb}{count} resource instances")).collect();
+            let parts: Vec<String> = counts
+                .iter()
+                .map(|(name, count)| format!("{name}{verb}{count} resource instances"))
+                .collect();
             parts.join(", ")
         };
         let remaining = format!("Some resources are remaining: {}", list(&resources, " has "));
-        let held = format!("Some content in the namespace has finalizers remaining: {}", list(&finalizers, " in "));
+        let held = format!(
+            "Some content in the namespace has finalizers remaining: {}",
+            list(&finalizers, " in ")
+        );
         let mut value = value.clone();
         let mut set = |kind, some: bool, (reason, message): (&str, &str), (none, text): (&str, &str)| {
             let wanted = if some {
-                Wanted { kind, status: "True", reason, message }
+                Wanted {
+                    kind,
+                    status: "True",
+                    reason,
+                    message,
+                }
             } else {
-                Wanted { kind, status: "False", reason: none, message: text }
+                Wanted {
+                    kind,
+                    status: "False",
+                    reason: none,
+                    message: text,
+                }
             };
             conditions::set(&mut value, wanted, Times::Transition, now);
         };
@@ -127,13 +146,19 @@ impl Namespace {
         );
         value["status"]["phase"] = json!("Terminating");
         if self.own.as_ref().is_some_and(|(_, stored)| *stored != value) {
-            effects.write_one(Intent::Update { key: self.key.clone(), base: Arc::clone(object), value });
+            effects.write_one(Intent::Update {
+                key: self.key.clone(),
+                base: Arc::clone(object),
+                value,
+            });
         }
     }
 }
 
 fn has_finalizer(value: &Value) -> bool {
-    value["spec"]["finalizers"].as_array().is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER))
+    value["spec"]["finalizers"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER))
 }
 
 /// Takes the finalizer off; what has no other is removed.
@@ -142,10 +167,17 @@ fn finalize(key: &Key, object: &Arc<Object>, value: &Value) -> Intent {
     let mut left = value["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
     left.retain(|finalizer| finalizer != FINALIZER);
     if left.is_empty() && object.header.finalizers.is_empty() {
-        return Intent::Remove { key: key.clone(), revision: object.header.revision };
+        return Intent::Remove {
+            key: key.clone(),
+            revision: object.header.revision,
+        };
     }
     value["spec"]["finalizers"] = Value::Array(left);
-    Intent::Update { key: key.clone(), base: Arc::clone(object), value }
+    Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(object),
+        value,
+    }
 }
 
 #[cfg(test)]
@@ -171,7 +203,9 @@ mod tests {
         for (field, part) in metadata.as_object().unwrap() {
             value["metadata"][field] = part.clone();
         }
-        state.observe(&Key::new("configmaps", "old", name), Some(&stored(value, 6))).unwrap();
+        state
+            .observe(&Key::new("configmaps", "old", name), Some(&stored(value, 6)))
+            .unwrap();
     }
 
     fn decide(state: &mut Namespace, event: Event) -> Effects {
@@ -191,14 +225,25 @@ mod tests {
     fn content_is_deleted_and_what_is_held_is_reported() {
         let mut state = actor(true, &[]);
         hold(&mut state, "a", json!({}));
-        hold(&mut state, "b", json!({"finalizers": ["example.com/x"], "deletionTimestamp": "2026-01-01T00:00:00Z"}));
+        hold(
+            &mut state,
+            "b",
+            json!({"finalizers": ["example.com/x"], "deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        );
         let effects = decide(&mut state, Event::Loaded);
-        assert!(matches!(&effects.groups[..], [group] if matches!(&group[0], Intent::Remove { key, .. } if &*key.name == "a")));
+        assert!(
+            matches!(&effects.groups[..], [group] if matches!(&group[0], Intent::Remove { key, .. } if &*key.name == "a"))
+        );
         state.observe(&Key::new("configmaps", "old", "a"), None).unwrap();
         let effects = decide(&mut state, Event::Changed);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         let messages = value["status"]["conditions"].to_string();
-        assert!(messages.contains("configmaps has 1 resource instances") && messages.contains("example.com/x in 1"), "{messages}");
+        assert!(
+            messages.contains("configmaps has 1 resource instances") && messages.contains("example.com/x in 1"),
+            "{messages}"
+        );
     }
 
     #[test]
@@ -206,10 +251,15 @@ mod tests {
         let mut state = actor(true, &[]);
         let effects = decide(&mut state, Event::Changed);
         assert!(effects.writes_nothing() && effects.look_again);
-        assert!(matches!(decide(&mut state, Event::Loaded).groups[0][0], Intent::Remove { .. }));
+        assert!(matches!(
+            decide(&mut state, Event::Loaded).groups[0][0],
+            Intent::Remove { .. }
+        ));
         let mut held = actor(true, &["example.com/x"]);
         let effects = decide(&mut held, Event::Loaded);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         assert_eq!(value["spec"]["finalizers"], json!(["example.com/x"]));
     }
 }

@@ -44,7 +44,11 @@ pub(super) fn decide(state: &mut Node, now: UnixMillis, event: Event, effects: &
     keep_taints(&mut value, now);
     if value != own.value {
         note_transition(own, &value, effects);
-        effects.write_one(Intent::Update { key: state.key.clone(), base: Arc::clone(&own.object), value });
+        effects.write_one(Intent::Update {
+            key: state.key.clone(),
+            base: Arc::clone(&own.object),
+            value,
+        });
         // Pods are decided about when the taints, with their times, are stored.
         return;
     }
@@ -56,7 +60,13 @@ pub(super) fn decide(state: &mut Node, now: UnixMillis, event: Event, effects: &
 
 /// Sets every condition that the machine itself would keep to Unknown.
 fn note_unreachable(value: &mut Value, own: &Own, now: UnixMillis) {
-    let mut kinds: Vec<&str> = own.reading.status.conditions.iter().map(|condition| condition.kind.as_str()).collect();
+    let mut kinds: Vec<&str> = own
+        .reading
+        .status
+        .conditions
+        .iter()
+        .map(|condition| condition.kind.as_str())
+        .collect();
     if !kinds.contains(&"Ready") {
         kinds.push("Ready");
     }
@@ -92,11 +102,17 @@ fn keep_taints(value: &mut Value, now: UnixMillis) {
     let mut taints = value["spec"]["taints"].as_array().cloned().unwrap_or_default();
     let before = taints.clone();
     taints.retain(|taint| {
-        let (key, effect) = (taint["key"].as_str().unwrap_or_default(), taint["effect"].as_str().unwrap_or_default());
+        let (key, effect) = (
+            taint["key"].as_str().unwrap_or_default(),
+            taint["effect"].as_str().unwrap_or_default(),
+        );
         !matches!(key, UNREACHABLE | NOT_READY | UNSCHEDULABLE) || wanted.contains(&(key, effect))
     });
     for (key, effect) in wanted {
-        if !taints.iter().any(|taint| taint["key"] == key && taint["effect"] == effect) {
+        if !taints
+            .iter()
+            .any(|taint| taint["key"] == key && taint["effect"] == effect)
+        {
             taints.push(json!({ "key": key, "effect": effect, "timeAdded": now.rfc3339() }));
         }
     }
@@ -143,12 +159,25 @@ fn regarding_node(own: &Own) -> Regarding {
 
 /// Pods of a machine that is gone are not ready: Services stop sending to them before they are evicted.
 fn mark_pods_not_ready(state: &Node, now: UnixMillis, effects: &mut Effects) {
-    for (key, pod) in state.pods.iter().filter(|(_, pod)| pod.reading.is_ready()).take(PODS_MAX) {
+    for (key, pod) in state
+        .pods
+        .iter()
+        .filter(|(_, pod)| pod.reading.is_ready())
+        .take(PODS_MAX)
+    {
         let Ok(mut value) = pod.object.value() else { continue };
-        let wanted =
-            Wanted { kind: "Ready", status: "False", reason: "NodeNotReady", message: "Node is not ready" };
+        let wanted = Wanted {
+            kind: "Ready",
+            status: "False",
+            reason: "NodeNotReady",
+            message: "Node is not ready",
+        };
         if conditions::set(&mut value, wanted, Times::Transition, now) {
-            effects.write_one(Intent::Update { key: key.clone(), base: Arc::clone(&pod.object), value });
+            effects.write_one(Intent::Update {
+                key: key.clone(),
+                base: Arc::clone(&pod.object),
+                value,
+            });
         }
     }
 }
@@ -161,7 +190,11 @@ fn evict(state: &Node, own: &Own, now: UnixMillis, effects: &mut Effects) {
     }
     let mut next: Option<UnixMillis> = None;
     let mut evicted = 0;
-    for (key, pod) in state.pods.iter().filter(|(_, pod)| !pod.reading.is_deleting() && !pod.reading.is_finished()) {
+    for (key, pod) in state
+        .pods
+        .iter()
+        .filter(|(_, pod)| !pod.reading.is_deleting() && !pod.reading.is_finished())
+    {
         // A pod that is marked not ready by this decision is written once; it is evicted by the next decision.
         if effects.groups.iter().flatten().any(|intent| intent.key() == Some(key)) {
             continue;
@@ -247,7 +280,9 @@ mod tests {
         state.observe(&key, Some(&stored(node, 1))).unwrap();
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
-            state.observe(&Key::new("pods", "default", name), Some(&stored(pod, 1))).unwrap();
+            state
+                .observe(&Key::new("pods", "default", name), Some(&stored(pod, 1)))
+                .unwrap();
         }
         state
     }
@@ -259,9 +294,14 @@ mod tests {
     }
 
     fn taint_keys(effects: &Effects) -> Vec<String> {
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!("no update") };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!("no update")
+        };
         let taints = value["spec"]["taints"].as_array().cloned().unwrap_or_default();
-        taints.iter().map(|t| format!("{}:{}", t["key"].as_str().unwrap(), t["effect"].as_str().unwrap())).collect()
+        taints
+            .iter()
+            .map(|t| format!("{}:{}", t["key"].as_str().unwrap(), t["effect"].as_str().unwrap()))
+            .collect()
     }
 
     fn lost_taints(added: UnixMillis) -> Value {
@@ -282,17 +322,32 @@ mod tests {
     fn a_machine_that_is_down_becomes_unknown_and_tainted_in_one_write() {
         let mut state = actor(node("True", json!([{"key": "mine", "effect": "NoSchedule"}])), vec![]);
         let effects = decide_on(&mut state, Event::Liveness(Liveness::Down), NOW);
-        assert_eq!(taint_keys(&effects), ["mine:NoSchedule", &format!("{UNREACHABLE}:NoSchedule"), &format!("{UNREACHABLE}:NoExecute")]);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        assert_eq!(
+            taint_keys(&effects),
+            [
+                "mine:NoSchedule",
+                &format!("{UNREACHABLE}:NoSchedule"),
+                &format!("{UNREACHABLE}:NoExecute")
+            ]
+        );
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         let ready = &value["status"]["conditions"][0];
-        assert_eq!((&ready["status"], &ready["reason"]), (&json!("Unknown"), &json!("NodeStatusUnknown")));
+        assert_eq!(
+            (&ready["status"], &ready["reason"]),
+            (&json!("Unknown"), &json!("NodeStatusUnknown"))
+        );
         assert_eq!(effects.notes[0].reason, "NodeNotReady");
     }
 
     #[test]
     fn a_node_that_says_it_is_not_ready_gets_the_other_taint_and_a_ready_one_none() {
         let effects = decide_on(&mut actor(node("False", json!([])), vec![]), Event::Changed, NOW);
-        assert_eq!(taint_keys(&effects), [format!("{NOT_READY}:NoSchedule"), format!("{NOT_READY}:NoExecute")]);
+        assert_eq!(
+            taint_keys(&effects),
+            [format!("{NOT_READY}:NoSchedule"), format!("{NOT_READY}:NoExecute")]
+        );
         let mut back = actor(node("True", lost_taints(NOW)), vec![]);
         assert!(taint_keys(&decide_on(&mut back, Event::Liveness(Liveness::Alive), NOW)).is_empty());
         assert!(decide_on(&mut actor(node("True", json!([])), vec![]), Event::Changed, NOW).writes_nothing());
@@ -308,17 +363,29 @@ mod tests {
     fn a_cordoned_node_is_tainted() {
         let mut cordoned = node("True", json!([]));
         cordoned["spec"]["unschedulable"] = json!(true);
-        assert_eq!(taint_keys(&decide_on(&mut actor(cordoned, vec![]), Event::Changed, NOW)), [format!("{UNSCHEDULABLE}:NoSchedule")]);
+        assert_eq!(
+            taint_keys(&decide_on(&mut actor(cordoned, vec![]), Event::Changed, NOW)),
+            [format!("{UNSCHEDULABLE}:NoSchedule")]
+        );
     }
 
     #[test]
     fn pods_of_a_lost_machine_are_first_not_ready_and_then_evicted() {
         let patient = json!([{"key": UNREACHABLE, "operator": "Exists", "effect": "NoExecute"}]);
-        let pods = vec![pod("a", true, json!([])), pod("b", false, json!([])), pod("c", false, patient)];
+        let pods = vec![
+            pod("a", true, json!([])),
+            pod("b", false, json!([])),
+            pod("c", false, patient),
+        ];
         let mut state = actor(lost_node(NOW), pods);
         let effects = decide_on(&mut state, Event::Liveness(Liveness::Down), NOW);
-        let Intent::Update { key, value, .. } = &effects.groups[0][0] else { panic!() };
-        assert_eq!((&*key.name, &value["status"]["conditions"][0]["status"]), ("a", &json!("False")));
+        let Intent::Update { key, value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
+        assert_eq!(
+            (&*key.name, &value["status"]["conditions"][0]["status"]),
+            ("a", &json!("False"))
+        );
         assert_eq!((effects.groups.len(), effects.timers[0].timer), (1, EVICTION_TIMER));
         let effects = decide_on(&mut state, Event::Timer(EVICTION_TIMER), NOW.plus_ms(1500));
         let evicted: Vec<&str> = effects
@@ -326,7 +393,9 @@ mod tests {
             .iter()
             .flatten()
             .filter_map(|intent| match intent {
-                Intent::Update { key, value, .. } if value["metadata"]["deletionTimestamp"].is_string() => Some(&*key.name),
+                Intent::Update { key, value, .. } if value["metadata"]["deletionTimestamp"].is_string() => {
+                    Some(&*key.name)
+                }
                 _ => None,
             })
             .collect();

@@ -29,7 +29,10 @@ pub(crate) fn verdict(
 ) -> Verdict {
     let mut leave_at: Option<UnixMillis> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|toleration| toleration.tolerates(taint)).collect();
+        let matching: Vec<&Toleration> = tolerations
+            .iter()
+            .filter(|toleration| toleration.tolerates(taint))
+            .collect();
         let seconds = if matching.is_empty() {
             // Pods that say nothing about lost nodes get the default, as admission gives it to them elsewhere.
             if !matches!(taint.key.as_str(), UNREACHABLE | NOT_READY) {
@@ -63,19 +66,59 @@ mod tests {
         let added = UnixMillis(1_800_000_000_000);
         let taint = |key: &str, effect: &str| json!({"key": key, "effect": effect, "timeAdded": added.rfc3339()});
         let lost = || json!([taint(UNREACHABLE, "NoSchedule"), taint(UNREACHABLE, "NoExecute")]);
-        let exists = |key: &str, seconds: Value| {
-            json!([{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}])
-        };
+        let exists = |key: &str, seconds: Value| json!([{"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}]);
         let cases = [
             ("no taint", json!([]), json!([]), 10, Verdict::Stay),
-            ("only NoSchedule", json!([taint("x", "NoSchedule")]), json!([]), 10, Verdict::Stay),
-            ("default not over", lost(), json!([]), 1, Verdict::At(added.plus_ms(2000))),
+            (
+                "only NoSchedule",
+                json!([taint("x", "NoSchedule")]),
+                json!([]),
+                10,
+                Verdict::Stay,
+            ),
+            (
+                "default not over",
+                lost(),
+                json!([]),
+                1,
+                Verdict::At(added.plus_ms(2000)),
+            ),
             ("default over", lost(), json!([]), 2, Verdict::Now),
-            ("tolerated for ever", lost(), exists(UNREACHABLE, json!(null)), 9999, Verdict::Stay),
-            ("tolerated for a time", lost(), exists(UNREACHABLE, json!(300)), 10, Verdict::At(added.plus_ms(300_000))),
-            ("that time is over", lost(), exists(UNREACHABLE, json!(300)), 300, Verdict::Now),
-            ("a person's taint", json!([taint("mine", "NoExecute")]), json!([]), 0, Verdict::Now),
-            ("a person's taint, tolerated", json!([taint("mine", "NoExecute")]), json!([{"operator": "Exists"}]), 9, Verdict::Stay),
+            (
+                "tolerated for ever",
+                lost(),
+                exists(UNREACHABLE, json!(null)),
+                9999,
+                Verdict::Stay,
+            ),
+            (
+                "tolerated for a time",
+                lost(),
+                exists(UNREACHABLE, json!(300)),
+                10,
+                Verdict::At(added.plus_ms(300_000)),
+            ),
+            (
+                "that time is over",
+                lost(),
+                exists(UNREACHABLE, json!(300)),
+                300,
+                Verdict::Now,
+            ),
+            (
+                "a person's taint",
+                json!([taint("mine", "NoExecute")]),
+                json!([]),
+                0,
+                Verdict::Now,
+            ),
+            (
+                "a person's taint, tolerated",
+                json!([taint("mine", "NoExecute")]),
+                json!([{"operator": "Exists"}]),
+                9,
+                Verdict::Stay,
+            ),
             (
                 "two taints, the shorter counts",
                 json!([taint(UNREACHABLE, "NoExecute"), taint("mine", "NoExecute")]),
@@ -87,7 +130,11 @@ mod tests {
         for (name, taints, tolerations, after_seconds, expected) in cases {
             let taints: Vec<Taint> = serde_json::from_value(taints).unwrap();
             let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
-            assert_eq!(verdict(&taints, &tolerations, 2, added.plus_ms(after_seconds * 1000)), expected, "{name}");
+            assert_eq!(
+                verdict(&taints, &tolerations, 2, added.plus_ms(after_seconds * 1000)),
+                expected,
+                "{name}"
+            );
         }
     }
 }

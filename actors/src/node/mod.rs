@@ -32,7 +32,10 @@ pub struct NodeSettings {
 
 impl Default for NodeSettings {
     fn default() -> Self {
-        NodeSettings { default_toleration_seconds: 1, unheard_after_ms: Some(40_000) }
+        NodeSettings {
+            default_toleration_seconds: 1,
+            unheard_after_ms: Some(40_000),
+        }
     }
 }
 
@@ -62,7 +65,14 @@ struct Pod {
 impl Node {
     /// An actor that knows nothing so far.
     pub fn new(key: Key, settings: NodeSettings) -> Node {
-        Node { key, settings, own: None, liveness: None, unheard: false, pods: BTreeMap::new() }
+        Node {
+            key,
+            settings,
+            own: None,
+            liveness: None,
+            unheard: false,
+            pods: BTreeMap::new(),
+        }
     }
 }
 
@@ -71,13 +81,23 @@ impl ObjectKind for Node {
         match object {
             Some(object) if *key == self.key => {
                 let (value, reading) = (read(key, object)?, read(key, object)?);
-                self.own = Some(Own { object: Arc::clone(object), value, reading });
+                self.own = Some(Own {
+                    object: Arc::clone(object),
+                    value,
+                    reading,
+                });
             }
             None if *key == self.key => self.own = None,
             Some(object) if key.resource.as_str() == "pods" => {
                 let reading: reading::Pod = read(key, object)?;
                 if reading.spec.node_name == *self.key.name {
-                    self.pods.insert(key.clone(), Pod { object: Arc::clone(object), reading });
+                    self.pods.insert(
+                        key.clone(),
+                        Pod {
+                            object: Arc::clone(object),
+                            reading,
+                        },
+                    );
                 }
             }
             _ => {
@@ -92,7 +112,9 @@ impl ObjectKind for Node {
     }
 
     fn summary(&self) -> String {
-        let Some(own) = &self.own else { return "deleted".to_owned() };
+        let Some(own) = &self.own else {
+            return "deleted".to_owned();
+        };
         let ready = match reading::condition(&own.reading.status.conditions, "Ready").map(|ready| &*ready.status) {
             Some("True") => "ready",
             Some("Unknown") => "unreachable",

@@ -38,7 +38,13 @@ pub struct PodCidrs {
 impl PodCidrs {
     /// An actor that knows nothing so far. `cluster` is cut into ranges of `node_prefix` bits.
     pub fn new(cluster: Ipv4Range, node_prefix: u8) -> PodCidrs {
-        PodCidrs { cluster, node_prefix, counter: None, nodes: BTreeMap::new(), refused: BTreeSet::new() }
+        PodCidrs {
+            cluster,
+            node_prefix,
+            counter: None,
+            nodes: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        }
     }
 
     fn counter_write(&self, counted: usize) -> Option<Intent> {
@@ -48,13 +54,25 @@ impl PodCidrs {
                     "apiVersion": "v1", "kind": "ConfigMap",
                     "metadata": {"name": &*key().name, "namespace": "kube-system"}, "data": {COUNTER: counted.to_string()},
                 });
-                Some(Intent::Create { resource: Resource::new("configmaps"), namespace: "kube-system".into(), value })
+                Some(Intent::Create {
+                    resource: Resource::new("configmaps"),
+                    namespace: "kube-system".into(),
+                    value,
+                })
             }
             Some(base) => {
                 let mut value = base.value().ok()?;
-                let former = value["data"][COUNTER].as_str().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
-                ownership::member(&mut value, "data").insert(COUNTER.into(), json!((former + counted as u64).to_string()));
-                Some(Intent::Update { key: key(), base: Arc::clone(base), value })
+                let former = value["data"][COUNTER]
+                    .as_str()
+                    .and_then(|text| text.parse::<u64>().ok())
+                    .unwrap_or(0);
+                ownership::member(&mut value, "data")
+                    .insert(COUNTER.into(), json!((former + counted as u64).to_string()));
+                Some(Intent::Update {
+                    key: key(),
+                    base: Arc::clone(base),
+                    value,
+                })
             }
         }
     }
@@ -65,7 +83,8 @@ impl ObjectKind for PodCidrs {
         match object {
             _ if *seen == key() => self.counter = object.cloned(),
             Some(object) if seen.resource.as_str() == "nodes" => {
-                self.nodes.insert(seen.clone(), (Arc::clone(object), read(seen, object)?));
+                self.nodes
+                    .insert(seen.clone(), (Arc::clone(object), read(seen, object)?));
             }
             _ => {
                 self.nodes.remove(seen);
@@ -79,7 +98,10 @@ impl ObjectKind for PodCidrs {
         let parse = |(_, node): &(Arc<Object>, reading::Node)| Ipv4Range::parse(&node.spec.pod_cidr).ok();
         let mut taken: BTreeSet<Ipv4Range> = self.nodes.values().filter_map(parse).collect();
         let mut group = Vec::new();
-        let needy = self.nodes.iter().filter(|(_, (object, node))| node.spec.pod_cidr.is_empty() && !object.header.deleting);
+        let needy = self
+            .nodes
+            .iter()
+            .filter(|(_, (object, node))| node.spec.pod_cidr.is_empty() && !object.header.deleting);
         for (key, (object, node)) in needy.take(NODES_MAX) {
             match self.cluster.free_part(self.node_prefix, &taken) {
                 Ok(part) => {
@@ -88,7 +110,11 @@ impl ObjectKind for PodCidrs {
                     let spec = ownership::member(&mut value, "spec");
                     spec.insert("podCIDR".into(), json!(part.to_string()));
                     spec.insert("podCIDRs".into(), json!([part.to_string()]));
-                    group.push(Intent::Update { key: key.clone(), base: Arc::clone(object), value });
+                    group.push(Intent::Update {
+                        key: key.clone(),
+                        base: Arc::clone(object),
+                        value,
+                    });
                 }
                 Err(error) => {
                     if self.refused.insert(key.clone()) {
@@ -108,13 +134,20 @@ impl ObjectKind for PodCidrs {
     }
 
     fn summary(&self) -> String {
-        let served = self.nodes.values().filter(|(_, node)| !node.spec.pod_cidr.is_empty()).count();
+        let served = self
+            .nodes
+            .values()
+            .filter(|(_, node)| !node.spec.pod_cidr.is_empty())
+            .count();
         format!("{served}/{} nodes have a range of {}", self.nodes.len(), self.cluster)
     }
 
     fn inspect(&self) -> Value {
-        let ranges: BTreeMap<&str, &str> =
-            self.nodes.values().map(|(_, node)| (node.metadata.name.as_str(), node.spec.pod_cidr.as_str())).collect();
+        let ranges: BTreeMap<&str, &str> = self
+            .nodes
+            .values()
+            .map(|(_, node)| (node.metadata.name.as_str(), node.spec.pod_cidr.as_str()))
+            .collect();
         json!({ "cluster": self.cluster.to_string(), "nodePrefix": self.node_prefix, "ranges": ranges })
     }
 }
@@ -162,13 +195,20 @@ mod tests {
         let given: Vec<(String, String)> = effects.groups[0][..2]
             .iter()
             .map(|intent| match intent {
-                Intent::Update { key, value, .. } => {
-                    (key.name.to_string(), value["spec"]["podCIDR"].as_str().unwrap().to_owned())
-                }
+                Intent::Update { key, value, .. } => (
+                    key.name.to_string(),
+                    value["spec"]["podCIDR"].as_str().unwrap().to_owned(),
+                ),
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(given, [("a".into(), "10.244.1.0/24".into()), ("c".into(), "10.244.2.0/24".into())]);
+        assert_eq!(
+            given,
+            [
+                ("a".into(), "10.244.1.0/24".into()),
+                ("c".into(), "10.244.2.0/24".into())
+            ]
+        );
         assert!(matches!(&effects.groups[0][2], Intent::Create { resource, .. } if resource.as_str() == "configmaps"));
         assert!(decided("10.244.0.0/16", &[("b", "10.244.0.0/24")]).writes_nothing());
     }

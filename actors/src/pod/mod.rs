@@ -28,7 +28,11 @@ pub struct Pod {
 impl Pod {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> Pod {
-        Pod { key, own: None, node_exists: false }
+        Pod {
+            key,
+            own: None,
+            node_exists: false,
+        }
     }
 }
 
@@ -57,10 +61,13 @@ impl ObjectKind for Pod {
         if !object.header.finalizers.is_empty() {
             return;
         }
-        let due = !bound && pod.is_deleting()
-            || bound && (pod.is_deleting() || event == Event::Timer(QUARANTINE_TIMER));
+        let due =
+            !bound && pod.is_deleting() || bound && (pod.is_deleting() || event == Event::Timer(QUARANTINE_TIMER));
         if due {
-            effects.write_one(Intent::Remove { key: self.key.clone(), revision: object.header.revision });
+            effects.write_one(Intent::Remove {
+                key: self.key.clone(),
+                revision: object.header.revision,
+            });
         } else if bound && event == Event::Loaded {
             effects.timer(QUARANTINE_TIMER, QUARANTINE_MS);
         }
@@ -95,7 +102,9 @@ mod tests {
         let mut state = Pod::new(key.clone());
         state.observe(&key, Some(&stored(value, 3))).unwrap();
         let present = stored(json!({"metadata": {"name": "n", "uid": "n"}}), 1);
-        state.observe(&Key::new("nodes", "", "n"), node.then_some(&present)).unwrap();
+        state
+            .observe(&Key::new("nodes", "", "n"), node.then_some(&present))
+            .unwrap();
         let mut effects = Effects::default();
         state.decide(UnixMillis(0), event, &mut effects);
         effects
@@ -105,14 +114,78 @@ mod tests {
     fn a_pod_is_removed_only_when_no_machine_can_run_it() {
         let (bound, unbound) = (json!({"nodeName": "n"}), json!({}));
         let cases = [
-            ("deleted before it was bound", unbound.clone(), true, json!([]), false, Event::Loaded, true),
-            ("not deleted, not bound", unbound.clone(), false, json!([]), false, Event::Loaded, false),
-            ("held by a finalizer", unbound, true, json!(["x/y"]), false, Event::Loaded, false),
-            ("deleted, on a live node", bound.clone(), true, json!([]), true, Event::Loaded, false),
-            ("deleted, node gone", bound.clone(), true, json!([]), false, Event::Loaded, true),
-            ("node gone, in quarantine", bound.clone(), false, json!([]), false, Event::Loaded, false),
-            ("node gone for long", bound.clone(), false, json!([]), false, Event::Timer(QUARANTINE_TIMER), true),
-            ("node came in time", bound, false, json!([]), true, Event::Timer(QUARANTINE_TIMER), false),
+            (
+                "deleted before it was bound",
+                unbound.clone(),
+                true,
+                json!([]),
+                false,
+                Event::Loaded,
+                true,
+            ),
+            (
+                "not deleted, not bound",
+                unbound.clone(),
+                false,
+                json!([]),
+                false,
+                Event::Loaded,
+                false,
+            ),
+            (
+                "held by a finalizer",
+                unbound,
+                true,
+                json!(["x/y"]),
+                false,
+                Event::Loaded,
+                false,
+            ),
+            (
+                "deleted, on a live node",
+                bound.clone(),
+                true,
+                json!([]),
+                true,
+                Event::Loaded,
+                false,
+            ),
+            (
+                "deleted, node gone",
+                bound.clone(),
+                true,
+                json!([]),
+                false,
+                Event::Loaded,
+                true,
+            ),
+            (
+                "node gone, in quarantine",
+                bound.clone(),
+                false,
+                json!([]),
+                false,
+                Event::Loaded,
+                false,
+            ),
+            (
+                "node gone for long",
+                bound.clone(),
+                false,
+                json!([]),
+                false,
+                Event::Timer(QUARANTINE_TIMER),
+                true,
+            ),
+            (
+                "node came in time",
+                bound,
+                false,
+                json!([]),
+                true,
+                Event::Timer(QUARANTINE_TIMER),
+                false,
+            ),
         ];
         for (name, spec, deleting, finalizers, node, event, removed) in cases {
             let effects = decided(spec, deleting, finalizers, node, event);

@@ -32,9 +32,18 @@ pub(super) fn decide(state: &mut ReplicaSet, now: UnixMillis, effects: &mut Effe
     let mine: Vec<(&Key, &Pod)> = state
         .pods
         .iter()
-        .filter(|(_, pod)| pod.object.header.controller().is_some_and(|c| c.uid.as_str() == owner.uid))
+        .filter(|(_, pod)| {
+            pod.object
+                .header
+                .controller()
+                .is_some_and(|c| c.uid.as_str() == owner.uid)
+        })
         .collect();
-    let active: Vec<(&Key, &Pod)> = mine.iter().copied().filter(|(_, pod)| pod.reading.is_active()).collect();
+    let active: Vec<(&Key, &Pod)> = mine
+        .iter()
+        .copied()
+        .filter(|(_, pod)| pod.reading.is_active())
+        .collect();
     let wanted = usize::try_from(own.reading.replicas()).unwrap_or(0);
     let mut group = Vec::new();
     let actual = Counts::of(own, &mine, now);
@@ -42,9 +51,23 @@ pub(super) fn decide(state: &mut ReplicaSet, now: UnixMillis, effects: &mut Effe
     if deleting {
         // The collector takes the pods; only the status is kept up.
     } else if active.len() < wanted {
-        create(own, &owner, (wanted - active.len()).min(BURST_MAX), &mut counts, &mut group);
+        create(
+            own,
+            &owner,
+            (wanted - active.len()).min(BURST_MAX),
+            &mut counts,
+            &mut group,
+        );
     } else if active.len() > wanted {
-        delete(own, &active, active.len() - wanted, now, &mut counts, &mut group, effects);
+        delete(
+            own,
+            &active,
+            active.len() - wanted,
+            now,
+            &mut counts,
+            &mut group,
+            effects,
+        );
     }
     effects.timer_if(AVAILABLE_TIMER, counts.next_available_ms);
     match status_update(state, own, &counts) {
@@ -73,7 +96,10 @@ fn claim_pods(state: &ReplicaSet, own: &Own, owner: &Owner, effects: &mut Effect
             _ => None,
         };
         if let Some(intent) = intent {
-            let fence = Intent::Fence { key: state.key.clone(), base: Arc::clone(&own.object) };
+            let fence = Intent::Fence {
+                key: state.key.clone(),
+                base: Arc::clone(&own.object),
+            };
             effects.write(vec![fence, intent]);
             asked = true;
         }
@@ -94,8 +120,14 @@ struct Counts {
 
 impl Counts {
     fn of(own: &Own, mine: &[(&Key, &Pod)], now: UnixMillis) -> Counts {
-        let mut counts =
-            Counts { replicas: 0, fully_labeled: 0, ready: 0, available: 0, terminating: 0, next_available_ms: None };
+        let mut counts = Counts {
+            replicas: 0,
+            fully_labeled: 0,
+            ready: 0,
+            available: 0,
+            terminating: 0,
+            next_available_ms: None,
+        };
         for (_, pod) in mine {
             counts.add(own, pod, now, 1);
             if pod.reading.is_deleting() && !pod.reading.is_finished() {
@@ -112,9 +144,8 @@ impl Counts {
         }
         self.replicas += by;
         let labels = &own.reading.spec.template["metadata"]["labels"];
-        let has = |(name, value): (&String, &Value)| {
-            pod.object.header.labels.get(name).map(String::as_str) == value.as_str()
-        };
+        let has =
+            |(name, value): (&String, &Value)| pod.object.header.labels.get(name).map(String::as_str) == value.as_str();
         if labels.as_object().is_none_or(|labels| labels.iter().all(has)) {
             self.fully_labeled += by;
         }
@@ -135,7 +166,11 @@ fn create(own: &Own, owner: &Owner, count: usize, counts: &mut Counts, group: &m
     let namespace: Arc<str> = own.reading.metadata.namespace.as_str().into();
     for _ in 0..count {
         let value = new_pod(own, owner);
-        group.push(Intent::Create { resource: Resource::new("pods"), namespace: Arc::clone(&namespace), value });
+        group.push(Intent::Create {
+            resource: Resource::new("pods"),
+            namespace: Arc::clone(&namespace),
+            value,
+        });
     }
     counts.replicas += count as i64;
     counts.fully_labeled += count as i64;
@@ -173,13 +208,17 @@ fn delete(
     let rank = |pod: &Pod| per_node.get(pod.reading.spec.node_name.as_str()).copied().unwrap_or(0);
     ranked.sort_by(|a, b| deletion_order((&a.1.reading, rank(a.1)), (&b.1.reading, rank(b.1))));
     for (key, pod) in ranked.into_iter().take(surplus.min(BURST_MAX)) {
-        let Some(intent) = ownership::delete(key, &pod.object, now) else { continue };
+        let Some(intent) = ownership::delete(key, &pod.object, now) else {
+            continue;
+        };
         counts.add(own, pod, now, -1);
         if matches!(intent, Intent::Update { .. }) {
             counts.terminating += 1;
         }
         group.push(intent);
-        effects.notes.push(note(own, "SuccessfulDelete", format!("Deleted pod: {}", key.name)));
+        effects
+            .notes
+            .push(note(own, "SuccessfulDelete", format!("Deleted pod: {}", key.name)));
     }
 }
 
@@ -192,7 +231,13 @@ fn note(own: &Own, reason: &'static str, message: String) -> Note {
         name: metadata.name.clone(),
         uid: metadata.uid.clone(),
     };
-    Note { regarding, severity: Severity::Normal, reason, message, component: COMPONENT }
+    Note {
+        regarding,
+        severity: Severity::Normal,
+        reason,
+        message,
+        component: COMPONENT,
+    }
 }
 
 /// The update of the status, when it says something new.
@@ -224,7 +269,11 @@ fn status_update(state: &ReplicaSet, own: &Own, counts: &Counts) -> Option<Inten
             written.insert(name.into(), json!(count));
         }
     }
-    Some(Intent::Update { key: state.key.clone(), base: Arc::clone(&own.object), value })
+    Some(Intent::Update {
+        key: state.key.clone(),
+        base: Arc::clone(&own.object),
+        value,
+    })
 }
 
 #[cfg(test)]
@@ -274,7 +323,9 @@ mod tests {
         state.observe(&key, Some(&stored(set, 1))).unwrap();
         for pod in pods {
             let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
-            state.observe(&Key::new("pods", "default", name), Some(&stored(pod, 1))).unwrap();
+            state
+                .observe(&Key::new("pods", "default", name), Some(&stored(pod, 1)))
+                .unwrap();
         }
         let mut effects = Effects::default();
         state.decide(NOW, Event::Changed, &mut effects);
@@ -282,16 +333,25 @@ mod tests {
     }
 
     fn created(effects: &Effects) -> usize {
-        effects.groups.iter().flatten().filter(|intent| matches!(intent, Intent::Create { .. })).count()
+        effects
+            .groups
+            .iter()
+            .flatten()
+            .filter(|intent| matches!(intent, Intent::Create { .. }))
+            .count()
     }
 
     #[test]
     fn missing_pods_are_created_in_one_group_with_the_status() {
         let effects = decided(set(3, 0, json!({})), vec![pod("a", Some("rs"), json!({}))]);
         assert_eq!((effects.groups.len(), created(&effects)), (1, 2));
-        let Intent::Update { value, .. } = &effects.groups[0][2] else { panic!("the status comes last") };
+        let Intent::Update { value, .. } = &effects.groups[0][2] else {
+            panic!("the status comes last")
+        };
         assert_eq!(value["status"]["replicas"], 3);
-        let Intent::Create { value, .. } = &effects.groups[0][0] else { panic!("the pods come first") };
+        let Intent::Create { value, .. } = &effects.groups[0][0] else {
+            panic!("the pods come first")
+        };
         assert_eq!(value["metadata"]["generateName"], "web-");
         assert_eq!(value["metadata"]["ownerReferences"][0]["blockOwnerDeletion"], true);
         assert_eq!(value["metadata"]["labels"]["app"], "web");
@@ -300,7 +360,10 @@ mod tests {
     #[test]
     fn a_set_that_has_what_it_wants_writes_nothing() {
         let status = json!({"replicas": 1, "fullyLabeledReplicas": 1, "observedGeneration": 1});
-        assert_eq!(decided(set(1, 0, status), vec![pod("a", Some("rs"), json!({}))]).groups, Vec::<Vec<Intent>>::new());
+        assert_eq!(
+            decided(set(1, 0, status), vec![pod("a", Some("rs"), json!({}))]).groups,
+            Vec::<Vec<Intent>>::new()
+        );
     }
 
     #[test]
@@ -308,7 +371,9 @@ mod tests {
         let status = json!({"replicas": 1, "fullyLabeledReplicas": 1, "observedGeneration": 1});
         let effects = decided(set(1, 0, status), vec![]);
         assert_eq!(created(&effects), 0);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
         assert_eq!(value["status"]["replicas"], 0);
     }
 
@@ -319,7 +384,9 @@ mod tests {
         deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let effects = decided(set(2, 0, json!({})), vec![failed, deleting]);
         assert_eq!(created(&effects), 2);
-        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else { panic!() };
+        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else {
+            panic!()
+        };
         assert_eq!(value["status"]["terminatingReplicas"], 1);
     }
 
@@ -331,20 +398,39 @@ mod tests {
             pod("c-unbound", Some("rs"), json!({"spec": {}})),
         ];
         let effects = decided(set(1, 0, json!({})), pods);
-        let deleted: Vec<String> = effects.groups[0][..2].iter().map(|i| i.key().unwrap().name.to_string()).collect();
+        let deleted: Vec<String> = effects.groups[0][..2]
+            .iter()
+            .map(|i| i.key().unwrap().name.to_string())
+            .collect();
         assert_eq!(deleted, ["c-unbound", "b-starting"]);
-        assert!(matches!(effects.groups[0][0], Intent::Remove { .. }), "an unbound pod is removed at once");
-        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else { panic!() };
-        assert_eq!((&value["status"]["replicas"], &value["status"]["readyReplicas"]), (&json!(1), &json!(1)));
+        assert!(
+            matches!(effects.groups[0][0], Intent::Remove { .. }),
+            "an unbound pod is removed at once"
+        );
+        let Some(Intent::Update { value, .. }) = effects.groups[0].last() else {
+            panic!()
+        };
+        assert_eq!(
+            (&value["status"]["replicas"], &value["status"]["readyReplicas"]),
+            (&json!(1), &json!(1))
+        );
     }
 
     #[test]
     fn orphans_are_adopted_and_strangers_released_before_anything_else() {
         let mut stray = pod("stray", Some("rs"), json!({}));
         stray["metadata"]["labels"] = json!({"app": "other"});
-        let pods = vec![pod("orphan", None, json!({})), stray, pod("foreign", Some("other"), json!({}))];
+        let pods = vec![
+            pod("orphan", None, json!({})),
+            stray,
+            pod("foreign", Some("other"), json!({})),
+        ];
         let effects = decided(set(1, 0, json!({})), pods);
-        let touched: Vec<&str> = effects.groups.iter().map(|group| &*group[1].key().unwrap().name).collect();
+        let touched: Vec<&str> = effects
+            .groups
+            .iter()
+            .map(|group| &*group[1].key().unwrap().name)
+            .collect();
         assert_eq!(touched, ["orphan", "stray"]);
         assert_eq!(created(&effects), 0);
     }
@@ -356,8 +442,13 @@ mod tests {
             pod("b", Some("rs"), ready(UnixMillis(NOW.0 - 4_000))),
         ];
         let effects = decided(set(2, 10, json!({})), pods);
-        let Intent::Update { value, .. } = &effects.groups[0][0] else { panic!() };
-        assert_eq!((&value["status"]["readyReplicas"], &value["status"]["availableReplicas"]), (&json!(2), &json!(1)));
+        let Intent::Update { value, .. } = &effects.groups[0][0] else {
+            panic!()
+        };
+        assert_eq!(
+            (&value["status"]["readyReplicas"], &value["status"]["availableReplicas"]),
+            (&json!(2), &json!(1))
+        );
         assert_eq!(effects.timers[0].after_ms, 6_000);
     }
 

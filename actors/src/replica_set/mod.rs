@@ -42,7 +42,11 @@ struct Pod {
 impl ReplicaSet {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> ReplicaSet {
-        ReplicaSet { key, own: None, pods: BTreeMap::new() }
+        ReplicaSet {
+            key,
+            own: None,
+            pods: BTreeMap::new(),
+        }
     }
 }
 
@@ -53,11 +57,19 @@ impl ObjectKind for ReplicaSet {
                 let value: Value = read(key, object)?;
                 let reading: reading::ReplicaSet = read(key, object)?;
                 let selector = LabelSelector::from_value(&reading.spec.selector).unwrap_or_default();
-                self.own = Some(Own { object: Arc::clone(object), value, reading, selector });
+                self.own = Some(Own {
+                    object: Arc::clone(object),
+                    value,
+                    reading,
+                    selector,
+                });
             }
             None if *key == self.key => self.own = None,
             Some(object) if key.resource.as_str() == "pods" => {
-                let pod = Pod { object: Arc::clone(object), reading: read(key, object)? };
+                let pod = Pod {
+                    object: Arc::clone(object),
+                    reading: read(key, object)?,
+                };
                 self.pods.insert(key.clone(), pod);
             }
             _ => {

@@ -32,11 +32,20 @@ fn phase_rank(pod: &Pod) -> u8 {
 }
 
 fn cost(pod: &Pod) -> i32 {
-    pod.metadata.annotations.get(DELETION_COST).and_then(|text| text.parse().ok()).unwrap_or(0)
+    pod.metadata
+        .annotations
+        .get(DELETION_COST)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0)
 }
 
 fn restarts(pod: &Pod) -> i64 {
-    pod.status.container_statuses.iter().map(|status| status.restart_count).max().unwrap_or(0)
+    pod.status
+        .container_statuses
+        .iter()
+        .map(|status| status.restart_count)
+        .max()
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -62,18 +71,40 @@ mod tests {
     #[test]
     fn pods_go_in_kubernetes_order() {
         let (early, late) = (Some("2026-01-01T00:00:10Z"), Some("2026-01-01T00:10:00Z"));
-        let costly = |cost: &str| {
-            json!({"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {DELETION_COST: cost}}})
-        };
+        let costly = |cost: &str| json!({"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {DELETION_COST: cost}}});
         let born = |at: &str| json!({"metadata": {"name": "p", "creationTimestamp": at}});
         // Each line: what goes first, and what stays longer.
         let cases: Vec<(&str, (Pod, usize), (Pod, usize))> = vec![
-            ("unassigned", (pod("", "Pending", None, json!({})), 0), (pod("n", "Pending", None, json!({})), 1)),
-            ("pending", (pod("n", "Pending", None, json!({})), 1), (pod("n", "Running", None, json!({})), 1)),
-            ("not ready", (pod("n", "Running", None, json!({})), 1), (pod("n", "Running", early, json!({})), 1)),
-            ("cheap", (pod("n", "Running", early, costly("-5")), 1), (pod("n", "Running", late, costly("0")), 1)),
-            ("crowded", (pod("n", "Running", early, json!({})), 3), (pod("m", "Running", late, json!({})), 1)),
-            ("ready lately", (pod("n", "Running", late, json!({})), 1), (pod("n", "Running", early, json!({})), 1)),
+            (
+                "unassigned",
+                (pod("", "Pending", None, json!({})), 0),
+                (pod("n", "Pending", None, json!({})), 1),
+            ),
+            (
+                "pending",
+                (pod("n", "Pending", None, json!({})), 1),
+                (pod("n", "Running", None, json!({})), 1),
+            ),
+            (
+                "not ready",
+                (pod("n", "Running", None, json!({})), 1),
+                (pod("n", "Running", early, json!({})), 1),
+            ),
+            (
+                "cheap",
+                (pod("n", "Running", early, costly("-5")), 1),
+                (pod("n", "Running", late, costly("0")), 1),
+            ),
+            (
+                "crowded",
+                (pod("n", "Running", early, json!({})), 3),
+                (pod("m", "Running", late, json!({})), 1),
+            ),
+            (
+                "ready lately",
+                (pod("n", "Running", late, json!({})), 1),
+                (pod("n", "Running", early, json!({})), 1),
+            ),
             (
                 "younger",
                 (pod("n", "Running", None, born("2026-01-01T01:00:00Z")), 1),
@@ -81,8 +112,16 @@ mod tests {
             ),
         ];
         for (name, first, second) in cases {
-            assert_eq!(deletion_order((&first.0, first.1), (&second.0, second.1)), Ordering::Less, "{name}");
-            assert_eq!(deletion_order((&second.0, second.1), (&first.0, first.1)), Ordering::Greater, "{name}");
+            assert_eq!(
+                deletion_order((&first.0, first.1), (&second.0, second.1)),
+                Ordering::Less,
+                "{name}"
+            );
+            assert_eq!(
+                deletion_order((&second.0, second.1), (&first.0, first.1)),
+                Ordering::Greater,
+                "{name}"
+            );
         }
     }
 }

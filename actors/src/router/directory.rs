@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use protocol::{Cause, Revision};
 use protocol::store::{ObjectStore, StoreEvent};
+use protocol::{Cause, Revision};
 use ractor::{Actor, ActorCell, ActorId, ActorRef};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use supervision::{Clock, Credits, Decision, Exit, Registration, Registry, RestartPolicy, RestartRule, RestartState, RunState};
+use supervision::{
+    Clock, Credits, Decision, Exit, Registration, Registry, RestartPolicy, RestartRule, RestartState, RunState,
+};
 
 use super::index::Index;
 use super::{RouterArguments, RouterMessage, paths};
@@ -87,7 +89,10 @@ impl Directory {
 
     /// How many wait after failures.
     pub fn troubled(&self) -> usize {
-        self.trouble.values().filter(|trouble| trouble.waiting.is_some()).count()
+        self.trouble
+            .values()
+            .filter(|trouble| trouble.waiting.is_some())
+            .count()
     }
 
     pub fn slot_of(&self, cell: &ActorCell) -> Option<Slot> {
@@ -95,12 +100,15 @@ impl Directory {
     }
 
     pub fn name_of(&self, cell: &ActorCell) -> String {
-        self.slot_of(cell).map_or_else(|| cell.get_id().to_string(), |slot| slot.to_string())
+        self.slot_of(cell)
+            .map_or_else(|| cell.get_id().to_string(), |slot| slot.to_string())
     }
 
     /// Delivers an event: to an awake actor, or by waking it, in which case it reads what the event says.
     pub async fn observe(&mut self, slot: &Slot, event: &Arc<StoreEvent>, liveness: Option<Liveness>) {
-        let Some(awake) = self.awake.get_mut(slot) else { return self.wake_for(slot.clone(), event.revision, event.cause, liveness).await };
+        let Some(awake) = self.awake.get_mut(slot) else {
+            return self.wake_for(slot.clone(), event.revision, event.cause, liveness).await;
+        };
         if awake.retiring {
             awake.woken = true;
             return;
@@ -119,13 +127,7 @@ impl Directory {
     }
 
     /// Delivers any other message.
-    pub async fn deliver(
-        &mut self,
-        slot: &Slot,
-        message: ObjectMessage,
-        at: Revision,
-        liveness: Option<Liveness>,
-    ) {
+    pub async fn deliver(&mut self, slot: &Slot, message: ObjectMessage, at: Revision, liveness: Option<Liveness>) {
         if !self.awake.contains_key(slot) {
             self.wake(slot.clone(), at, liveness).await;
         }
@@ -155,7 +157,11 @@ impl Directory {
 
     /// Puts an actor to sleep, unless something is on its way to it.
     pub fn idle(&mut self, slot: &Slot, heard: u64) {
-        if let Some(awake) = self.awake.get_mut(slot).filter(|awake| !awake.retiring && awake.sent == heard) {
+        if let Some(awake) = self
+            .awake
+            .get_mut(slot)
+            .filter(|awake| !awake.retiring && awake.sent == heard)
+        {
             awake.retiring = true;
             awake.actor.stop(None);
         }
@@ -224,14 +230,7 @@ impl Directory {
     }
 
     /// An actor has ended: asleep as it was told to, or by a failure.
-    pub async fn ended(
-        &mut self,
-        cell: &ActorCell,
-        slot: Slot,
-        exit: Exit,
-        at: Revision,
-        liveness: Option<Liveness>,
-    ) {
+    pub async fn ended(&mut self, cell: &ActorCell, slot: Slot, exit: Exit, at: Revision, liveness: Option<Liveness>) {
         self.slots.remove(&cell.get_id());
         let Some(awake) = self.awake.remove(&slot) else { return };
         if awake.retiring && exit == Exit::Normal {
@@ -264,7 +263,9 @@ impl Directory {
                 trouble.token = self.tokens;
                 trouble.waiting = Some(registration);
                 let token = self.tokens;
-                self.router.send_after(Duration::from_millis(wait_ms), move || RouterMessage::RestartDue(slot, token));
+                self.router.send_after(Duration::from_millis(wait_ms), move || {
+                    RouterMessage::RestartDue(slot, token)
+                });
             }
             Decision::Restart => trouble.waiting = None,
             Decision::Stop | Decision::Escalate => {
@@ -275,7 +276,9 @@ impl Directory {
 
     /// The wait of a failed actor is over.
     pub async fn restart_due(&mut self, slot: Slot, token: u64, at: Revision, liveness: Option<Liveness>) {
-        let Some(trouble) = self.trouble.get_mut(&slot).filter(|trouble| trouble.token == token) else { return };
+        let Some(trouble) = self.trouble.get_mut(&slot).filter(|trouble| trouble.token == token) else {
+            return;
+        };
         trouble.waiting = None;
         self.wake(slot, at, liveness).await;
     }

@@ -88,21 +88,40 @@ impl Index {
         let header = object.header.clone();
         self.uids.insert(header.uid.clone(), key.clone());
         for owner in &header.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(key.clone());
+            self.dependents
+                .entry(owner.uid.clone())
+                .or_default()
+                .insert(key.clone());
         }
         if key.resource.as_str() == PODS {
             let node = header.field(NODE_NAME);
             if !node.is_empty() {
-                self.pods_by_node.entry(node.to_owned()).or_default().insert(key.clone());
+                self.pods_by_node
+                    .entry(node.to_owned())
+                    .or_default()
+                    .insert(key.clone());
             }
         }
         if !key.namespace.is_empty() {
-            self.by_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(key.clone());
+            self.by_namespace
+                .entry(Arc::clone(&key.namespace))
+                .or_default()
+                .insert(key.clone());
         }
         if let Some(selector) = &selector {
-            self.selecting.entry(anchor(key, selector)).or_default().insert(key.clone());
+            self.selecting
+                .entry(anchor(key, selector))
+                .or_default()
+                .insert(key.clone());
         }
-        self.entries.insert(key.clone(), Entry { header, selector, evicts });
+        self.entries.insert(
+            key.clone(),
+            Entry {
+                header,
+                selector,
+                evicts,
+            },
+        );
     }
 
     fn forget(&mut self, key: &Key) {
@@ -129,7 +148,10 @@ impl Index {
         let slots = self.concerned_by(event);
         let after = scope(self.entries.get(&event.key));
         let widened = before.is_some() && after.is_some() && before != after;
-        Routed { slots, reread: widened.then(|| Slot::own(event.key.clone())) }
+        Routed {
+            slots,
+            reread: widened.then(|| Slot::own(event.key.clone())),
+        }
     }
 
     fn concerned_by(&mut self, event: &StoreEvent) -> BTreeSet<Slot> {
@@ -188,7 +210,9 @@ impl Index {
         let collects = header.deleting && header.finalizers.iter().any(waits);
         let orphaned = !header.deleting
             && header.owners.iter().any(|owner| {
-                self.uids.get(&owner.uid).is_none_or(|owner| self.entries.get(owner).is_some_and(|e| waits_foreground(&e.header)))
+                self.uids
+                    .get(&owner.uid)
+                    .is_none_or(|owner| self.entries.get(owner).is_some_and(|e| waits_foreground(&e.header)))
             });
         if collects || orphaned {
             slots.insert(Slot::collector(key.clone()));
@@ -198,7 +222,9 @@ impl Index {
     /// The actors of others that a state of an object concerns.
     fn concerned(&self, key: &Key, header: &Header, slots: &mut BTreeSet<Slot>) {
         for owner in &header.owners {
-            let Some(owner_key) = self.uids.get(&owner.uid) else { continue };
+            let Some(owner_key) = self.uids.get(&owner.uid) else {
+                continue;
+            };
             if has_actor(owner_key) {
                 slots.insert(Slot::own(owner_key.clone()));
             }
@@ -226,17 +252,21 @@ impl Index {
                 }
             }
             REPLICA_SETS if header.controller().is_none() => {
-                self.selecting(key, header, |selecting| selecting.resource.as_str() == DEPLOYMENTS).for_each(
-                    |selecting| {
+                self.selecting(key, header, |selecting| selecting.resource.as_str() == DEPLOYMENTS)
+                    .for_each(|selecting| {
                         slots.insert(Slot::own(selecting.clone()));
-                    },
-                );
+                    });
             }
             ENDPOINT_SLICES => {
-                let service = header.labels.get(SERVICE_NAME).map(|name| {
-                    Key::new(SERVICES, Arc::clone(&key.namespace), name.as_str())
-                });
-                slots.extend(service.filter(|service| self.entries.contains_key(service)).map(Slot::own));
+                let service = header
+                    .labels
+                    .get(SERVICE_NAME)
+                    .map(|name| Key::new(SERVICES, Arc::clone(&key.namespace), name.as_str()));
+                slots.extend(
+                    service
+                        .filter(|service| self.entries.contains_key(service))
+                        .map(Slot::own),
+                );
             }
             _ => {}
         }
@@ -268,7 +298,11 @@ impl Index {
     pub fn related(&self, slot: &Slot) -> Vec<Key> {
         let key = &slot.key;
         let Some(entry) = self.entries.get(key) else {
-            return if *key == pod_cidrs::key() { self.of_resource(NODES, "").cloned().collect() } else { Vec::new() };
+            return if *key == pod_cidrs::key() {
+                self.of_resource(NODES, "").cloned().collect()
+            } else {
+                Vec::new()
+            };
         };
         if slot.role == Role::Collector {
             return self.related_to_collector(key, &entry.header);
@@ -283,7 +317,14 @@ impl Index {
             SERVICES => {
                 related.extend(self.selected(PODS, key, entry));
                 let slices = self.of_resource(ENDPOINT_SLICES, &key.namespace);
-                related.extend(slices.filter(|slice| self.header(slice).is_some_and(|h| h.labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name))).cloned());
+                related.extend(
+                    slices
+                        .filter(|slice| {
+                            self.header(slice)
+                                .is_some_and(|h| h.labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name))
+                        })
+                        .cloned(),
+                );
             }
             REPLICA_SETS => {
                 related.extend(self.selected(PODS, key, entry));
@@ -295,7 +336,10 @@ impl Index {
                 // Names that it might want for a new ReplicaSet.
                 let prefix = format!("{}-", key.name);
                 let first = Key::new(REPLICA_SETS, Arc::clone(&key.namespace), prefix.as_str());
-                let named = self.entries.range((Bound::Included(first), Bound::Unbounded)).map(|(key, _)| key);
+                let named = self
+                    .entries
+                    .range((Bound::Included(first), Bound::Unbounded))
+                    .map(|(key, _)| key);
                 related.extend(
                     named
                         .take_while(|other| {
@@ -307,7 +351,14 @@ impl Index {
                 );
             }
             NAMESPACES if entry.header.deleting => {
-                related.extend(self.by_namespace.get(&key.name).into_iter().flatten().take(SHOWN_MAX).cloned());
+                related.extend(
+                    self.by_namespace
+                        .get(&key.name)
+                        .into_iter()
+                        .flatten()
+                        .take(SHOWN_MAX)
+                        .cloned(),
+                );
             }
             _ if *key == pod_cidrs::key() => related.extend(self.of_resource(NODES, "").cloned()),
             _ => {}
@@ -316,10 +367,20 @@ impl Index {
     }
 
     fn related_to_collector(&self, key: &Key, header: &Header) -> Vec<Key> {
-        let owners = header.owners.iter().filter_map(|owner| collection::owner_key(owner, &key.namespace));
+        let owners = header
+            .owners
+            .iter()
+            .filter_map(|owner| collection::owner_key(owner, &key.namespace));
         let mut related: BTreeSet<Key> = owners.collect();
         if header.deleting {
-            related.extend(self.dependents.get(&header.uid).into_iter().flatten().take(SHOWN_MAX).cloned());
+            related.extend(
+                self.dependents
+                    .get(&header.uid)
+                    .into_iter()
+                    .flatten()
+                    .take(SHOWN_MAX)
+                    .cloned(),
+            );
         }
         related.into_iter().collect()
     }
@@ -327,13 +388,19 @@ impl Index {
     /// The controller of an object, if it exists: the actor above it in the tree of paths.
     pub fn controller(&self, key: &Key) -> Option<&Key> {
         let controller = self.header(key)?.controller()?;
-        self.uids.get(&controller.uid).filter(|above| above.namespace == key.namespace)
+        self.uids
+            .get(&controller.uid)
+            .filter(|above| above.namespace == key.namespace)
     }
 
     /// The objects that a controller owns.
     pub fn controlled(&self, key: &Key) -> impl Iterator<Item = &Key> {
         let uid = self.header(key).map(|header| header.uid.clone());
-        let dependents = uid.clone().and_then(|uid| self.dependents.get(&uid)).into_iter().flatten();
+        let dependents = uid
+            .clone()
+            .and_then(|uid| self.dependents.get(&uid))
+            .into_iter()
+            .flatten();
         dependents.filter(move |dependent| {
             let controller = self.header(dependent).and_then(Header::controller);
             controller.is_some_and(|controller| Some(&controller.uid) == uid.as_ref())
@@ -352,7 +419,10 @@ impl Index {
 
     /// Namespaces in which there is something.
     pub fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.by_namespace.iter().filter(|(_, keys)| !keys.is_empty()).map(|(namespace, _)| namespace)
+        self.by_namespace
+            .iter()
+            .filter(|(_, keys)| !keys.is_empty())
+            .map(|(namespace, _)| namespace)
     }
 
     /// All objects of a namespace.
@@ -372,7 +442,8 @@ impl Index {
     /// Objects of a resource in the key's namespace that its selector matches.
     fn selected<'a>(&'a self, resource: &'a str, key: &'a Key, entry: &'a Entry) -> impl Iterator<Item = Key> + 'a {
         let candidates = entry.selector.iter().flat_map(move |selector| {
-            self.of_resource(resource, &key.namespace).map(move |candidate| (selector, candidate))
+            self.of_resource(resource, &key.namespace)
+                .map(move |candidate| (selector, candidate))
         });
         candidates.filter_map(|(selector, candidate)| {
             let header = self.header(candidate)?;
@@ -388,7 +459,10 @@ impl Index {
         wanted: impl Fn(&Key) -> bool + 'a,
     ) -> impl Iterator<Item = &'a Key> {
         let namespace = Arc::clone(&key.namespace);
-        let anchors = header.labels.iter().map(|(label, value)| (label.clone(), value.clone()));
+        let anchors = header
+            .labels
+            .iter()
+            .map(|(label, value)| (label.clone(), value.clone()));
         let anchors = anchors.chain([(String::new(), String::new())]);
         anchors
             .filter_map(move |(label, value)| self.selecting.get(&(Arc::clone(&namespace), label, value)))
@@ -421,10 +495,13 @@ fn take<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Key>>, name: &K, 
 
 /// One label that a selector requires, to find it by.
 fn anchor(key: &Key, selector: &LabelSelector) -> (Arc<str>, String, String) {
-    let exact = selector.requirements.iter().find_map(|requirement| match &requirement.operator {
-        Operator::In(values) if values.len() == 1 => Some((requirement.key.clone(), values[0].clone())),
-        _ => None,
-    });
+    let exact = selector
+        .requirements
+        .iter()
+        .find_map(|requirement| match &requirement.operator {
+            Operator::In(values) if values.len() == 1 => Some((requirement.key.clone(), values[0].clone())),
+            _ => None,
+        });
     let (label, value) = exact.unwrap_or_default();
     (Arc::clone(&key.namespace), label, value)
 }

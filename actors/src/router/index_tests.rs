@@ -13,12 +13,22 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let mut world = World { index: Index::default(), objects: BTreeMap::new(), revision: 0 };
+        let mut world = World {
+            index: Index::default(),
+            objects: BTreeMap::new(),
+            revision: 0,
+        };
         world.put(NODES, "", "n1", json!({}), json!({}));
         let selector = json!({"selector": {"matchLabels": {"app": "web"}}});
         world.put(DEPLOYMENTS, "default", "web", json!({}), selector.clone());
         world.put(REPLICA_SETS, "default", "web-1", owned("Deployment", "web"), selector);
-        world.put(SERVICES, "default", "web", json!({}), json!({"selector": {"app": "web"}}));
+        world.put(
+            SERVICES,
+            "default",
+            "web",
+            json!({}),
+            json!({"selector": {"app": "web"}}),
+        );
         world.put(SERVICES, "default", "headless", json!({}), json!({}));
         world
     }
@@ -36,7 +46,11 @@ impl World {
         }
         let object = Arc::new(object);
         let previous = self.objects.insert(key.clone(), Arc::clone(&object));
-        let change = if previous.is_some() { Change::Updated } else { Change::Created };
+        let change = if previous.is_some() {
+            Change::Updated
+        } else {
+            Change::Created
+        };
         self.route(key, change, object, previous)
     }
 
@@ -47,15 +61,36 @@ impl World {
         self.route(key, Change::Deleted, Arc::clone(&object), Some(object))
     }
 
-    fn route(&mut self, key: Key, change: Change, object: Arc<Object>, previous: Option<Arc<Object>>) -> BTreeSet<String> {
-        let event = StoreEvent { revision: Revision(self.revision), cause: Cause(0), key, change, object, previous };
+    fn route(
+        &mut self,
+        key: Key,
+        change: Change,
+        object: Arc<Object>,
+        previous: Option<Arc<Object>>,
+    ) -> BTreeSet<String> {
+        let event = StoreEvent {
+            revision: Revision(self.revision),
+            cause: Cause(0),
+            key,
+            change,
+            object,
+            previous,
+        };
         let slots = self.index.route(&event).slots;
-        slots.into_iter().filter(|slot| self.index.has_subject(slot)).map(|slot| slot.to_string()).collect()
+        slots
+            .into_iter()
+            .filter(|slot| self.index.has_subject(slot))
+            .map(|slot| slot.to_string())
+            .collect()
     }
 
     fn related(&self, resource: &str, namespace: &str, name: &str) -> Vec<String> {
         let slot = Slot::own(Key::new(resource, namespace, name));
-        self.index.related(&slot).into_iter().map(|key| key.to_string()).collect()
+        self.index
+            .related(&slot)
+            .into_iter()
+            .map(|key| key.to_string())
+            .collect()
     }
 }
 
@@ -77,21 +112,50 @@ const DEPLOYMENT: &str = "deployments.apps/default/web";
 fn a_pod_concerns_its_owner_and_the_services_that_select_it_and_no_one_else() {
     let mut world = World::new();
     let bound = json!({"nodeName": "n1"});
-    assert_eq!(world.put(PODS, "default", "a", owned("ReplicaSet", "web-1"), bound.clone()), set(&[SET, SERVICE]));
-    assert_eq!(world.put(PODS, "default", "a", owned("ReplicaSet", "web-1"), bound.clone()), set(&[SET, SERVICE]));
-    assert_eq!(world.put(PODS, "default", "b", json!({"labels": {"app": "web"}}), bound.clone()), set(&[SERVICE, SET]), "an orphan");
-    assert_eq!(world.put(PODS, "default", "c", json!({"labels": {"app": "api"}}), bound.clone()), set(&[]));
-    assert_eq!(world.put(PODS, "other", "d", json!({"labels": {"app": "web"}}), bound.clone()), set(&[]), "another namespace");
+    assert_eq!(
+        world.put(PODS, "default", "a", owned("ReplicaSet", "web-1"), bound.clone()),
+        set(&[SET, SERVICE])
+    );
+    assert_eq!(
+        world.put(PODS, "default", "a", owned("ReplicaSet", "web-1"), bound.clone()),
+        set(&[SET, SERVICE])
+    );
+    assert_eq!(
+        world.put(PODS, "default", "b", json!({"labels": {"app": "web"}}), bound.clone()),
+        set(&[SERVICE, SET]),
+        "an orphan"
+    );
+    assert_eq!(
+        world.put(PODS, "default", "c", json!({"labels": {"app": "api"}}), bound.clone()),
+        set(&[])
+    );
+    assert_eq!(
+        world.put(PODS, "other", "d", json!({"labels": {"app": "web"}}), bound.clone()),
+        set(&[]),
+        "another namespace"
+    );
     // Its labels change: whom it concerned before hears of it too.
-    assert_eq!(world.put(PODS, "default", "b", json!({"labels": {"app": "api"}}), bound), set(&[SERVICE, SET]));
+    assert_eq!(
+        world.put(PODS, "default", "b", json!({"labels": {"app": "api"}}), bound),
+        set(&[SERVICE, SET])
+    );
     assert_eq!(world.delete(PODS, "default", "a"), set(&[SET, SERVICE]));
 }
 
 #[test]
 fn a_replica_set_concerns_its_deployment_and_an_orphan_those_that_select_it() {
     let mut world = World::new();
-    assert_eq!(world.put(REPLICA_SETS, "default", "web-1", owned("Deployment", "web"), json!({})), set(&[DEPLOYMENT, SET]));
-    let orphan = world.put(REPLICA_SETS, "default", "web-2", json!({"labels": {"app": "web"}}), json!({}));
+    assert_eq!(
+        world.put(REPLICA_SETS, "default", "web-1", owned("Deployment", "web"), json!({})),
+        set(&[DEPLOYMENT, SET])
+    );
+    let orphan = world.put(
+        REPLICA_SETS,
+        "default",
+        "web-2",
+        json!({"labels": {"app": "web"}}),
+        json!({}),
+    );
     assert_eq!(orphan, set(&[DEPLOYMENT, "replicasets.apps/default/web-2"]));
 }
 
@@ -99,10 +163,22 @@ fn a_replica_set_concerns_its_deployment_and_an_orphan_those_that_select_it() {
 fn a_pod_wakes_its_own_actor_only_when_no_machine_does_its_work() {
     let mut world = World::new();
     let deleting = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
-    assert_eq!(world.put(PODS, "default", "a", deleting.clone(), json!({})), set(&["pods/default/a"]));
-    assert_eq!(world.put(PODS, "default", "b", deleting, json!({"nodeName": "n1"})), set(&[]));
-    assert_eq!(world.put(PODS, "default", "c", json!({}), json!({"nodeName": "gone"})), set(&["pods/default/c"]));
-    assert_eq!(world.delete(NODES, "", "n1"), set(&["pods/default/b", "configmaps/kube-system/node-pod-cidrs"]));
+    assert_eq!(
+        world.put(PODS, "default", "a", deleting.clone(), json!({})),
+        set(&["pods/default/a"])
+    );
+    assert_eq!(
+        world.put(PODS, "default", "b", deleting, json!({"nodeName": "n1"})),
+        set(&[])
+    );
+    assert_eq!(
+        world.put(PODS, "default", "c", json!({}), json!({"nodeName": "gone"})),
+        set(&["pods/default/c"])
+    );
+    assert_eq!(
+        world.delete(NODES, "", "n1"),
+        set(&["pods/default/b", "configmaps/kube-system/node-pod-cidrs"])
+    );
 }
 
 #[test]
@@ -125,14 +201,29 @@ fn the_end_of_an_owner_wakes_the_collectors_of_its_dependents() {
     // An object whose owner is gone when it appears is collected as well.
     let late = world.put("configmaps", "default", "late", owned("ReplicaSet", "web-1"), json!({}));
     assert_eq!(late, set(&["configmaps/default/late (collector)"]));
-    assert!(world.index.initial().iter().any(|slot| slot.to_string() == "configmaps/default/late (collector)"));
+    assert!(
+        world
+            .index
+            .initial()
+            .iter()
+            .any(|slot| slot.to_string() == "configmaps/default/late (collector)")
+    );
 }
 
 #[test]
 fn everything_in_a_namespace_that_is_being_deleted_concerns_it() {
     let mut world = World::new();
-    world.put(NAMESPACES, "", "default", json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), json!({}));
-    assert_eq!(world.put("configmaps", "default", "c", json!({}), json!({})), set(&["namespaces/default"]));
+    world.put(
+        NAMESPACES,
+        "",
+        "default",
+        json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}),
+        json!({}),
+    );
+    assert_eq!(
+        world.put("configmaps", "default", "c", json!({}), json!({})),
+        set(&["namespaces/default"])
+    );
     assert_eq!(world.delete("configmaps", "default", "c"), set(&["namespaces/default"]));
     assert_eq!(world.related(NAMESPACES, "", "default").len(), 4);
 }
@@ -142,9 +233,21 @@ fn actors_are_shown_what_they_select_and_own() {
     let mut world = World::new();
     world.put(PODS, "default", "mine", owned("ReplicaSet", "web-1"), json!({}));
     world.put(PODS, "default", "orphan", json!({"labels": {"app": "web"}}), json!({}));
-    world.put(PODS, "default", "stranger", json!({"labels": {"app": "api"}}), json!({}));
-    assert_eq!(world.related(REPLICA_SETS, "default", "web-1"), ["pods/default/mine", "pods/default/orphan"]);
-    assert_eq!(world.related(SERVICES, "default", "web"), ["pods/default/mine", "pods/default/orphan"]);
+    world.put(
+        PODS,
+        "default",
+        "stranger",
+        json!({"labels": {"app": "api"}}),
+        json!({}),
+    );
+    assert_eq!(
+        world.related(REPLICA_SETS, "default", "web-1"),
+        ["pods/default/mine", "pods/default/orphan"]
+    );
+    assert_eq!(
+        world.related(SERVICES, "default", "web"),
+        ["pods/default/mine", "pods/default/orphan"]
+    );
     assert_eq!(world.related(SERVICES, "default", "headless"), Vec::<String>::new());
     assert_eq!(world.related(DEPLOYMENTS, "default", "web"), [SET]);
 }
@@ -156,6 +259,13 @@ fn a_service_whose_selector_changes_reads_its_state_again() {
     let previous = world.objects.get(&key).cloned();
     let value = json!({"metadata": {"name": "web", "namespace": "default", "uid": "services-web"}, "spec": {"selector": {"app": "api"}}});
     let object = stored(value, 99);
-    let event = StoreEvent { revision: Revision(99), cause: Cause(0), key: key.clone(), change: Change::Updated, object, previous };
+    let event = StoreEvent {
+        revision: Revision(99),
+        cause: Cause(0),
+        key: key.clone(),
+        change: Change::Updated,
+        object,
+        previous,
+    };
     assert_eq!(world.index.route(&event).reread, Some(Slot::own(key)));
 }

@@ -190,7 +190,10 @@ impl Actor for Router {
             }
             RouterMessage::Wake(slot, message) => {
                 let liveness = state.liveness_of(&slot);
-                state.directory.deliver(&slot, ObjectMessage::Admin(message), state.revision, liveness).await;
+                state
+                    .directory
+                    .deliver(&slot, ObjectMessage::Admin(message), state.revision, liveness)
+                    .await;
             }
             RouterMessage::Admin(message) => state.answer(message),
         }
@@ -239,7 +242,8 @@ impl RouterState {
         let initial = fresh.initial();
         *self.index.write() = fresh;
         self.revision = revision;
-        self.view.summarize(format!("began at revision {revision} with {} actors", initial.len()));
+        self.view
+            .summarize(format!("began at revision {revision} with {} actors", initial.len()));
         // Awake actors may have missed events: each reads its state again.
         self.waiting.clear();
         self.directory.doubt_all(revision);
@@ -251,13 +255,19 @@ impl RouterState {
     }
 
     async fn open_watch(&mut self, myself: &ActorRef<RouterMessage>, after: Revision) -> Result<(), ReadError> {
-        let request = WatchRequest { resources: Vec::new(), namespace: None, after: Some(after) };
+        let request = WatchRequest {
+            resources: Vec::new(),
+            namespace: None,
+            after: Some(after),
+        };
         let mut stream = self.store.watch(request).await?;
         let myself = myself.clone();
         let room = Arc::new(Semaphore::new(WATCHED_MAX));
         self.watch = Some(Task(tokio::spawn(async move {
             while let Some(item) = stream.next().await {
-                let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+                let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+                    return;
+                };
                 if myself.send_message(RouterMessage::Watched(item, permit)).is_err() {
                     return;
                 }
@@ -314,7 +324,8 @@ impl RouterState {
             self.directory.requery(&slot, self.revision);
         }
         if self.routed.is_multiple_of(256) {
-            self.view.summarize(format!("{} events routed, at revision {}", self.routed, self.revision));
+            self.view
+                .summarize(format!("{} events routed, at revision {}", self.routed, self.revision));
         }
     }
 
@@ -322,7 +333,9 @@ impl RouterState {
         let former = self.liveness.insert(member.node.clone(), member.liveness);
         if former != Some(member.liveness) {
             let slot = Slot::own(protocol::Key::new(index::NODES, "", member.node.as_str()));
-            self.directory.deliver(&slot, ObjectMessage::Liveness(member.liveness), self.revision, None).await;
+            self.directory
+                .deliver(&slot, ObjectMessage::Liveness(member.liveness), self.revision, None)
+                .await;
         }
     }
 

@@ -33,7 +33,11 @@ pub(super) fn path_of(index: &Index, slot: &Slot) -> ActorPath {
     }
     if slot.role == Role::Collector {
         let key = &slot.key;
-        return root().child("collectors").child(key.resource.as_str()).child(&key.namespace).child(&key.name);
+        return root()
+            .child("collectors")
+            .child(key.resource.as_str())
+            .child(&key.namespace)
+            .child(&key.name);
     }
     path_of_key(index, &slot.key, DEPTH_MAX)
 }
@@ -114,20 +118,32 @@ impl Sleepers for Paths {
             }
             Some(Place::Resource(resource, namespace)) => {
                 let objects = index.of_resource(&resource, &namespace).filter(shown);
-                objects.filter(|key| index.controller(key).is_none()).map(|key| sleeping(&index, key, path)).collect()
+                objects
+                    .filter(|key| index.controller(key).is_none())
+                    .map(|key| sleeping(&index, key, path))
+                    .collect()
             }
-            Some(Place::Object(key)) => {
-                folders(index.controlled(&key).filter(shown).map(|key| key.resource.as_str()).collect())
-            }
+            Some(Place::Object(key)) => folders(
+                index
+                    .controlled(&key)
+                    .filter(shown)
+                    .map(|key| key.resource.as_str())
+                    .collect(),
+            ),
             Some(Place::Controlled(key, resource)) => {
-                let objects = index.controlled(&key).filter(shown).filter(|key| key.resource.as_str() == resource);
+                let objects = index
+                    .controlled(&key)
+                    .filter(shown)
+                    .filter(|key| key.resource.as_str() == resource);
                 objects.map(|key| sleeping(&index, key, path)).collect()
             }
         }
     }
 
     fn find(&self, path: &ActorPath) -> Option<ActorEntry> {
-        let Some(Place::Object(key)) = place(path) else { return None };
+        let Some(Place::Object(key)) = place(path) else {
+            return None;
+        };
         let index = self.index.read();
         let above = path.parent()?;
         let exists = SHOWN.contains(&key.resource.as_str())
@@ -137,8 +153,12 @@ impl Sleepers for Paths {
     }
 
     fn wake(&self, path: &ActorPath, message: AdminMessage) -> bool {
-        let Some(Place::Object(key)) = place(path) else { return false };
-        self.router.send_message(RouterMessage::Wake(Slot::own(key), message)).is_ok()
+        let Some(Place::Object(key)) = place(path) else {
+            return false;
+        };
+        self.router
+            .send_message(RouterMessage::Wake(Slot::own(key), message))
+            .is_ok()
     }
 }
 

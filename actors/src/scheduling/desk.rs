@@ -52,7 +52,12 @@ impl Desk {
     /// A desk that knows nothing so far.
     pub fn new(configuration: SchedulerConfiguration) -> Desk {
         let scheduler = Scheduler::new(configuration);
-        Desk { scheduler, pending: BTreeMap::new(), gated: BTreeSet::new(), bound: 0 }
+        Desk {
+            scheduler,
+            pending: BTreeMap::new(),
+            gated: BTreeSet::new(),
+            bound: 0,
+        }
     }
 
     /// Whether an object concerns the scheduler.
@@ -84,14 +89,18 @@ impl Desk {
         let pod: core::Pod = read(key, object)?;
         self.scheduler.upsert_pod(&pod);
         let spec = pod.spec.as_ref();
-        let bound = spec.and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
+        let bound = spec
+            .and_then(|spec| spec.node_name.as_deref())
+            .is_some_and(|node| !node.is_empty());
         if bound {
             self.pending.remove(key);
             self.gated.remove(key);
             return Ok(());
         }
         self.pending.insert(key.clone(), Arc::clone(object));
-        let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty());
+        let gates = spec
+            .and_then(|spec| spec.scheduling_gates.as_ref())
+            .is_some_and(|gates| !gates.is_empty());
         if gates && !object.header.deleting {
             self.gated.insert(key.clone());
         } else {
@@ -128,13 +137,17 @@ impl Desk {
             };
             match decision {
                 Decision::Bind(binding) => {
-                    let Some((intent, note)) = bind(&key, &object, &binding, now) else { continue };
+                    let Some((intent, note)) = bind(&key, &object, &binding, now) else {
+                        continue;
+                    };
                     let gang = binding.group.clone();
                     let group = match gang {
                         Some(name) => gangs.entry(name).or_insert_with(BindingGroup::empty),
                         None => {
                             round.bindings.push(BindingGroup::empty());
-                            let Some(group) = round.bindings.last_mut() else { continue };
+                            let Some(group) = round.bindings.last_mut() else {
+                                continue;
+                            };
                             group
                         }
                     };
@@ -154,7 +167,9 @@ impl Desk {
         round.bindings.extend(gangs.into_values());
         for key in std::mem::take(&mut self.gated) {
             let Some(object) = self.pending.get(&key) else { continue };
-            round.conditions.extend(explain_gates(&key, object, now).map(|intent| (intent, Vec::new())));
+            round
+                .conditions
+                .extend(explain_gates(&key, object, now).map(|intent| (intent, Vec::new())));
         }
         round
     }
@@ -174,7 +189,11 @@ impl Desk {
 
 impl BindingGroup {
     fn empty() -> BindingGroup {
-        BindingGroup { pods: Vec::new(), intents: Vec::new(), notes: Vec::new() }
+        BindingGroup {
+            pods: Vec::new(),
+            intents: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -185,19 +204,39 @@ fn pod_key(key: &Key) -> PodKey {
 fn bind(key: &Key, base: &Arc<Object>, binding: &Binding, now: UnixMillis) -> Option<(Intent, Note)> {
     let mut value = base.value().ok()?;
     ownership::member(&mut value, "spec").insert("nodeName".into(), json!(&*binding.node));
-    let wanted = Wanted { kind: "PodScheduled", status: "True", reason: "", message: "" };
+    let wanted = Wanted {
+        kind: "PodScheduled",
+        status: "True",
+        reason: "",
+        message: "",
+    };
     conditions::set(&mut value, wanted, Times::Transition, now);
     ownership::member(&mut value, "status").remove("nominatedNodeName");
-    let message = format!("Successfully assigned {}/{} to {}", key.namespace, key.name, binding.node);
+    let message = format!(
+        "Successfully assigned {}/{} to {}",
+        key.namespace, key.name, binding.node
+    );
     let note = note(key, base, Severity::Normal, "Scheduled", message);
-    Some((Intent::Update { key: key.clone(), base: Arc::clone(base), value }, note))
+    Some((
+        Intent::Update {
+            key: key.clone(),
+            base: Arc::clone(base),
+            value,
+        },
+        note,
+    ))
 }
 
 /// The condition of a pod that was not placed. Nothing when it says so already.
 fn explain(key: &Key, base: &Arc<Object>, refused: &Unschedulable, now: UnixMillis) -> Option<(Intent, Vec<Note>)> {
     let mut value = base.value().ok()?;
     let message = refused.message();
-    let wanted = Wanted { kind: "PodScheduled", status: "False", reason: "Unschedulable", message: &message };
+    let wanted = Wanted {
+        kind: "PodScheduled",
+        status: "False",
+        reason: "Unschedulable",
+        message: &message,
+    };
     let said = conditions::set(&mut value, wanted, Times::Transition, now);
     let mut nominated = false;
     if let Preemption::Nominated { node, .. } = &refused.preemption {
@@ -208,15 +247,34 @@ fn explain(key: &Key, base: &Arc<Object>, refused: &Unschedulable, now: UnixMill
     if !said && !nominated {
         return None;
     }
-    let notes = if said { vec![note(key, base, Severity::Warning, "FailedScheduling", message)] } else { Vec::new() };
-    Some((Intent::Update { key: key.clone(), base: Arc::clone(base), value }, notes))
+    let notes = if said {
+        vec![note(key, base, Severity::Warning, "FailedScheduling", message)]
+    } else {
+        Vec::new()
+    };
+    Some((
+        Intent::Update {
+            key: key.clone(),
+            base: Arc::clone(base),
+            value,
+        },
+        notes,
+    ))
 }
 
 fn explain_gates(key: &Key, base: &Arc<Object>, now: UnixMillis) -> Option<Intent> {
     let mut value = base.value().ok()?;
-    let wanted = Wanted { kind: "PodScheduled", status: "False", reason: "SchedulingGated", message: GATED };
-    conditions::set(&mut value, wanted, Times::Transition, now)
-        .then(|| Intent::Update { key: key.clone(), base: Arc::clone(base), value })
+    let wanted = Wanted {
+        kind: "PodScheduled",
+        status: "False",
+        reason: "SchedulingGated",
+        message: GATED,
+    };
+    conditions::set(&mut value, wanted, Times::Transition, now).then(|| Intent::Update {
+        key: key.clone(),
+        base: Arc::clone(base),
+        value,
+    })
 }
 
 /// The write that makes a victim go, and the note about it.
@@ -291,11 +349,19 @@ mod tests {
     fn a_pod_that_fits_is_bound_once_with_its_condition() {
         let mut desk = desk(&[node("n1", "4"), pod("web", "1", json!({}))]);
         let round = desk.round(NOW, 10);
-        let Intent::Update { value, .. } = &round.bindings[0].intents[0] else { panic!() };
+        let Intent::Update { value, .. } = &round.bindings[0].intents[0] else {
+            panic!()
+        };
         assert_eq!(value["spec"]["nodeName"], "n1");
         assert_eq!(value["status"]["conditions"][0]["status"], "True");
-        assert_eq!(round.bindings[0].notes[0].message, "Successfully assigned default/web to n1");
-        assert!(desk.round(NOW, 10).bindings.is_empty(), "it is assumed until the store says otherwise");
+        assert_eq!(
+            round.bindings[0].notes[0].message,
+            "Successfully assigned default/web to n1"
+        );
+        assert!(
+            desk.round(NOW, 10).bindings.is_empty(),
+            "it is assumed until the store says otherwise"
+        );
     }
 
     #[test]
@@ -306,12 +372,22 @@ mod tests {
         let (intent, notes) = &round.conditions[0];
         let Intent::Update { value, .. } = intent else { panic!() };
         let condition = &value["status"]["conditions"][0];
-        assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Unschedulable")));
-        assert!(condition["message"].as_str().unwrap().starts_with("0/1 nodes are available: 1 Insufficient cpu."), "{condition}");
+        assert_eq!(
+            (&condition["status"], &condition["reason"]),
+            (&json!("False"), &json!("Unschedulable"))
+        );
+        assert!(
+            condition["message"]
+                .as_str()
+                .unwrap()
+                .starts_with("0/1 nodes are available: 1 Insufficient cpu."),
+            "{condition}"
+        );
         assert_eq!(notes[0].reason, "FailedScheduling");
         let told = stored(value.clone(), 9);
         desk.observe(&key, Some(&told)).unwrap();
-        desk.observe(&Key::new("nodes", "", "n2"), Some(&node("n2", "4").1)).unwrap();
+        desk.observe(&Key::new("nodes", "", "n2"), Some(&node("n2", "4").1))
+            .unwrap();
         for later in 1..20 {
             let round = desk.round(NOW.plus_ms(later * 60_000), 10);
             let repeated = round.conditions.iter().any(|(intent, _)| matches!(intent, Intent::Update { value: again, .. } if again["status"] == told.value().unwrap()["status"]));
@@ -321,10 +397,15 @@ mod tests {
 
     #[test]
     fn a_gated_pod_is_not_scheduled_and_says_so() {
-        let mut desk = desk(&[node("n1", "4"), pod("held", "1", json!({"schedulingGates": [{"name": "x"}]}))]);
+        let mut desk = desk(&[
+            node("n1", "4"),
+            pod("held", "1", json!({"schedulingGates": [{"name": "x"}]})),
+        ]);
         let round = desk.round(NOW, 10);
         assert!(round.bindings.is_empty());
-        let Intent::Update { value, .. } = &round.conditions[0].0 else { panic!() };
+        let Intent::Update { value, .. } = &round.conditions[0].0 else {
+            panic!()
+        };
         assert_eq!(value["status"]["conditions"][0]["reason"], "SchedulingGated");
     }
 

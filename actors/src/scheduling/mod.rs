@@ -72,7 +72,11 @@ struct Door {
 impl SchedulerDoor {
     fn open(&self, actor: ActorRef<SchedulerMessage>) -> Arc<AtomicBool> {
         let overflowed = Arc::new(AtomicBool::new(false));
-        let door = Door { actor, credits: Credits::new(EVENTS_MAX), overflowed: Arc::clone(&overflowed) };
+        let door = Door {
+            actor,
+            credits: Credits::new(EVENTS_MAX),
+            overflowed: Arc::clone(&overflowed),
+        };
         *self.inner.write() = Some(door);
         overflowed
     }
@@ -87,7 +91,9 @@ impl SchedulerDoor {
         // An actor that has ended is started again and reads everything.
         match door.credits.take() {
             Some(credit) => {
-                let _ = door.actor.send_message(SchedulerMessage::Observe(Arc::clone(event), credit));
+                let _ = door
+                    .actor
+                    .send_message(SchedulerMessage::Observe(Arc::clone(event), credit));
             }
             None if !door.overflowed.swap(true, Ordering::AcqRel) => {
                 let _ = door.actor.send_message(SchedulerMessage::Load);
@@ -263,7 +269,11 @@ impl SchedulerState {
 
     async fn round(&mut self) {
         let now = self.clock.now();
-        let Round { bindings, conditions, victims } = self.desk.round(now, ROUND_MAX);
+        let Round {
+            bindings,
+            conditions,
+            victims,
+        } = self.desk.round(now, ROUND_MAX);
         self.rounds += 1;
         let mut proposals = Vec::with_capacity(bindings.len() + conditions.len());
         for group in &bindings {
@@ -304,17 +314,27 @@ impl SchedulerState {
                 Intent::Update { key, base, value } => match compose::update(&key.resource, value) {
                     Ok(draft) => {
                         let precondition = Precondition::Revision(base.header.revision);
-                        writes.push(Write::Put { key: key.clone(), precondition, draft });
+                        writes.push(Write::Put {
+                            key: key.clone(),
+                            precondition,
+                            draft,
+                        });
                     }
                     Err(error) => tracing::warn!(%key, %error, "a decided object does not encode"),
                 },
                 Intent::Remove { key, revision } => {
-                    writes.push(Write::Delete { key: key.clone(), precondition: Precondition::Revision(*revision) });
+                    writes.push(Write::Delete {
+                        key: key.clone(),
+                        precondition: Precondition::Revision(*revision),
+                    });
                 }
                 Intent::Create { .. } | Intent::Fence { .. } => {}
             }
         }
-        Proposal { cause: self.cause, writes }
+        Proposal {
+            cause: self.cause,
+            writes,
+        }
     }
 
     /// Makes room: victims are read, so that the mark is put on what they are now.
@@ -322,8 +342,12 @@ impl SchedulerState {
         let now = self.clock.now();
         let (mut proposals, mut about) = (Vec::new(), Vec::new());
         for (victim, preemptor) in victims {
-            let Ok(Some(object)) = self.store.read(&victim).await else { continue };
-            let Some((intent, note)) = desk::preempt(&victim, &object, &preemptor, now) else { continue };
+            let Ok(Some(object)) = self.store.read(&victim).await else {
+                continue;
+            };
+            let Some((intent, note)) = desk::preempt(&victim, &object, &preemptor, now) else {
+                continue;
+            };
             proposals.push(self.proposal(&[intent]));
             about.push(note);
         }
@@ -340,7 +364,9 @@ impl SchedulerState {
             return;
         }
         let now = self.clock.now();
-        let writes = notes.iter().filter_map(|note| recorder::compose(note, None, now, &mut self.rng));
+        let writes = notes
+            .iter()
+            .filter_map(|note| recorder::compose(note, None, now, &mut self.rng));
         let proposals: Vec<Proposal> = writes.map(|write| Proposal::one(self.cause, write)).collect();
         for answer in self.store.propose_all(proposals).await {
             if let Err(error) = answer {

@@ -31,14 +31,24 @@ pub(super) fn decide(state: &Service, _: UnixMillis, effects: &mut Effects) {
         return;
     }
     let mine: BTreeMap<&Key, &Slice> = state.slices.iter().filter(|(_, slice)| is_mine(own, slice)).collect();
-    let Some(selector) = own.selector.as_ref().filter(|_| own.reading.spec.kind != "ExternalName") else {
+    let Some(selector) = own
+        .selector
+        .as_ref()
+        .filter(|_| own.reading.spec.kind != "ExternalName")
+    else {
         // Slices of a Service without selector belong to whoever writes them; those made here before go.
         for (key, slice) in mine {
-            effects.write_one(Intent::Remove { key: key.clone(), revision: slice.object.header.revision });
+            effects.write_one(Intent::Remove {
+                key: key.clone(),
+                revision: slice.object.header.revision,
+            });
         }
         return;
     };
-    let matching = state.pods.values().filter(|pod| selector.matches(&pod.object.header.labels));
+    let matching = state
+        .pods
+        .values()
+        .filter(|pod| selector.matches(&pod.object.header.labels));
     let mut wanted: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
     for pod in matching {
         for (group, uid, endpoint) in endpoints_of(own, pod) {
@@ -53,7 +63,10 @@ fn is_mine(own: &Own, slice: &Slice) -> bool {
     let header = &slice.object.header;
     header.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
         && header.labels.get(SERVICE_NAME) == Some(&own.reading.metadata.name)
-        && header.owners.iter().any(|owner| owner.uid.as_str() == own.reading.metadata.uid)
+        && header
+            .owners
+            .iter()
+            .any(|owner| owner.uid.as_str() == own.reading.metadata.uid)
 }
 
 /// The endpoints of one pod: one for each family of its addresses.
@@ -88,7 +101,14 @@ fn endpoints_of(own: &Own, pod: &Pod) -> Vec<(Group, String, Value)> {
         if !reading.spec.hostname.is_empty() && reading.spec.subdomain == own.reading.metadata.name {
             endpoint["hostname"] = json!(reading.spec.hostname);
         }
-        found.push((Group { address_type, ports: ports.clone() }, metadata.uid.clone(), endpoint));
+        found.push((
+            Group {
+                address_type,
+                ports: ports.clone(),
+            },
+            metadata.uid.clone(),
+            endpoint,
+        ));
     }
     found
 }
@@ -157,14 +177,21 @@ fn reconcile(
             }
         }
         if endpoints.is_empty() {
-            effects.write_one(Intent::Remove { key: key.clone(), revision: slice.object.header.revision });
+            effects.write_one(Intent::Remove {
+                key: key.clone(),
+                revision: slice.object.header.revision,
+            });
             continue;
         }
         let mut value = slice.value.clone();
         value["endpoints"] = Value::Array(endpoints);
         set_labels(own, &mut value);
         if value != slice.value {
-            effects.write_one(Intent::Update { key: key.clone(), base: Arc::clone(&slice.object), value });
+            effects.write_one(Intent::Update {
+                key: key.clone(),
+                base: Arc::clone(&slice.object),
+                value,
+            });
         }
     }
     for (group, endpoints) in wanted {
@@ -192,7 +219,10 @@ fn group_of(slice: &Value) -> Group {
             entry
         })
         .collect();
-    Group { address_type, ports: Value::Array(ports).to_string() }
+    Group {
+        address_type,
+        ports: Value::Array(ports).to_string(),
+    }
 }
 
 fn uids(slice: &Value) -> impl Iterator<Item = &str> {
@@ -215,7 +245,12 @@ fn set_labels(own: &Own, slice: &mut Value) {
 
 fn create(own: &Own, group: &Group, endpoints: &[Value], effects: &mut Effects) {
     let metadata = &own.reading.metadata;
-    let owner = Owner { api_version: "v1", kind: "Service", name: metadata.name.clone(), uid: metadata.uid.clone() };
+    let owner = Owner {
+        api_version: "v1",
+        kind: "Service",
+        name: metadata.name.clone(),
+        uid: metadata.uid.clone(),
+    };
     let ports: Value = serde_json::from_str(&group.ports).unwrap_or(Value::Null);
     let mut value = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
@@ -227,7 +262,11 @@ fn create(own: &Own, group: &Group, endpoints: &[Value], effects: &mut Effects) 
     });
     set_labels(own, &mut value);
     let resource = Resource::new("endpointslices.discovery.k8s.io");
-    effects.write_one(Intent::Create { resource, namespace: metadata.namespace.as_str().into(), value });
+    effects.write_one(Intent::Create {
+        resource,
+        namespace: metadata.namespace.as_str().into(),
+        value,
+    });
 }
 
 #[cfg(test)]
@@ -293,7 +332,9 @@ mod tests {
                         self.state.observe(&key, Some(&stored(value, self.revision))).unwrap();
                     }
                     Intent::Update { key, value, .. } => {
-                        self.state.observe(key, Some(&stored(value.clone(), self.revision))).unwrap();
+                        self.state
+                            .observe(key, Some(&stored(value.clone(), self.revision)))
+                            .unwrap();
                     }
                     Intent::Remove { key, .. } => self.state.observe(key, None).unwrap(),
                     Intent::Fence { .. } => {}
@@ -304,8 +345,12 @@ mod tests {
         }
 
         fn sizes(&self) -> Vec<usize> {
-            let mut sizes: Vec<usize> =
-                self.state.slices.values().map(|slice| slice.value["endpoints"].as_array().unwrap().len()).collect();
+            let mut sizes: Vec<usize> = self
+                .state
+                .slices
+                .values()
+                .map(|slice| slice.value["endpoints"].as_array().unwrap().len())
+                .collect();
             sizes.sort_unstable();
             sizes
         }
@@ -316,10 +361,26 @@ mod tests {
         let mut terminating = pod("c", "10.0.0.3", 8080, true);
         terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let cases = [
-            (pod("a", "10.0.0.1", 8080, true), false, json!({"ready": true, "serving": true, "terminating": false})),
-            (pod("b", "10.0.0.2", 8080, false), false, json!({"ready": false, "serving": false, "terminating": false})),
-            (terminating, false, json!({"ready": false, "serving": true, "terminating": true})),
-            (pod("d", "10.0.0.4", 8080, false), true, json!({"ready": true, "serving": false, "terminating": false})),
+            (
+                pod("a", "10.0.0.1", 8080, true),
+                false,
+                json!({"ready": true, "serving": true, "terminating": false}),
+            ),
+            (
+                pod("b", "10.0.0.2", 8080, false),
+                false,
+                json!({"ready": false, "serving": false, "terminating": false}),
+            ),
+            (
+                terminating,
+                false,
+                json!({"ready": false, "serving": true, "terminating": true}),
+            ),
+            (
+                pod("d", "10.0.0.4", 8080, false),
+                true,
+                json!({"ready": true, "serving": false, "terminating": false}),
+            ),
         ];
         for (pod, publish, conditions) in cases {
             let mut spec = plain();
@@ -327,10 +388,15 @@ mod tests {
             let mut world = World::new(spec);
             world.pod(pod);
             let effects = world.decide();
-            let Intent::Create { value, .. } = &effects.groups[0][0] else { panic!("{effects:?}") };
+            let Intent::Create { value, .. } = &effects.groups[0][0] else {
+                panic!("{effects:?}")
+            };
             assert_eq!(value["endpoints"][0]["conditions"], conditions);
             assert_eq!(value["endpoints"][0]["nodeName"], "n1");
-            assert_eq!(value["ports"], json!([{"name": "http", "port": 8080, "protocol": "TCP"}]));
+            assert_eq!(
+                value["ports"],
+                json!([{"name": "http", "port": 8080, "protocol": "TCP"}])
+            );
             assert_eq!(value["metadata"]["labels"][MANAGED_BY], MANAGER);
         }
     }
@@ -349,7 +415,12 @@ mod tests {
     fn a_slice_holds_a_hundred_endpoints_and_changes_touch_only_their_slice() {
         let mut world = World::new(plain());
         for i in 0..250 {
-            world.pod(pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 200, i % 200 + 1), 8080, true));
+            world.pod(pod(
+                &format!("p{i}"),
+                &format!("10.0.{}.{}", i / 200, i % 200 + 1),
+                8080,
+                true,
+            ));
         }
         assert_eq!(world.settle(), 3);
         assert_eq!(world.sizes(), [50, 100, 100]);
@@ -380,7 +451,10 @@ mod tests {
         world.state.observe(&hand, Some(&stored(foreign, 1))).unwrap();
         world.settle();
         let key = Key::new("services", "default", "web");
-        world.state.observe(&key, Some(&stored(service(json!({"ports": []})), 99))).unwrap();
+        world
+            .state
+            .observe(&key, Some(&stored(service(json!({"ports": []})), 99)))
+            .unwrap();
         world.settle();
         assert_eq!(world.state.slices.keys().collect::<Vec<_>>(), [&hand]);
     }

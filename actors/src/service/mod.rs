@@ -75,7 +75,12 @@ struct ServicePort {
 impl Service {
     /// An actor that knows nothing so far.
     pub fn new(key: Key) -> Service {
-        Service { key, own: None, pods: BTreeMap::new(), slices: BTreeMap::new() }
+        Service {
+            key,
+            own: None,
+            pods: BTreeMap::new(),
+            slices: BTreeMap::new(),
+        }
     }
 }
 
@@ -86,17 +91,33 @@ impl ObjectKind for Service {
                 let reading: ServiceReading = read(key, object)?;
                 let labels = reading.spec.selector.as_ref().filter(|labels| !labels.is_empty());
                 let selector = labels.map(|labels| LabelSelector::from_map(labels.iter()));
-                self.own = Some(Own { object: Arc::clone(object), reading, selector });
+                self.own = Some(Own {
+                    object: Arc::clone(object),
+                    reading,
+                    selector,
+                });
             }
             ("services", None) if *key == self.key => self.own = None,
             ("pods", Some(object)) => {
-                self.pods.insert(key.clone(), Pod { object: Arc::clone(object), reading: read(key, object)? });
+                self.pods.insert(
+                    key.clone(),
+                    Pod {
+                        object: Arc::clone(object),
+                        reading: read(key, object)?,
+                    },
+                );
             }
             ("pods", None) => {
                 self.pods.remove(key);
             }
             ("endpointslices.discovery.k8s.io", Some(object)) => {
-                self.slices.insert(key.clone(), Slice { object: Arc::clone(object), value: read(key, object)? });
+                self.slices.insert(
+                    key.clone(),
+                    Slice {
+                        object: Arc::clone(object),
+                        value: read(key, object)?,
+                    },
+                );
             }
             ("endpointslices.discovery.k8s.io", None) => {
                 self.slices.remove(key);
@@ -115,7 +136,11 @@ impl ObjectKind for Service {
             return "deleted".to_owned();
         }
         let count = |slice: &Slice| slice.value["endpoints"].as_array().map_or(0, Vec::len);
-        format!("{} endpoints in {} slices", self.slices.values().map(count).sum::<usize>(), self.slices.len())
+        format!(
+            "{} endpoints in {} slices",
+            self.slices.values().map(count).sum::<usize>(),
+            self.slices.len()
+        )
     }
 
     fn inspect(&self) -> Value {

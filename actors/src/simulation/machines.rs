@@ -34,18 +34,35 @@ impl Machines {
         for name in names {
             alive.insert(NodeName::from(name.as_str()), true);
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-            let Ok((key, draft)) = compose::create(&"nodes".into(), "", node, now, rng) else { continue };
+            let Ok((key, draft)) = compose::create(&"nodes".into(), "", node, now, rng) else {
+                continue;
+            };
             let mut value = draft.preview().value().unwrap_or_default();
             let resources = json!({"cpu": "64", "memory": "64Gi", "pods": pods_max.to_string()});
             value["status"] = json!({ "allocatable": resources, "capacity": resources });
-            let wanted = Wanted { kind: "Ready", status: "True", reason: "KubeletReady", message: "" };
+            let wanted = Wanted {
+                kind: "Ready",
+                status: "True",
+                reason: "KubeletReady",
+                message: "",
+            };
             conditions::set(&mut value, wanted, Times::Transition, now);
-            let Ok(draft) = compose::update(&key.resource, &value) else { continue };
-            let write = Write::Put { key, precondition: Precondition::Absent, draft };
+            let Ok(draft) = compose::update(&key.resource, &value) else {
+                continue;
+            };
+            let write = Write::Put {
+                key,
+                precondition: Precondition::Absent,
+                draft,
+            };
             // A machine whose registration is refused takes no part.
             let _ = at_once(store.propose(Proposal::one(Cause(0), write)));
         }
-        Machines { store, alive, addresses: 0 }
+        Machines {
+            store,
+            alive,
+            addresses: 0,
+        }
     }
 
     /// The machines' names.
@@ -69,18 +86,31 @@ impl Machines {
     /// A live machine whose Node does not say that it is ready says so.
     fn report_ready(&self, name: &NodeName, now: UnixMillis) {
         let key = Key::new("nodes", "", name.as_str());
-        let Ok(Some(object)) = at_once(self.store.read(&key)) else { return };
+        let Ok(Some(object)) = at_once(self.store.read(&key)) else {
+            return;
+        };
         let Ok(mut value) = object.value() else { return };
-        let wanted = Wanted { kind: "Ready", status: "True", reason: "KubeletReady", message: "" };
+        let wanted = Wanted {
+            kind: "Ready",
+            status: "True",
+            reason: "KubeletReady",
+            message: "",
+        };
         if conditions::set(&mut value, wanted, Times::Transition, now) {
             self.put(&key, &object, &value);
         }
     }
 
     fn put(&self, key: &Key, base: &Object, value: &Value) -> bool {
-        let Ok(draft) = compose::update(&key.resource, value) else { return false };
+        let Ok(draft) = compose::update(&key.resource, value) else {
+            return false;
+        };
         let precondition = Precondition::Revision(base.header.revision);
-        let write = Write::Put { key: key.clone(), precondition, draft };
+        let write = Write::Put {
+            key: key.clone(),
+            precondition,
+            draft,
+        };
         at_once(self.store.propose(Proposal::one(Cause(0), write))).is_ok()
     }
 
@@ -92,7 +122,9 @@ impl Machines {
                 return true;
             }
         }
-        let Ok(page) = at_once(self.store.list(ListRequest::all("pods"))) else { return false };
+        let Ok(page) = at_once(self.store.list(ListRequest::all("pods"))) else {
+            return false;
+        };
         let busy: Vec<(Key, Arc<Object>)> = page
             .items
             .into_iter()
@@ -106,7 +138,10 @@ impl Machines {
         let (key, object) = &busy[rng.random_range(0..busy.len())];
         if object.header.deleting {
             let precondition = Precondition::Revision(object.header.revision);
-            let write = Write::Delete { key: key.clone(), precondition };
+            let write = Write::Delete {
+                key: key.clone(),
+                precondition,
+            };
             let _ = at_once(self.store.propose(Proposal::one(Cause(0), write)));
         } else {
             self.progress(key, object, now);
@@ -116,7 +151,10 @@ impl Machines {
 
     fn says_ready(&self, name: &NodeName) -> bool {
         let key = Key::new("nodes", "", name.as_str());
-        at_once(self.store.read(&key)).ok().flatten().is_none_or(|node| is_ready(&node))
+        at_once(self.store.read(&key))
+            .ok()
+            .flatten()
+            .is_none_or(|node| is_ready(&node))
     }
 
     /// Pending, running, ready: one step of them.
@@ -124,12 +162,22 @@ impl Machines {
         let Ok(mut value) = object.value() else { return };
         if value["status"]["phase"] != "Running" {
             self.addresses += 1;
-            let ip = format!("10.{}.{}.{}", self.addresses >> 16 & 255, self.addresses >> 8 & 255, self.addresses & 255);
+            let ip = format!(
+                "10.{}.{}.{}",
+                self.addresses >> 16 & 255,
+                self.addresses >> 8 & 255,
+                self.addresses & 255
+            );
             value["status"]["phase"] = json!("Running");
             value["status"]["podIP"] = json!(ip);
             value["status"]["podIPs"] = json!([{ "ip": ip }]);
         } else {
-            let wanted = Wanted { kind: "Ready", status: "True", reason: "", message: "" };
+            let wanted = Wanted {
+                kind: "Ready",
+                status: "True",
+                reason: "",
+                message: "",
+            };
             conditions::set(&mut value, wanted, Times::Transition, now);
         }
         self.put(key, object, &value);

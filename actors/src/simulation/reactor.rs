@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use protocol::store::{
-    Change, Committed, ListRequest, ObjectStore, Proposal, ProposeError, StoreEvent, WatchItem, WatchRequest, WatchStream,
+    Change, Committed, ListRequest, ObjectStore, Proposal, ProposeError, StoreEvent, WatchItem, WatchRequest,
+    WatchStream,
 };
 use protocol::{Key, NodeName, Object, Revision, UnixMillis};
 use rand::rngs::SmallRng;
@@ -111,7 +112,11 @@ impl Reactor {
         for (key, object) in self.all() {
             self.index.insert(&key, &object);
         }
-        let request = WatchRequest { resources: Vec::new(), namespace: None, after: Some(self.revision) };
+        let request = WatchRequest {
+            resources: Vec::new(),
+            namespace: None,
+            after: Some(self.revision),
+        };
         if let Ok(watch) = at_once(self.store.watch(request)) {
             self.watch = watch;
         }
@@ -129,7 +134,12 @@ impl Reactor {
             // What cannot be read is left out, as the actor does it.
             let _ = desk.observe(&key, Some(&object));
         }
-        self.scheduling = Scheduling { desk, loaded_at, inbox: VecDeque::new(), round: None };
+        self.scheduling = Scheduling {
+            desk,
+            loaded_at,
+            inbox: VecDeque::new(),
+            round: None,
+        };
     }
 
     /// A random actor is lost, with what it had decided and not written, and starts again.
@@ -138,7 +148,9 @@ impl Reactor {
             return;
         }
         let at = self.rng.random_range(0..self.slots.len());
-        let Some(slot) = self.slots.keys().nth(at).cloned() else { return };
+        let Some(slot) = self.slots.keys().nth(at).cloned() else {
+            return;
+        };
         self.slots.remove(&slot);
         self.wake(slot);
     }
@@ -167,7 +179,9 @@ impl Reactor {
         if self.slots.contains_key(&slot) || !self.index.has_subject(&slot) {
             return;
         }
-        let Some(kind) = (self.make)(&slot, &self.settings) else { return };
+        let Some(kind) = (self.make)(&slot, &self.settings) else {
+            return;
+        };
         let liveness = (slot.key.resource.as_str() == "nodes")
             .then(|| self.liveness.get(&NodeName::from(&*slot.key.name)).copied())
             .flatten();
@@ -189,7 +203,11 @@ impl Reactor {
     /// The next instant at which a timer or a back-off is due.
     pub fn next_due(&self) -> Option<UnixMillis> {
         let timers = self.slots.values().flat_map(|running| running.timers.values().copied());
-        let loads = self.slots.values().filter(|running| running.wants_load).map(|running| running.load_at);
+        let loads = self
+            .slots
+            .values()
+            .filter(|running| running.wants_load)
+            .map(|running| running.load_at);
         timers.chain(loads).chain(self.scheduling.desk.next_wakeup()).min()
     }
 
@@ -247,16 +265,24 @@ impl Reactor {
             Step::Watch => self.watch_one(),
             Step::Load(slot) => self.load(&slot),
             Step::Observe(slot) => {
-                let Some(running) = self.slots.get_mut(&slot) else { return };
+                let Some(running) = self.slots.get_mut(&slot) else {
+                    return;
+                };
                 let Some(event) = running.inbox.pop_front() else { return };
                 if running.activation.observe(&event).unwrap_or(false) && running.pending.is_none() {
                     running.pending = Some(Event::Changed);
                 }
             }
             Step::Decide(slot) => {
-                let Some(running) = self.slots.get_mut(&slot) else { return };
+                let Some(running) = self.slots.get_mut(&slot) else {
+                    return;
+                };
                 // What was read is decided about first; it includes what the membership said before.
-                let event = running.liveness.take().map(Event::Liveness).or_else(|| running.pending.take());
+                let event = running
+                    .liveness
+                    .take()
+                    .map(Event::Liveness)
+                    .or_else(|| running.pending.take());
                 self.decide(&slot, event.unwrap_or(Event::Changed), now);
             }
             Step::Timer(slot, timer) => {
@@ -266,7 +292,9 @@ impl Reactor {
                 self.decide(&slot, Event::Timer(timer), now);
             }
             Step::Propose(slot) => {
-                let Some(running) = self.slots.get_mut(&slot) else { return };
+                let Some(running) = self.slots.get_mut(&slot) else {
+                    return;
+                };
                 let Some(plan) = running.plan.as_mut() else { return };
                 let proposals = std::mem::take(&mut plan.proposals);
                 running.answers = Some(at_once(self.store.propose_all(proposals)));
@@ -279,7 +307,9 @@ impl Reactor {
     }
 
     fn watch_one(&mut self) {
-        let Some(Some(item)) = self.watch.next().now_or_never() else { return };
+        let Some(Some(item)) = self.watch.next().now_or_never() else {
+            return;
+        };
         match item {
             WatchItem::Event(event) => {
                 self.revision = event.revision;
@@ -313,7 +343,9 @@ impl Reactor {
 
     fn load(&mut self, slot: &Slot) {
         // The same two steps as in the shell: first the own object, then, not before the index has caught up, the others.
-        let Some(running) = self.slots.get_mut(slot) else { return };
+        let Some(running) = self.slots.get_mut(slot) else {
+            return;
+        };
         let Some((own, _)) = running.own.take() else {
             running.activation.doubt();
             let own = at_once(self.store.read(&slot.key)).ok().flatten();
@@ -321,10 +353,13 @@ impl Reactor {
             return;
         };
         let related = self.index.related(slot).into_iter().filter(|key| *key != slot.key);
-        let mut objects: Vec<(Key, Option<Arc<Object>>)> =
-            related.map(|key| (key.clone(), at_once(self.store.read(&key)).ok().flatten())).collect();
+        let mut objects: Vec<(Key, Option<Arc<Object>>)> = related
+            .map(|key| (key.clone(), at_once(self.store.read(&key)).ok().flatten()))
+            .collect();
         objects.push((slot.key.clone(), own));
-        let Some(kind) = (self.make)(slot, &self.settings) else { return };
+        let Some(kind) = (self.make)(slot, &self.settings) else {
+            return;
+        };
         running.timers.clear();
         if running.activation.load(kind, objects).is_ok() {
             running.wants_load = false;
@@ -333,7 +368,9 @@ impl Reactor {
     }
 
     fn decide(&mut self, slot: &Slot, event: Event, now: UnixMillis) {
-        let Some(running) = self.slots.get_mut(slot) else { return };
+        let Some(running) = self.slots.get_mut(slot) else {
+            return;
+        };
         let plan = running.activation.decide(now, event, &mut self.rng);
         for timer in &plan.timers {
             running.timers.insert(timer.timer, now.plus_ms(timer.after_ms));
@@ -345,8 +382,12 @@ impl Reactor {
     }
 
     fn settle(&mut self, slot: &Slot, now: UnixMillis) {
-        let Some(running) = self.slots.get_mut(slot) else { return };
-        let (Some(mut plan), Some(answers)) = (running.plan.take(), running.answers.take()) else { return };
+        let Some(running) = self.slots.get_mut(slot) else {
+            return;
+        };
+        let (Some(mut plan), Some(answers)) = (running.plan.take(), running.answers.take()) else {
+            return;
+        };
         let next = running.activation.settle(&mut plan, answers).unwrap_or(Next::Reload);
         match next {
             Next::Rest => {}
@@ -365,7 +406,9 @@ impl Reactor {
     }
 
     fn scheduler_observe(&mut self) {
-        let Some(event) = self.scheduling.inbox.pop_front() else { return };
+        let Some(event) = self.scheduling.inbox.pop_front() else {
+            return;
+        };
         if event.revision > self.scheduling.loaded_at {
             let object = (event.change != Change::Deleted).then_some(&event.object);
             let _ = self.scheduling.desk.observe(&event.key, object);
@@ -373,7 +416,9 @@ impl Reactor {
     }
 
     fn scheduler_propose(&mut self, now: UnixMillis) {
-        let Some(round) = self.scheduling.round.take() else { return };
+        let Some(round) = self.scheduling.round.take() else {
+            return;
+        };
         for group in round.bindings {
             if self.propose_intents(&group.intents) {
                 self.scheduling.desk.bound(&group.pods);
@@ -396,7 +441,10 @@ impl Reactor {
             }),
             _ => None,
         });
-        let proposal = Proposal { cause: Default::default(), writes: writes.collect() };
+        let proposal = Proposal {
+            cause: Default::default(),
+            writes: writes.collect(),
+        };
         at_once(self.store.propose(proposal)).is_ok()
     }
 }

@@ -41,7 +41,11 @@ impl Members {
     }
 
     pub fn alive(&self, node: &str) -> bool {
-        self.state.lock().0.get(&NodeName::from(node)).is_some_and(|member| member.liveness == Liveness::Alive)
+        self.state
+            .lock()
+            .0
+            .get(&NodeName::from(node))
+            .is_some_and(|member| member.liveness == Liveness::Alive)
     }
 }
 
@@ -130,7 +134,11 @@ impl World {
             &mut self.rng.lock(),
         );
         let (key, draft) = composed.unwrap();
-        let write = Write::Put { key: key.clone(), precondition: Precondition::Absent, draft };
+        let write = Write::Put {
+            key: key.clone(),
+            precondition: Precondition::Absent,
+            draft,
+        };
         self.store.propose(Proposal::one(Cause(1), write)).await.unwrap();
         key
     }
@@ -143,15 +151,22 @@ impl World {
     /// Deletes with background propagation, as the gateway does it.
     pub async fn delete(&self, key: &Key, options: api::write::DeleteOptions) {
         loop {
-            let Some(object) = self.store.read(key).await.unwrap() else { return };
+            let Some(object) = self.store.read(key).await.unwrap() else {
+                return;
+            };
             let kind = api::kinds::find_by_resource(&key.resource).unwrap();
             let precondition = Precondition::Revision(object.header.revision);
             let deletion = api::write::begin_deletion(kind, &object.value().unwrap(), &options, SystemClock.now());
             let write = match deletion {
-                api::write::Deletion::Remove => Write::Delete { key: key.clone(), precondition },
-                api::write::Deletion::Mark(value) => {
-                    Write::Put { key: key.clone(), precondition, draft: kind.draft(&value).unwrap() }
-                }
+                api::write::Deletion::Remove => Write::Delete {
+                    key: key.clone(),
+                    precondition,
+                },
+                api::write::Deletion::Mark(value) => Write::Put {
+                    key: key.clone(),
+                    precondition,
+                    draft: kind.draft(&value).unwrap(),
+                },
                 api::write::Deletion::Nothing => return,
             };
             if self.store.propose(Proposal::one(Cause(2), write)).await.is_ok() {
@@ -162,11 +177,18 @@ impl World {
 
     pub async fn list(&self, resource: &str) -> Vec<(Key, Value)> {
         let page = self.store.list(ListRequest::all(resource)).await.unwrap();
-        page.items.into_iter().map(|(key, object)| (key, object.value().unwrap())).collect()
+        page.items
+            .into_iter()
+            .map(|(key, object)| (key, object.value().unwrap()))
+            .collect()
     }
 
     pub async fn read(&self, key: &Key) -> Option<Value> {
-        self.store.read(key).await.unwrap().map(|object| object.value().unwrap())
+        self.store
+            .read(key)
+            .await
+            .unwrap()
+            .map(|object| object.value().unwrap())
     }
 
     /// Pods that are neither deleting nor finished.
@@ -179,11 +201,22 @@ impl World {
         all.into_iter().filter(|(_, pod)| active(pod)).collect()
     }
 
+    /// How many objects of a resource satisfy a condition.
+    pub async fn store_count(&self, resource: &str, condition: impl Fn(&Value) -> bool) -> usize {
+        self.list(resource)
+            .await
+            .iter()
+            .filter(|(_, value)| condition(value))
+            .count()
+    }
+
     /// Waits until a condition of the deployments' status holds.
     pub async fn deployment_is_complete(&self, name: &str, replicas: u64) {
         let key = Key::new("deployments.apps", "default", name);
         self.until(&format!("deployment {name} has {replicas}"), async |world: &World| {
-            let Some(deployment) = world.read(&key).await else { return false };
+            let Some(deployment) = world.read(&key).await else {
+                return false;
+            };
             let status = &deployment["status"];
             let is = |field: &str, wanted: u64| status[field].as_u64().unwrap_or(0) == wanted;
             is("replicas", replicas)
@@ -218,7 +251,9 @@ impl World {
 
 async fn edit(store: &dyn ObjectStore, key: &Key, change: impl Fn(&mut Value)) {
     loop {
-        let Some(object) = store.read(key).await.unwrap() else { return };
+        let Some(object) = store.read(key).await.unwrap() else {
+            return;
+        };
         let mut value = object.value().unwrap();
         change(&mut value);
         if put(store, key, &object, value).await {
@@ -235,12 +270,26 @@ async fn put(store: &dyn ObjectStore, key: &Key, base: &Object, value: Value) ->
     }
     let draft = compose::update(&key.resource, &value).unwrap();
     let precondition = Precondition::Revision(base.header.revision);
-    store.propose(Proposal::one(Cause(3), Write::Put { key: key.clone(), precondition, draft })).await.is_ok()
+    store
+        .propose(Proposal::one(
+            Cause(3),
+            Write::Put {
+                key: key.clone(),
+                precondition,
+                draft,
+            },
+        ))
+        .await
+        .is_ok()
 }
 
 /// The agents of all machines in one task.
 async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>) {
-    let request = WatchRequest { resources: vec!["pods".into()], namespace: None, after: Some(protocol::Revision::ZERO) };
+    let request = WatchRequest {
+        resources: vec!["pods".into()],
+        namespace: None,
+        after: Some(protocol::Revision::ZERO),
+    };
     let mut watch = store.watch(request).await.unwrap();
     let mut addresses = 0u32;
     while let Some(item) = watch.next().await {
@@ -248,7 +297,9 @@ async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>) {
         if event.change == Change::Deleted {
             continue;
         }
-        let Ok(Some(object)) = store.read(&event.key).await else { continue };
+        let Ok(Some(object)) = store.read(&event.key).await else {
+            continue;
+        };
         let pod = object.value().unwrap();
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         if node.is_empty() || !members.alive(node) {
@@ -256,7 +307,10 @@ async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>) {
         }
         if object.header.deleting {
             let precondition = Precondition::Revision(object.header.revision);
-            let write = Write::Delete { key: event.key.clone(), precondition };
+            let write = Write::Delete {
+                key: event.key.clone(),
+                precondition,
+            };
             let _ = store.propose(Proposal::one(event.cause, write)).await;
         } else if pod["status"]["phase"] != "Running" {
             addresses += 1;
