@@ -630,3 +630,32 @@ async fn the_death_of_the_node_process_is_not_noticed() {
     machine.runtime().signal_container(&uid, "main", 9).await.unwrap();
     assert_eq!(machine.exit(&uid, "main").await.exit_code, 137);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removal_in_the_middle_of_starts_leaves_nothing() {
+    let machine = Machine::new().await;
+    let before = machine.groups();
+    for round in 0..12u64 {
+        let pod = pod();
+        let uid = pod.pod.uid.clone();
+        let (runtime, starting) = (machine.runtime().clone(), uid.clone());
+        let starts = tokio::spawn(async move {
+            runtime.start_sandbox(&pod).await?;
+            for number in 0..3 {
+                runtime
+                    .start_container(&starting, &container(&format!("c{number}"), "sleep 600"))
+                    .await?;
+            }
+            Ok::<(), RuntimeError>(())
+        });
+        // Another moment of the start each time; which one does not matter to what must hold.
+        tokio::time::sleep(Duration::from_micros(round * 1500)).await;
+        machine.runtime().remove_sandbox(&uid).await.unwrap();
+        let _ = starts.await.unwrap(); // it may have been told that its sandbox is gone
+        machine.runtime().remove_sandbox(&uid).await.unwrap();
+        assert!(machine.processes().is_empty(), "round {round}");
+        assert_eq!(machine.groups(), before, "round {round}");
+        assert!(!machine.pod_directory(&uid).exists(), "round {round}");
+        assert!(machine.runtime().sandboxes().await.unwrap().is_empty(), "round {round}");
+    }
+}

@@ -23,7 +23,8 @@ use crate::pod_parent::message::{FromParent, ReplyBody, Request, RequestBody, en
 /// A parent answers at once, but for a start, which takes as long as its mounts.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<ReplyBody>>>>;
+/// Who waits for which reply; `None` when the connection has ended and nobody will be answered any more.
+type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<ReplyBody>>>>>;
 
 /// A connection.
 pub(crate) struct ParentConnection {
@@ -59,7 +60,7 @@ impl ParentConnection {
         stream.set_nonblocking(true)?;
         let (mut reading, mut writing) = UnixStream::from_std(stream)?.into_split();
         let (outgoing, mut frames) = mpsc::unbounded_channel::<Vec<u8>>();
-        let pending: Pending = Arc::default();
+        let pending: Pending = Arc::new(Mutex::new(Some(HashMap::new())));
         tokio::spawn(async move {
             while let Some(frame) = frames.recv().await {
                 if writing.write_all(&frame).await.is_err() {
@@ -75,7 +76,8 @@ impl ParentConnection {
                     match serde_json::from_slice(&frame) {
                         Ok(FromParent::Reply { id, body }) => {
                             hear(Heard::Reply(&body));
-                            if let Some(asker) = waiting.lock().remove(&id) {
+                            let asker = waiting.lock().as_mut().and_then(|waiting| waiting.remove(&id));
+                            if let Some(asker) = asker {
                                 let _ = asker.send(body); // an asker that went away needs no answer
                             }
                         }
@@ -84,8 +86,9 @@ impl ParentConnection {
                     }
                 }
             }
+            // First the askers: whoever handles the end may wait for one of them.
+            *waiting.lock() = None;
             hear(Heard::Closed);
-            waiting.lock().clear();
         });
         Ok(Arc::new(Self {
             outgoing,
@@ -98,17 +101,19 @@ impl ParentConnection {
     pub(crate) async fn ask(&self, body: RequestBody) -> Result<ReplyBody, RuntimeError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
-        self.pending.lock().insert(id, sender);
         let gone = || RuntimeError::Failed {
             doing: "request to the pod's parent".to_owned(),
             reason: "it has gone: the pod needs a new sandbox".to_owned(),
         };
+        self.pending.lock().as_mut().ok_or_else(gone)?.insert(id, sender);
         self.outgoing.send(encode(&Request { id, body })).map_err(|_| gone())?;
         match tokio::time::timeout(REPLY_TIMEOUT, receiver).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) => Err(gone()),
             Err(_) => {
-                self.pending.lock().remove(&id);
+                if let Some(waiting) = self.pending.lock().as_mut() {
+                    waiting.remove(&id);
+                }
                 Err(RuntimeError::Failed {
                     doing: "request to the pod's parent".to_owned(),
                     reason: format!("no answer in {} s", REPLY_TIMEOUT.as_secs()),

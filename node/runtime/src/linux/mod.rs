@@ -401,9 +401,21 @@ impl Shared {
     async fn remove(self: Arc<Self>, uid: Uid) -> Result<(), RuntimeError> {
         let layout = self.layout.pod(&uid)?;
         let sandbox = self.sandbox(&uid);
+        if let Some(sandbox) = &sandbox {
+            sandbox.known.lock().is_removed = true;
+        }
         let _lifecycle = match &sandbox {
-            Some(sandbox) => Some(sandbox.lifecycle.lock().await),
             None => None,
+            Some(sandbox) => match sandbox.lifecycle.try_lock() {
+                Ok(held) => Some(held),
+                // A start is under way, perhaps held up by a volume that does not answer. Without its processes it fails at
+                // once, takes back what it made, and lets go of the lock.
+                Err(_) => {
+                    let (group, killing) = (self.pod_group(&uid), layout.clone());
+                    blocking(move || kill_everything(&killing, &group)).await?;
+                    Some(sandbox.lifecycle.lock().await)
+                }
+            },
         };
         if let Some(sandbox) = &sandbox {
             let mut known = sandbox.known.lock();
