@@ -8,6 +8,7 @@
 mod operations;
 mod schemas;
 mod v2;
+mod v2_protobuf;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,15 @@ use crate::discovery::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
 use crate::kinds::{Kind, kinds};
 
 pub use v2::document as v2;
+/// `/openapi/v2` in the encoding that `accept` asks for: the content type and the body.
+pub fn v2_for(accept: &str) -> (&'static str, Vec<u8>) {
+    // Clients ask with `@` before the version, which is no valid media type, or with a dot.
+    if accept.contains("com.github.proto-openapi.spec.v2") {
+        (v2_protobuf::CONTENT_TYPE, v2_protobuf::encode(&v2()))
+    } else {
+        ("application/json", v2().to_string().into_bytes())
+    }
+}
 
 /// `/openapi/v3`: where each group version's document is.
 pub fn v3_index() -> Value {
@@ -146,6 +156,18 @@ mod tests {
         );
         assert_eq!(pod.get("required"), None);
         assert_eq!(schema("io.k8s.api.core.v1.PodList")["required"], json!(["items"]));
+    }
+
+    #[test]
+    fn the_older_document_is_encoded_as_the_client_asks() {
+        let asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+        let (content_type, body) = v2_for(asked);
+        assert_eq!(
+            content_type,
+            "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+        );
+        assert!(body.starts_with(b"\x0a\x032.0"));
+        assert_eq!(v2_for("application/json").0, "application/json");
     }
 
     #[test]
