@@ -5,7 +5,12 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::{IdentityError, NodeIdentity};
+use super::{AuthorityMaterial, IdentityError, NodeIdentity};
+
+/// The certificate of a CA that is on its way into the store.
+const FOUNDING_CERTIFICATE: &str = "founding-ca.crt";
+/// Its key.
+const FOUNDING_KEY: &str = "founding-ca.key";
 
 /// The directory of a node's keys and certificates.
 #[derive(Clone, Debug)]
@@ -44,6 +49,41 @@ impl PkiDirectory {
         self.write("ca.crt", &identity.authority_pem)?;
         self.write("node.key", &identity.key_pem)?;
         self.write("node.crt", &identity.certificate_pem)
+    }
+
+    /// Keeps the CA of a cluster that is being founded, until the replicated store has it. It is to be written before the
+    /// node's identity, and removed when the store has acknowledged it: a founder that dies in between finds it here when
+    /// it is started again. Without this the CA's key could be lost, and nobody could ever join.
+    pub fn store_founding_authority(&self, material: &AuthorityMaterial) -> Result<(), IdentityError> {
+        self.write(FOUNDING_CERTIFICATE, &material.certificate_pem)?;
+        self.write(FOUNDING_KEY, &material.key_pem)
+    }
+
+    /// The CA that the replicated store may not have yet.
+    pub fn founding_authority(&self) -> Result<Option<AuthorityMaterial>, IdentityError> {
+        // The key is written last: where it is missing, the founding had hardly begun.
+        let Some(key_pem) = self.read(FOUNDING_KEY)? else {
+            return Ok(None);
+        };
+        let certificate_pem = self.read(FOUNDING_CERTIFICATE)?;
+        Ok(certificate_pem.map(|certificate_pem| AuthorityMaterial {
+            certificate_pem,
+            key_pem,
+        }))
+    }
+
+    /// Removes the CA's key from this node: the replicated store has it.
+    pub fn remove_founding_authority(&self) -> Result<(), IdentityError> {
+        for name in [FOUNDING_KEY, FOUNDING_CERTIFICATE] {
+            let path = self.path.join(name);
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(IdentityError::Io { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Writes one file, readable by its owner alone.
@@ -134,6 +174,21 @@ mod tests {
             .collect();
         assert_eq!(files.len(), 3, "{files:?}");
         assert!(files.iter().all(|file| mode(file) == 0o600));
+    }
+
+    #[test]
+    fn a_founders_authority_waits_on_disk_until_the_store_has_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let pki = PkiDirectory::new(directory.path().join("pki"));
+        let (_, material) = ClusterAuthority::generate(UnixMillis(1_800_000_000_000)).unwrap();
+        assert_eq!(pki.founding_authority().unwrap(), None);
+        pki.store_founding_authority(&material).unwrap();
+        assert_eq!(pki.founding_authority().unwrap(), Some(material));
+        for _ in 0..2 {
+            pki.remove_founding_authority().unwrap();
+            assert_eq!(pki.founding_authority().unwrap(), None);
+        }
+        assert_eq!(std::fs::read_dir(pki.path()).unwrap().count(), 0);
     }
 
     #[test]

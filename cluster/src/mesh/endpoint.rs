@@ -95,9 +95,13 @@ async fn accepted(mesh: &Arc<Inner>, connection: Connection) {
             mesh.counters.handshakes.fetch_add(1, Ordering::Relaxed);
             let peer = peer(mesh, &name);
             let link = Link::new(connection, false);
+            // Without another connection there is nothing to decide, and what this node asks of the peer from now on
+            // takes this one. Otherwise the peer first says which life of it this is: an older connection may be dead.
+            // Requests that the peer makes are served meanwhile.
+            if peer.live().is_none() {
+                peer.adopt(&mesh.name, &link);
+            }
             run(mesh, &peer, &link);
-            // Which life of the peer this is decides whether an older connection is dead, so it is read before the
-            // connection is chosen for use. Requests that the peer makes on it are served meanwhile.
             tokio::spawn(greet(mesh.clone(), peer, link));
         }
         Ok(tls::Peer::Joiner) => match mesh.joiners.clone().try_acquire_owned() {

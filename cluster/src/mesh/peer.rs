@@ -165,6 +165,7 @@ impl Peer {
         let mut state = self.state.lock();
         let verdict = match state.link.as_ref().filter(|old| old.is_live()) {
             None => Verdict::Replace,
+            Some(old) if Arc::ptr_eq(old, new) => Verdict::Keep,
             Some(old) => elect(here, &self.name, old.facts(), new.facts()),
         };
         if verdict == Verdict::ReplaceDead
