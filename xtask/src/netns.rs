@@ -119,15 +119,6 @@ fn link_exists() -> Result<bool> {
     Ok(std::path::Path::new("/sys/class/net").join(NETWORK).exists())
 }
 
-/// Lets the host reach an address of the cluster, such as a Service's, by way of the first node.
-pub fn route_from_host(destination: &str) -> Result<()> {
-    ip(&format!(
-        "route replace {destination}/32 via {} dev {NETWORK}",
-        address(1)
-    ))
-    .map(drop)
-}
-
 /// The number of a namespace's file, by which its processes are known; `None` when it does not exist.
 pub fn inode(namespace: &str) -> Option<u64> {
     handle(namespace).metadata().ok().map(|metadata| metadata.ino())
@@ -142,18 +133,6 @@ pub fn enter(command: &mut Command, namespace: &str) -> Result<()> {
         command.pre_exec(move || Ok(setns(&file, CloneFlags::CLONE_NEWNET)?));
     }
     Ok(())
-}
-
-/// Runs a closure on a thread of its own inside a namespace.
-pub fn inside<T: Send>(namespace: &str, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let file = open(namespace)?;
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(move || {
-            setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {namespace}"))?;
-            work()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 fn open(namespace: &str) -> Result<File> {
@@ -204,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_namespace_that_does_not_exist_is_named_in_the_error() {
-        let error = inside("act-none-such", || Ok(())).unwrap_err();
+        let error = enter(&mut Command::new("true"), "act-none-such").unwrap_err();
         assert!(format!("{error:#}").contains("act-none-such"));
     }
 }

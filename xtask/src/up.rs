@@ -25,6 +25,9 @@ const NODE_READY_MAX: Duration = Duration::from_secs(60);
 /// How long the example may take until it runs.
 const EXAMPLE_READY_MAX: Duration = Duration::from_secs(120);
 
+/// How long its page may take until it comes: the front ends may be up before Redis is.
+const PAGE_MAX: Duration = Duration::from_secs(30);
+
 /// Starts the cluster, or says that it runs.
 pub fn run(workspace: &Workspace, binary: Option<PathBuf>, bare: bool) -> Result<()> {
     let directory = run_record::directory(workspace);
@@ -298,10 +301,7 @@ fn report(workspace: &Workspace, cluster: &Cluster) -> Result<()> {
         .iter()
         .find(|service| service["metadata"]["name"] == "frontend")
     {
-        let address = service["spec"]["clusterIP"]
-            .as_str()
-            .context("the Service frontend has no clusterIP")?;
-        println!("guestbook   {}", where_the_page_is(address)?);
+        println!("guestbook   {}", address_of_page(service)?);
     }
     let (binary, kubeconfig) = (cluster.binary.display(), cluster.kubeconfig.display());
     println!("kubeconfig  {kubeconfig}");
@@ -314,35 +314,22 @@ fn report(workspace: &Workspace, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Reads the page, from this machine and else from inside the cluster's network, and says how it was reached.
-fn where_the_page_is(address: &str) -> Result<String> {
-    let socket: SocketAddr = format!("{address}:80")
-        .parse()
-        .with_context(|| format!("`{address}` is no address"))?;
-    netns::route_from_host(address)?;
-    let from_host = fetch_within(socket, Duration::from_secs(5));
-    if from_host.is_ok() {
-        return Ok(format!("http://{address}/"));
-    }
-    let namespace = netns::namespace(2);
-    netns::inside(&namespace, || fetch_within(socket, Duration::from_secs(20)))
-        .with_context(|| format!("the guestbook's page at http://{address}/ does not come"))?;
-    Ok(format!(
-        "http://{address}/ on the nodes: nsenter --net=/run/netns/{namespace} curl http://{address}/"
-    ))
-}
-
-/// Asks for the page until it comes or the bound is over.
-fn fetch_within(address: SocketAddr, bound: Duration) -> Result<()> {
+/// Reads the page through the Service's port of the first node, and returns where it is.
+fn address_of_page(service: &Value) -> Result<String> {
+    let port = service["spec"]["ports"][0]["nodePort"]
+        .as_u64()
+        .context("the Service frontend has no nodePort")?;
+    let address: SocketAddr = format!("{}:{port}", netns::address(1)).parse()?;
     let mut last = anyhow!("no attempt was made");
-    await_condition(bound, "the page", || match fetch(address) {
+    await_condition(PAGE_MAX, "the guestbook's page", || match fetch(address) {
         Ok(()) => Ok(true),
         Err(error) => {
             last = error;
             Ok(false)
         }
     })
-    .map_err(|error| error.context(format!("the last attempt: {last:#}")))
+    .map_err(|error| error.context(format!("http://{address}/ does not answer; the last attempt: {last:#}")))?;
+    Ok(format!("http://{address}/"))
 }
 
 fn fetch(address: SocketAddr) -> Result<()> {

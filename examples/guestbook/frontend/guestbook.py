@@ -12,8 +12,9 @@ is away: that would restart every front end for a fault that is not theirs.
   GET  /healthz      200 while the program runs
   GET  /readyz       200 while Redis answers
 
-Settings come from the environment: GUESTBOOK_TITLE, GUESTBOOK_RELEASE (set by the image), GUESTBOOK_PORT,
-GUESTBOOK_ENTRIES_MAX, REDIS_HOST, REDIS_PORT.
+Settings come from the environment: GUESTBOOK_TITLE, GUESTBOOK_RELEASE (set by the image), GUESTBOOK_LISTEN (a port),
+GUESTBOOK_ENTRIES_MAX, GUESTBOOK_REDIS (HOST:PORT). None may be called REDIS_PORT or the like: Kubernetes sets that for
+the containers of a namespace with a Service `redis`, to an URL.
 """
 
 import html
@@ -28,9 +29,10 @@ import urllib.parse
 
 TITLE = os.environ.get("GUESTBOOK_TITLE", "Guestbook")
 RELEASE = os.environ.get("GUESTBOOK_RELEASE", "v1")
-PORT = int(os.environ.get("GUESTBOOK_PORT", "8080"))
+PORT = int(os.environ.get("GUESTBOOK_LISTEN", "8080"))
 ENTRIES_MAX = int(os.environ.get("GUESTBOOK_ENTRIES_MAX", "100"))
-REDIS = (os.environ.get("REDIS_HOST", "redis"), int(os.environ.get("REDIS_PORT", "6379")))
+REDIS = os.environ.get("GUESTBOOK_REDIS", "redis:6379")
+REDIS_HOST, REDIS_PORT = REDIS.rsplit(":", 1)
 REDIS_TIMEOUT_S = 2.0
 ENTRY_BYTES_MAX = 1024
 BODY_BYTES_MAX = 8192
@@ -59,12 +61,12 @@ def redis(*words):
         word = word if isinstance(word, bytes) else str(word).encode()
         command += b"$%d\r\n%s\r\n" % (len(word), word)
     try:
-        with socket.create_connection(REDIS, timeout=REDIS_TIMEOUT_S) as connection:
+        with socket.create_connection((REDIS_HOST, int(REDIS_PORT)), timeout=REDIS_TIMEOUT_S) as connection:
             connection.sendall(command)
             with connection.makefile("rb") as answer:
                 return read_reply(answer)
     except OSError as error:
-        raise RedisError(f"redis at {REDIS[0]}:{REDIS[1]} was not reached: {error}") from error
+        raise RedisError(f"redis at {REDIS} was not reached: {error}") from error
 
 
 def read_reply(answer):
@@ -197,7 +199,7 @@ def main():
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    print(f"guestbook {RELEASE} listens on port {server.server_port}, redis is {REDIS[0]}:{REDIS[1]}", flush=True)
+    print(f"guestbook {RELEASE} listens on port {server.server_port}, redis is {REDIS}", flush=True)
     server.serve_forever(poll_interval=0.1)
     print("guestbook stops", flush=True)
 
