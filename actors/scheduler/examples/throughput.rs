@@ -136,6 +136,76 @@ fn fill(scheduler: &mut Scheduler, workload: &str, nodes: usize, pods: usize) {
             let signature = scheduler.intern(&pod("basic"));
             (0..pods).for_each(|at| scheduler.insert_pending(key(at), signature));
         }
+        // A hundred namespaces of one team with forty pods each; the terms select the team's namespaces.
+        "required-anti-affinity-ns"
+        | "preferred-anti-affinity-ns"
+        | "required-affinity-ns"
+        | "preferred-affinity-ns" => {
+            let key_of = if workload == "required-affinity-ns" {
+                "topology.kubernetes.io/zone"
+            } else {
+                "kubernetes.io/hostname"
+            };
+            let term = json!({"topologyKey": key_of, "labelSelector": {"matchLabels": {"color": "blue"}},
+                "namespaceSelector": {"matchLabels": {"team": "devops"}}});
+            let kind = if workload.contains("anti") {
+                "podAntiAffinity"
+            } else {
+                "podAffinity"
+            };
+            let terms = match workload.starts_with("required") {
+                true => json!({"requiredDuringSchedulingIgnoredDuringExecution": [term]}),
+                false => {
+                    json!({"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 1, "podAffinityTerm": term}]})
+                }
+            };
+            let mut object = pod("basic");
+            object.spec.as_mut().expect("the pod has a spec").affinity =
+                serde_json::from_value(json!({kind: terms})).expect("well-formed");
+            for at in 0..=100 {
+                let name = format!("ns-{at}");
+                let namespace = json!({"metadata": {"name": name, "labels": {"team": "devops"}}});
+                scheduler.upsert_namespace(&serde_json::from_value(namespace).expect("well-formed"));
+                object.metadata.namespace = Some(name.clone());
+                let signature = scheduler.intern(&object);
+                if at == 100 {
+                    (0..pods)
+                        .for_each(|at| scheduler.insert_pending(PodKey::new(&name, &format!("pod-{at}")), signature));
+                } else {
+                    for pod in 0..40 {
+                        let node = format!("node-{}", (at * 40 + pod) % nodes);
+                        scheduler.insert_bound(PodKey::new(&name, &format!("init-{pod}")), signature, &node);
+                    }
+                }
+            }
+        }
+        // A thousand of the nodes are tainted; the taints decide which nodes count.
+        "node-inclusion" => {
+            for at in 0..nodes / 5 {
+                let mut object = node(at);
+                object.spec = serde_json::from_value(json!({"taints": [{"key": "foo", "effect": "NoSchedule"}]})).ok();
+                scheduler.upsert_node(&object);
+            }
+            let mut object = pod("spread-hosts");
+            let spec = object.spec.as_mut().expect("the pod has a spec");
+            let constraints = spec.topology_spread_constraints.as_mut().expect("it has a constraint");
+            constraints[0].max_skew = 1;
+            constraints[0].node_taints_policy = Some("Honor".to_owned());
+            let signature = scheduler.intern(&object);
+            (0..pods).for_each(|at| scheduler.insert_pending(key(at), signature));
+        }
+        // Every kind of affinity in turn, as in MixedSchedulingBasePod.
+        "mixed-affinity" => {
+            let kinds = [
+                "basic",
+                "affinity",
+                "preferred-affinity",
+                "preferred-anti-affinity",
+                "node-affinity",
+            ];
+            let signatures: Vec<_> = kinds.iter().map(|kind| scheduler.intern(&pod(kind))).collect();
+            (0..pods).for_each(|at| scheduler.insert_pending(key(at), signatures[at % signatures.len()]));
+        }
         "gang" => {
             let signatures: Vec<_> = (0..pods.div_ceil(3))
                 .map(|at| {

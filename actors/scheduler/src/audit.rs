@@ -2,6 +2,7 @@
 //! simulation after every event, never in a round. It must trust nothing that is kept incrementally.
 
 use crate::cluster::{Cluster, NodeId, Placement};
+use crate::intern::Sym;
 use crate::node::Node;
 use crate::resources::Resources;
 use crate::scheduler::Scheduler;
@@ -34,6 +35,20 @@ impl Cluster {
         for (at, node) in self.nodes().iter().enumerate() {
             self.assert_node_sums(NodeId(at as u32), node);
         }
+        let images = self
+            .present()
+            .flat_map(|(_, node)| node.reading.images.iter().map(|(image, _)| *image));
+        let mut spread: BTreeMap<Sym, u32> = BTreeMap::new();
+        images.for_each(|image| *spread.entry(image).or_default() += 1);
+        for (image, nodes) in spread {
+            assert_eq!(
+                self.nodes_with_image(image),
+                nodes,
+                "nodes with image {}",
+                self.symbols.text(image)
+            );
+        }
+        assert_eq!(self.nodes_present(), self.present().count());
         for (_, counter) in self.topology().live_counters() {
             self.assert_counter(counter);
         }

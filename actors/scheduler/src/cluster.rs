@@ -79,6 +79,13 @@ pub struct Budget {
     pub disrupted: Vec<String>,
 }
 
+/// On how many nodes an image is, and when that changed last.
+#[derive(Clone, Copy, Debug, Default)]
+struct ImageSpread {
+    nodes: u32,
+    changed: u64,
+}
+
 /// The pods of one signature, and which counts and terms concern them.
 #[derive(Debug)]
 pub struct Class {
@@ -127,7 +134,9 @@ pub struct Cluster {
     volumes: Volumes,
     claim_users: FxHashMap<Sym, u32>,
     topology: Topology,
-    image_nodes: FxHashMap<Sym, u32>,
+    images: FxHashMap<Sym, ImageSpread>,
+    image_changes: u64,
+    nodes_changed: u64,
     changes: Vec<NodeId>,
     changes_before: u64,
     layout: u64,
@@ -239,7 +248,7 @@ impl Cluster {
 
     /// Number of nodes that have an image.
     pub fn nodes_with_image(&self, image: Sym) -> u32 {
-        self.image_nodes.get(&image).copied().unwrap_or(0)
+        self.images.get(&image).map_or(0, |spread| spread.nodes)
     }
 
     /// Counts all changes of nodes; equal positions mean that nothing has changed in between.
@@ -295,13 +304,19 @@ impl Cluster {
         if node.present == reading.is_some() && reading.as_ref().is_none_or(|new| *new == *node.reading) {
             return false;
         }
+        let empty = Arc::default();
+        let images_before = self.nodes[slot].reading.clone();
+        self.count_images(
+            &images_before.images,
+            &reading.as_ref().unwrap_or(&empty as &NodeReading).images,
+            self.nodes[slot].present != reading.is_some(),
+        );
         if self.nodes[slot].present {
             self.count_pods_of(id, false);
             let flipped = self.topology.detach_node(slot);
             self.layout += u64::from(flipped);
             self.nodes[slot].present = false;
             self.nodes_present -= 1;
-            self.count_images(id, false);
         }
         self.nodes[slot].reading = Arc::default();
         if let Some(reading) = reading {
@@ -311,20 +326,46 @@ impl Cluster {
             let flipped = self.topology.attach_node(&self.symbols, slot, &self.nodes[slot]);
             self.layout += u64::from(flipped);
             self.count_pods_of(id, true);
-            self.count_images(id, true);
         }
         self.touch(id);
         self.retire(id);
         true
     }
 
-    fn count_images(&mut self, id: NodeId, added: bool) {
-        for (image, _) in &self.nodes[id.0 as usize].reading.images {
-            let nodes = self.image_nodes.entry(*image).or_default();
-            *nodes = if added { *nodes + 1 } else { nodes.saturating_sub(1) };
-            // The spread of an image is part of every node's score for pods that use it.
-            self.layout += 1;
+    /// A node has other images than before, or came or went.
+    fn count_images(&mut self, before: &[(Sym, i64)], after: &[(Sym, i64)], came_or_went: bool) {
+        self.image_changes += 1;
+        if came_or_went {
+            self.nodes_changed = self.image_changes;
         }
+        let missing = |image: Sym, from: &[(Sym, i64)]| from.binary_search_by_key(&image, |(name, _)| *name).is_err();
+        for (image, _) in after.iter().filter(|(image, _)| missing(*image, before)) {
+            let spread = self.images.entry(*image).or_default();
+            *spread = ImageSpread {
+                nodes: spread.nodes + 1,
+                changed: self.image_changes,
+            };
+        }
+        for (image, _) in before.iter().filter(|(image, _)| missing(*image, after)) {
+            let spread = self.images.entry(*image).or_default();
+            *spread = ImageSpread {
+                nodes: spread.nodes.saturating_sub(1),
+                changed: self.image_changes,
+            };
+            if spread.nodes == 0 {
+                self.images.remove(image);
+            }
+        }
+    }
+
+    /// Changes whenever one of these images came to a node or went from one, or the share of nodes that have it changed.
+    pub fn image_stamp(&self, images: &[Sym]) -> u64 {
+        let spreads = images.iter().filter_map(|image| self.images.get(image));
+        // Without the image anywhere, the number of nodes does not matter.
+        spreads
+            .map(|spread| spread.changed.max(self.nodes_changed))
+            .max()
+            .unwrap_or(0)
     }
 
     fn count_pods_of(&mut self, id: NodeId, added: bool) {

@@ -42,6 +42,7 @@ struct Refusal {
 pub struct ClassIndex {
     position: u64,
     layout: u64,
+    images: u64,
     bounds: Vec<usize>,
     entries: Vec<Entry>,
     buckets: Vec<Bucket>,
@@ -58,6 +59,7 @@ impl ClassIndex {
         let mut index = Self {
             position: 0,
             layout: 0,
+            images: 0,
             bounds: Vec::new(),
             entries: Vec::new(),
             buckets: Vec::new(),
@@ -75,6 +77,7 @@ impl ClassIndex {
         let cluster = cycle.cx.cluster;
         self.position = cluster.position();
         self.layout = cluster.layout();
+        self.images = cluster.image_stamp(&cycle.cx.signature.images);
         self.buckets.clear();
         self.vacancies.clear();
         self.by_site.clear();
@@ -94,7 +97,9 @@ impl ClassIndex {
     pub fn catch_up(&mut self, cycle: &Cycle<'_>) {
         let cluster = cycle.cx.cluster;
         let nodes = cluster.nodes().len();
-        let same_layout = self.layout == cluster.layout() && !self.bounds.is_empty();
+        let same_layout = self.layout == cluster.layout()
+            && self.images == cluster.image_stamp(&cycle.cx.signature.images)
+            && !self.bounds.is_empty();
         match cluster.changes_since(self.position) {
             Some(changes) if same_layout && changes.len() <= nodes => {
                 self.entries.resize(nodes, Entry::Absent);

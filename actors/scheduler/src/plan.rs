@@ -7,6 +7,7 @@
 use crate::cluster::{ClassId, Cluster};
 use crate::config::Profile;
 use crate::cycle::{CompiledClass, NotFound};
+use crate::decision::Preemption;
 use crate::framework::{Memory, Reads};
 use crate::index::ClassIndex;
 use crate::intern::Sym;
@@ -61,6 +62,8 @@ pub struct Failure {
     layout: u64,
     /// The evidence.
     pub why: NotFound,
+    /// That no room can be made either, and why, once that is known.
+    pub no_room: Option<Preemption>,
 }
 
 impl Failure {
@@ -70,6 +73,7 @@ impl Failure {
             position: cluster.position(),
             layout: cluster.layout(),
             why,
+            no_room: None,
         }
     }
 

@@ -205,6 +205,26 @@ impl Scheduler {
 
     /// Asks the PostFilter plugins to make room, and notes what they did.
     fn make_room(&mut self, pod: PodId, class_id: ClassId, plan: &mut Plan) -> Preemption {
+        // What was in vain for a pod of the plan is in vain for the next, until something changes.
+        let like_others = self.cluster.pod(pod).nominated.is_none();
+        let failure = plan
+            .failure
+            .as_ref()
+            .filter(|failure| like_others && failure.holds(&self.cluster));
+        if let Some(no_room) = failure.and_then(|failure| failure.no_room.clone()) {
+            return no_room;
+        }
+        let preemption = self.try_to_make_room(pod, class_id, plan);
+        if like_others
+            && !matches!(preemption, Preemption::Nominated { .. })
+            && let Some(failure) = plan.failure.as_mut().filter(|failure| failure.holds(&self.cluster))
+        {
+            failure.no_room = Some(preemption.clone());
+        }
+        preemption
+    }
+
+    fn try_to_make_room(&mut self, pod: PodId, class_id: ClassId, plan: &mut Plan) -> Preemption {
         match self.post_filter(pod, class_id, plan) {
             PostFilterOutcome::Skipped => Preemption::NotTried,
             PostFilterOutcome::Waiting(words) => Preemption::Failed(words.into()),

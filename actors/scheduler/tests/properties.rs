@@ -70,7 +70,8 @@ fn node_object(name: u8, zone: u8, cpu: u8, taint: Option<u8>, cordoned: bool) -
         .collect();
     serde_json::from_value(json!({"metadata": {"name": format!("n{name}"), "labels": labels},
         "spec": {"unschedulable": cordoned, "taints": taints},
-        "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "16Gi", "pods": "6"}}}))
+        "status": {"allocatable": {"cpu": cpu.to_string(), "memory": "16Gi", "pods": "6"},
+            "images": [{"names": [format!("i{}:latest", cpu % 3)], "sizeBytes": 400_000_000}]}}))
     .expect("well-formed")
 }
 
@@ -111,8 +112,7 @@ fn pod_object(shape: &PodShape, node: Option<&str>, terminating: bool) -> core::
         }
         _ => json!({}),
     };
-    let mut container =
-        json!({"name": "c", "resources": {"requests": {"cpu": shape.cpu.to_string(), "memory": "1Gi"}}});
+    let mut container = json!({"name": "c", "image": format!("i{}", shape.app), "resources": {"requests": {"cpu": shape.cpu.to_string(), "memory": "1Gi"}}});
     if shape.port {
         container["ports"] = json!([{"containerPort": 80, "hostPort": 80}]);
     }

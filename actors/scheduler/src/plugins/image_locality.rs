@@ -41,7 +41,7 @@ impl Plugin for ImageLocality {
 
 impl Rule for Locality {
     fn scores(&self) -> Reach {
-        // How widely an image is spread concerns all nodes; the cluster state changes its layout when that changes.
+        // How widely an image is spread concerns all nodes: the index is built anew when that changes (`image_stamp`).
         Reach::Node
     }
 

@@ -112,8 +112,9 @@ impl Plugin for InterPodAffinity {
             ClusterEvent::NodeAdded(_) | ClusterEvent::NodeRemoved | ClusterEvent::NamespaceChanged => true,
             ClusterEvent::NodeChanged { before, node } => before.labels != node.reading.labels,
             ClusterEvent::PodPlaced(pod) => wanted(pod),
-            ClusterEvent::PodLifted(pod) => unwanted(pod),
-            ClusterEvent::PodChanged { before, after } => wanted(after) || unwanted(before),
+            // When the last pod that was wanted near goes, the first of a group may go anywhere.
+            ClusterEvent::PodLifted(pod) => unwanted(pod) || wanted(pod),
+            ClusterEvent::PodChanged { before, after } => wanted(after) || wanted(before) || unwanted(before),
             _ => false,
         }
     }
