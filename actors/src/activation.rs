@@ -54,16 +54,17 @@ pub struct Plan {
     written: Vec<Vec<Planned>>,
 }
 
-enum Planned {
-    Put {
-        key: Key,
-        draft: Draft,
-        created: Option<Revision>,
-        base: Option<Revision>,
-    },
-    Delete {
-        key: Key,
-    },
+/// A write that was proposed.
+struct Planned {
+    key: Key,
+    /// What is put; a removal has none.
+    put: Option<PlannedPut>,
+}
+
+struct PlannedPut {
+    draft: Draft,
+    created: Option<Revision>,
+    base: Option<Revision>,
 }
 
 /// What follows the answers to a plan.
@@ -280,25 +281,26 @@ impl Activation {
 
     /// Observes a write of its own. Returns whether it changed something.
     fn applied(&mut self, write: Planned, revision: Revision) -> Result<bool, ObserveError> {
-        match write {
-            Planned::Put { base: Some(base), .. } if base == revision => Ok(false),
-            Planned::Put {
-                key, draft, created, ..
-            } => {
-                let object = Arc::new(draft.commit(revision, created));
-                self.seen.insert(key.clone(), revision);
-                self.exists |= key == self.slot.key;
-                self.kind.observe(&key, Some(&object))?;
-                Ok(true)
-            }
-            Planned::Delete { key } => {
-                // Events of its former life may still be on their way here.
-                self.seen.insert(key.clone(), revision);
-                self.exists &= key != self.slot.key;
-                self.kind.observe(&key, None)?;
-                Ok(true)
-            }
+        let key = write.key;
+        if self.seen.get(&key).is_some_and(|&seen| seen > revision) {
+            // Its event, and a later one, were faster than the answer.
+            return Ok(true);
         }
+        let Some(put) = write.put else {
+            // Events of its former life may still be on their way here.
+            self.seen.insert(key.clone(), revision);
+            self.exists &= key != self.slot.key;
+            self.kind.observe(&key, None)?;
+            return Ok(true);
+        };
+        if put.base == Some(revision) {
+            return Ok(false);
+        }
+        let object = Arc::new(put.draft.commit(revision, put.created));
+        self.seen.insert(key.clone(), revision);
+        self.exists |= key == self.slot.key;
+        self.kind.observe(&key, Some(&object))?;
+        Ok(true)
     }
 }
 
@@ -316,11 +318,14 @@ fn compose_group(
                 value,
             } => {
                 let (key, draft) = compose::create(&resource, &namespace, value, now, rng)?;
-                planned.push(Planned::Put {
-                    key: key.clone(),
+                let put = PlannedPut {
                     draft: draft.clone(),
                     created: None,
                     base: None,
+                };
+                planned.push(Planned {
+                    key: key.clone(),
+                    put: Some(put),
                 });
                 writes.push(Write::Put {
                     key,
@@ -337,7 +342,10 @@ fn compose_group(
                 push_put(key, &base, draft, &mut writes, &mut planned);
             }
             Intent::Remove { key, revision } => {
-                planned.push(Planned::Delete { key: key.clone() });
+                planned.push(Planned {
+                    key: key.clone(),
+                    put: None,
+                });
                 writes.push(Write::Delete {
                     key,
                     precondition: Precondition::Revision(revision),
@@ -350,11 +358,14 @@ fn compose_group(
 
 fn push_put(key: Key, base: &Object, draft: Draft, writes: &mut Vec<Write>, planned: &mut Vec<Planned>) {
     let revision = base.header.revision;
-    planned.push(Planned::Put {
-        key: key.clone(),
+    let put = PlannedPut {
         draft: draft.clone(),
         created: Some(base.header.created),
         base: Some(revision),
+    };
+    planned.push(Planned {
+        key: key.clone(),
+        put: Some(put),
     });
     writes.push(Write::Put {
         key,

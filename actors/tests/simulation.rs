@@ -233,7 +233,7 @@ impl Simulation {
             .as_str()
             .unwrap_or_default();
         self.trace.push_back(format!(
-            "{} {:?} {} {image} wants {} has {} available {} {} desired {} deleting {}",
+            "{} {:?} {} {image} wants {} has {} available {} {} on {} desired {} deleting {}",
             event.revision,
             event.change,
             event.key,
@@ -241,6 +241,7 @@ impl Simulation {
             status["replicas"],
             status["availableReplicas"],
             status["phase"],
+            spec["nodeName"],
             value["metadata"]["annotations"]["deployment.kubernetes.io/desired-replicas"],
             event.object.header.deleting,
         ));
@@ -332,7 +333,11 @@ fn run(seed: u64, faults: Faults, make: fn() -> MakeKind) -> (Vec<String>, Vec<S
             return (simulation.violations, Vec::new());
         }
     }
-    let unsettled = simulation.heal();
+    let mut unsettled = simulation.heal();
+    if !unsettled.is_empty() {
+        unsettled.extend(simulation.trace.drain(..));
+        unsettled.push(format!("at rest: {:?}", simulation.reactors[0]));
+    }
     (simulation.violations, unsettled)
 }
 

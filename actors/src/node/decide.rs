@@ -31,10 +31,9 @@ pub(super) fn decide(state: &mut Node, now: UnixMillis, event: Event, effects: &
         _ => {}
     }
     let Some(own) = &state.own else { return };
-    if let (None, false, Some(after_ms)) = (state.liveness, state.unheard, state.settings.unheard_after_ms) {
-        if event == Event::Loaded {
-            effects.timer(UNHEARD_TIMER, after_ms);
-        }
+    let unheard = state.liveness.is_none() && !state.unheard && event == Event::Loaded;
+    if let Some(after_ms) = state.settings.unheard_after_ms.filter(|_| unheard) {
+        effects.timer(UNHEARD_TIMER, after_ms);
     }
     let down = state.liveness == Some(Liveness::Down) || state.unheard;
     let mut value = own.value.clone();

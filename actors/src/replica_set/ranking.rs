@@ -74,7 +74,8 @@ mod tests {
         let costly = |cost: &str| json!({"metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {DELETION_COST: cost}}});
         let born = |at: &str| json!({"metadata": {"name": "p", "creationTimestamp": at}});
         // Each line: what goes first, and what stays longer.
-        let cases: Vec<(&str, (Pod, usize), (Pod, usize))> = vec![
+        type Ranked = (Pod, usize);
+        let cases: Vec<(&str, Ranked, Ranked)> = vec![
             (
                 "unassigned",
                 (pod("", "Pending", None, json!({})), 0),

@@ -20,7 +20,7 @@ use protocol::store::{ListRequest, ObjectStore, ReadError, StoreEvent, WatchItem
 use protocol::{NodeName, Revision};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::json;
-use supervision::{ActorView, AdminMessage, Clock, Exit, Registry};
+use supervision::{ActorView, AdminMessage, Clock, Exit, Registry, SleepersGuard};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -117,6 +117,7 @@ pub struct RouterState {
     scheduler: SchedulerDoor,
     watch: Option<Task>,
     _members: Task,
+    _sleepers: SleepersGuard,
 }
 
 /// A task that ends with the state that holds it.
@@ -140,7 +141,7 @@ impl Actor for Router {
     ) -> Result<Self::State, ActorProcessingErr> {
         let index = Arc::new(RwLock::new(Index::default()));
         let paths = Arc::new(Paths::new(Arc::clone(&index), myself.clone()));
-        arguments.registry.add_sleepers(paths::root(), paths);
+        let sleepers = arguments.registry.add_sleepers(paths::root(), paths);
         let members = Task(pump_members(arguments.membership.as_ref(), myself.clone()));
         myself.send_message(RouterMessage::Begin)?;
         Ok(RouterState {
@@ -155,6 +156,7 @@ impl Actor for Router {
             scheduler: arguments.scheduler,
             watch: None,
             _members: members,
+            _sleepers: sleepers,
         })
     }
 

@@ -78,6 +78,32 @@ pub struct Reactor {
     scheduling: Scheduling,
 }
 
+impl std::fmt::Debug for Reactor {
+    /// What it has to do, for a failure's report.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let slots = self.slots.iter().map(|(slot, running)| {
+            let load = running.wants_load.then_some(running.load_at);
+            (
+                slot.to_string(),
+                (
+                    running.inbox.len(),
+                    running.pending,
+                    load,
+                    running.timers.clone(),
+                    running.activation.kind().summary(),
+                ),
+            )
+        });
+        f.debug_map().entries(slots).finish()?;
+        write!(
+            f,
+            " scheduler: {} ({} events wait)",
+            self.scheduling.desk.summary(),
+            self.scheduling.inbox.len()
+        )
+    }
+}
+
 impl Reactor {
     /// Starts a control plane: reads everything, and wakes whoever has something to do.
     pub fn start(store: Arc<dyn ObjectStore>, settings: KindSettings, make: MakeKind, seed: u64) -> Reactor {

@@ -15,7 +15,7 @@ mod supervisor;
 pub use clock::{Clock, SystemClock};
 pub use mailbox::{AdminInbox, AdminMessage, Credit, Credits, PendingKeys};
 pub use path::{ActorPath, PathError};
-pub use registry::{ActorView, Registration, Registry, RunState, Sleepers};
+pub use registry::{ActorView, Registration, Registry, RunState, Sleepers, SleepersGuard};
 pub use restart::{Decision, Exit, RestartPolicy, RestartRule, RestartState};
 pub use supervisor::{
     ChildContext, ChildSpec, StartChild, StartError, StartedChild, Supervisor, SupervisorArguments, SupervisorMessage,

@@ -113,6 +113,23 @@ pub struct Registration {
     view: ActorView,
 }
 
+/// Keeps a directory of sleeping actors in the registry until it is dropped.
+pub struct SleepersGuard {
+    registry: Registry,
+    sleepers: Arc<dyn Sleepers>,
+}
+
+impl Drop for SleepersGuard {
+    fn drop(&mut self) {
+        // A newer directory of the same path stays.
+        self.registry
+            .tree
+            .sleepers
+            .write()
+            .retain(|(_, sleepers)| !Arc::ptr_eq(sleepers, &self.sleepers));
+    }
+}
+
 impl Registry {
     /// An empty tree.
     pub fn new(clock: Arc<dyn Clock>) -> Registry {
@@ -140,11 +157,16 @@ impl Registry {
         }
     }
 
-    /// Adds a directory of sleeping actors below `path`. One that was added for the same path before is replaced.
-    pub fn add_sleepers(&self, path: ActorPath, sleepers: Arc<dyn Sleepers>) {
+    /// Adds a directory of sleeping actors below `path`, until the guard is dropped. One that was added for the same path
+    /// before is replaced.
+    pub fn add_sleepers(&self, path: ActorPath, sleepers: Arc<dyn Sleepers>) -> SleepersGuard {
         let mut all = self.tree.sleepers.write();
         all.retain(|(other, _)| *other != path);
-        all.push((path, sleepers));
+        all.push((path, Arc::clone(&sleepers)));
+        SleepersGuard {
+            registry: self.clone(),
+            sleepers,
+        }
     }
 
     /// All entries, in the order of their paths; sleeping actors without an entry are not among them.

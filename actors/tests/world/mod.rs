@@ -23,9 +23,11 @@ use tokio::task::JoinHandle;
 /// The longest that a test waits for a condition.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+type Watchers = Vec<mpsc::UnboundedSender<MemberState>>;
+
 #[derive(Default)]
 pub struct Members {
-    state: Mutex<(BTreeMap<NodeName, MemberState>, Vec<mpsc::UnboundedSender<MemberState>>)>,
+    state: Mutex<(BTreeMap<NodeName, MemberState>, Watchers)>,
 }
 
 impl Members {
