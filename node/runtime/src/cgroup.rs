@@ -78,25 +78,10 @@ impl Hierarchies {
     /// # Errors
     /// `/proc` is not readable.
     pub fn detect() -> io::Result<Self> {
-        let read = |process: &str, through: &str| -> io::Result<Self> {
-            let mountinfo = fs::read_to_string(format!("/proc/{process}/mountinfo"))?;
-            let mut found = Self::from_mountinfo(&mountinfo, |root| {
-                fs::read_to_string(format!("{through}{}/cgroup.controllers", root.display())).unwrap_or_default()
-            });
-            for hierarchy in &mut found.found {
-                hierarchy.root = PathBuf::from(format!("{through}{}", hierarchy.root.display()));
-            }
-            Ok(found)
-        };
-        let own = read("self", "")?;
-        if own.missing().is_empty() {
-            return Ok(own);
-        }
-        // `ip netns exec` covers /sys, and with it the cgroup mounts: they are still there where init sees them.
-        match read("1", "/proc/1/root") {
-            Ok(of_init) if of_init.missing().is_empty() => Ok(of_init),
-            _ => Ok(own),
-        }
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo")?;
+        Ok(Self::from_mountinfo(&mountinfo, |root| {
+            fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default()
+        }))
     }
 
     /// The decision: v1 where a controller is mounted, v2 where its root lists it. Of several mounts of one hierarchy the
