@@ -30,7 +30,7 @@ struct MountAttributes {
     user_namespace: u64,
 }
 
-/// A mount that is not yet anywhere.
+/// A mount without a place in any file system.
 #[derive(Debug)]
 pub(crate) struct DetachedMount(OwnedFd);
 
