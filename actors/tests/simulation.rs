@@ -33,6 +33,7 @@ fn settings() -> KindSettings {
         node_prefix: 24,
         node: NodeSettings {
             default_toleration_seconds: 1,
+            not_ready_toleration_seconds: 2,
             unheard_after_ms: None,
         },
     }
@@ -63,7 +64,7 @@ struct Simulation {
 }
 
 fn honest() -> MakeKind {
-    Box::new(|slot, settings| kinds::make(slot, settings))
+    Box::new(kinds::make)
 }
 
 impl Simulation {

@@ -85,30 +85,7 @@ pub(super) fn write_conditions(
     newest: &Newest,
     now: UnixMillis,
 ) -> Option<u64> {
-    let (status, reason, message) = if counts.available >= bounds.available_min() {
-        (
-            "True",
-            "MinimumReplicasAvailable",
-            "Deployment has minimum availability.",
-        )
-    } else {
-        (
-            "False",
-            "MinimumReplicasUnavailable",
-            "Deployment does not have minimum availability.",
-        )
-    };
-    conditions::set(
-        value,
-        Wanted {
-            kind: "Available",
-            status,
-            reason,
-            message,
-        },
-        Times::Update,
-        now,
-    );
+    write_availability(value, bounds, counts, now);
     let deadline_seconds = own
         .reading
         .spec
@@ -150,6 +127,33 @@ pub(super) fn write_conditions(
         .unwrap_or(now);
         updated_at.plus_ms(deadline_ms + 1000).since_ms(now).max(1000)
     })
+}
+
+fn write_availability(value: &mut Value, bounds: &Bounds, counts: &Counts, now: UnixMillis) {
+    let (status, reason, message) = if counts.available >= bounds.available_min() {
+        (
+            "True",
+            "MinimumReplicasAvailable",
+            "Deployment has minimum availability.",
+        )
+    } else {
+        (
+            "False",
+            "MinimumReplicasUnavailable",
+            "Deployment does not have minimum availability.",
+        )
+    };
+    conditions::set(
+        value,
+        Wanted {
+            kind: "Available",
+            status,
+            reason,
+            message,
+        },
+        Times::Update,
+        now,
+    );
 }
 
 /// The condition Progressing that should be, or `None` to leave it.

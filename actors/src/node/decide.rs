@@ -199,7 +199,7 @@ fn evict(state: &Node, own: &Own, now: UnixMillis, effects: &mut Effects) {
             continue;
         }
         let tolerations = &pod.reading.spec.tolerations;
-        match eviction::verdict(taints, tolerations, state.settings.default_toleration_seconds, now) {
+        match eviction::verdict(taints, tolerations, &state.settings, now) {
             Verdict::Stay => {}
             Verdict::At(at) => next = Some(next.map_or(at, |other| other.min(at))),
             Verdict::Now if evicted < PODS_MAX => {

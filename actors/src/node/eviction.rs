@@ -2,6 +2,7 @@
 
 use protocol::UnixMillis;
 
+use super::NodeSettings;
 use crate::reading::{Taint, Toleration, instant};
 
 /// The node's machine cannot be reached.
@@ -24,7 +25,7 @@ pub(crate) enum Verdict {
 pub(crate) fn verdict(
     taints: &[Taint],
     tolerations: &[Toleration],
-    default_toleration_seconds: u64,
+    settings: &NodeSettings,
     now: UnixMillis,
 ) -> Verdict {
     let mut leave_at: Option<UnixMillis> = None;
@@ -35,10 +36,11 @@ pub(crate) fn verdict(
             .collect();
         let seconds = if matching.is_empty() {
             // Pods that say nothing about lost nodes get the default, as admission gives it to them elsewhere.
-            if !matches!(taint.key.as_str(), UNREACHABLE | NOT_READY) {
-                return Verdict::Now;
+            match taint.key.as_str() {
+                UNREACHABLE => Some(settings.default_toleration_seconds),
+                NOT_READY => Some(settings.not_ready_toleration_seconds),
+                _ => return Verdict::Now,
             }
-            Some(default_toleration_seconds)
         } else {
             let bounded = matching.iter().filter_map(|toleration| toleration.toleration_seconds);
             bounded.min().map(|seconds| u64::try_from(seconds).unwrap_or(0))
@@ -75,6 +77,13 @@ mod tests {
                 json!([]),
                 10,
                 Verdict::Stay,
+            ),
+            (
+                "not ready is not lost",
+                json!([taint(NOT_READY, "NoExecute")]),
+                json!([]),
+                10,
+                Verdict::At(added.plus_ms(60_000)),
             ),
             (
                 "default not over",
@@ -127,11 +136,16 @@ mod tests {
                 Verdict::At(added.plus_ms(5000)),
             ),
         ];
+        let settings = NodeSettings {
+            default_toleration_seconds: 2,
+            not_ready_toleration_seconds: 60,
+            unheard_after_ms: None,
+        };
         for (name, taints, tolerations, after_seconds, expected) in cases {
             let taints: Vec<Taint> = serde_json::from_value(taints).unwrap();
             let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
             assert_eq!(
-                verdict(&taints, &tolerations, 2, added.plus_ms(after_seconds * 1000)),
+                verdict(&taints, &tolerations, &settings, added.plus_ms(after_seconds * 1000)),
                 expected,
                 "{name}"
             );

@@ -23,8 +23,11 @@ use crate::reading;
 /// What a cluster's operator may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSettings {
-    /// How long a pod without an explicit toleration stays on a node that is not ready or not reachable, in seconds.
+    /// How long a pod without an explicit toleration stays on a node that is not reachable, in seconds.
     pub default_toleration_seconds: u64,
+    /// The same on a node that is reachable and says that it is not ready, in seconds: its pods still run, so a short
+    /// trouble of the node must not cost them their place.
+    pub not_ready_toleration_seconds: u64,
     /// A node of which the membership never said anything counts as down after so many milliseconds; `None` trusts its
     /// Ready condition for ever, as simulated nodes need it.
     pub unheard_after_ms: Option<u64>,
@@ -34,6 +37,7 @@ impl Default for NodeSettings {
     fn default() -> Self {
         NodeSettings {
             default_toleration_seconds: 1,
+            not_ready_toleration_seconds: 300,
             unheard_after_ms: Some(40_000),
         }
     }
