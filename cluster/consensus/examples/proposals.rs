@@ -150,6 +150,38 @@ fn resident_kib() -> u64 {
         .unwrap_or(0)
 }
 
+/// How long writes are refused when the leader is lost: the last write before, to the first one after.
+async fn fail_over(cluster: &Cluster) {
+    let outsider = cluster.client(&support::name(9), None);
+    let mut gaps = Vec::new();
+    for round in 0..10 {
+        let leader = cluster.leader().await;
+        outsider.propose(create(format!("before-{round}"))).await.unwrap();
+        cluster.mesh.isolate(
+            &support::name(leader),
+            &[cluster.names(), vec![support::name(9)]].concat(),
+        );
+        let begun = Instant::now();
+        for attempt in 0.. {
+            if outsider
+                .propose(create(format!("after-{round}-{attempt}")))
+                .await
+                .is_ok()
+            {
+                break;
+            }
+        }
+        gaps.push(begun.elapsed());
+        cluster.mesh.heal();
+        support::wait_for("the old leader to follow", || {
+            let status = cluster.nodes[&leader].consensus.status();
+            !status.is_leader && status.leader.is_some_and(|now| now != support::name(leader))
+        })
+        .await;
+    }
+    println!("3 voters: writes accepted again after the leader's loss: {gaps:?}");
+}
+
 #[tokio::main(flavor = "multi_thread")]
 async fn main() {
     for voters in [1, 3] {
@@ -168,6 +200,9 @@ async fn main() {
             reads(&client, &label, clients).await;
         }
         println!("{label}: {} KiB resident afterwards", resident_kib());
+        if voters == 3 {
+            fail_over(&cluster).await;
+        }
         drop(client);
         cluster.stop_all().await;
         std::fs::remove_dir_all(&directory).unwrap();

@@ -94,7 +94,8 @@ impl Consensus {
         let (front, front_task) = Front::start(raft.clone());
         let (barrier, barrier_task) = Barrier::start(raft.clone());
         let (status_sender, status) = watch::channel(Status::of(&raft.metrics().borrow(), &config.timings));
-        let peer_service = Arc::new(PeerService::new(config.raft_id, raft.clone(), disk.clone()));
+        let lease = Duration::from_millis(config.timings.election_max_ms);
+        let peer_service = Arc::new(PeerService::new(config.raft_id, raft.clone(), disk.clone(), lease));
         let consensus = Arc::new(Consensus {
             node: config.node,
             raft_id: config.raft_id,

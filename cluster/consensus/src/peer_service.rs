@@ -1,13 +1,17 @@
 //! Serves what other members ask of this one's raft: appended entries, votes, snapshots. Registered with the mesh for
 //! `Purpose::Consensus`. It refuses what was meant for another raft id, and entries that the disk has no room for.
+#![allow(clippy::disallowed_methods)] // acting code: it notes when the leader was last heard
 
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use openraft::raft::{AppendEntriesRequest, VoteRequest};
+use openraft::ServerState;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use parking_lot::Mutex;
 use protocol::transport::Service;
 use protocol::{NodeName, codec};
@@ -31,7 +35,15 @@ pub struct PeerService {
     raft: Raft,
     disk: Arc<DiskGuard>,
     receiving: Mutex<Receptions>,
+    /// When a leader was last heard, and how long it counts as alive after that.
+    last_heard: Mutex<Instant>,
+    lease: Duration,
+    standing: Arc<AtomicBool>,
 }
+
+/// How often, and how fast, a node stands in the place of a candidate that knows less.
+const STAND_ATTEMPTS: u32 = 3;
+const STAND_PAUSE: Duration = Duration::from_millis(40);
 
 #[derive(Default)]
 struct Receptions {
@@ -63,12 +75,15 @@ fn raft_error(error: impl std::fmt::Display) -> Refused {
 }
 
 impl PeerService {
-    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>) -> PeerService {
+    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>, lease: Duration) -> PeerService {
         PeerService {
             raft_id,
             raft,
             disk,
             receiving: Mutex::default(),
+            last_heard: Mutex::new(Instant::now()),
+            lease,
+            standing: Arc::default(),
         }
     }
 
@@ -87,10 +102,7 @@ impl PeerService {
                 committed,
                 entries,
             } => self.append(vote, previous, committed, entries).await,
-            PeerAsk::Vote { vote, last } => {
-                let request = VoteRequest::new(vote.into(), last.map(LogId::from));
-                Ok(self.raft.vote(request).await.map_err(raft_error)?.into())
-            }
+            PeerAsk::Vote { vote, last } => self.vote(vote, last).await,
             PeerAsk::SnapshotBegin { vote, meta, files } => self.begin(vote, meta, files).await,
             PeerAsk::SnapshotPart {
                 transfer,
@@ -121,7 +133,46 @@ impl PeerService {
             entries: entries.into_iter().map(Entry::from).collect(),
             leader_commit: committed.map(LogId::from),
         };
-        Ok(self.raft.append_entries(request).await.map_err(raft_error)?.into())
+        let response = self.raft.append_entries(request).await.map_err(raft_error)?;
+        if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
+            *self.last_heard.lock() = Instant::now();
+        }
+        Ok(response.into())
+    }
+
+    async fn vote(&self, vote: WireVote, last: Option<WireLogId>) -> Result<PeerAnswer, Refused> {
+        let last = last.map(LogId::from);
+        let response = self
+            .raft
+            .vote(VoteRequest::new(vote.into(), last))
+            .await
+            .map_err(raft_error)?;
+        let leader_is_silent = self.last_heard.lock().elapsed() > self.lease;
+        if !response.vote_granted && response.last_log_id > last && leader_is_silent {
+            self.stand_instead();
+        }
+        Ok(response.into())
+    }
+
+    /// Stands for election at once. A candidate whose log is shorter than this node's has noticed that the leader is gone
+    /// and cannot win itself; without this, the cluster waits for this node's own timeout, which openraft makes longer
+    /// for a node that has lost an election before.
+    fn stand_instead(&self) {
+        if self.standing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (raft, standing) = (self.raft.clone(), self.standing.clone());
+        tokio::spawn(async move {
+            // The first attempt can lose against the candidate's own, of the same term; the next is in a higher one.
+            for _ in 0..STAND_ATTEMPTS {
+                let state = raft.metrics().borrow().state;
+                if state == ServerState::Leader || raft.trigger().elect().await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(STAND_PAUSE).await;
+            }
+            standing.store(false, Ordering::Release);
+        });
     }
 
     async fn begin(
