@@ -11,7 +11,7 @@
 //!   for each distinct site rather than for each node.
 //! - `Cluster`: the answer may read anything. Always right, never indexed; the default of a third party's rule.
 //!
-//! With `Node` and `Site` rules only, the scheduler keeps an index by class of pods, and a pod costs O(log nodes + sites).
+//! With `Node` and `Site` rules only, the scheduler keeps an index by class of pods, and a pod costs O(sites + nodes / 64).
 
 use crate::cluster::{ClassId, Cluster, NodeId, PodId};
 use crate::cycle::{CompiledClass, Cycle};

@@ -34,6 +34,17 @@ impl Symbols {
         self.by_text.get(text).copied()
     }
 
+    /// Number of distinct strings seen: when this has grown far beyond what the cluster holds, make the scheduler anew from
+    /// the store.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether no string was seen.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// The text of a symbol.
     pub fn text(&self, sym: Sym) -> &Arc<str> {
         &self.texts[sym.0 as usize]

@@ -9,7 +9,7 @@
 //! events ──> Scheduler ──> Cluster   nodes, pods, classes of equal pods, counts by topology domain
 //!                     ├──> Queue     active, backing off, unschedulable, gated
 //!                     ├──> Cycle     filter, score, choose: the plain path over all nodes
-//!                     └──> Index     the same choice for a class of equal pods in O(sites + log nodes)
+//!                     └──> Index     the same choice for a class of equal pods without looking at all nodes
 //! ```
 //!
 //! How it is called:
@@ -52,6 +52,7 @@ pub mod framework;
 mod gang;
 pub mod index;
 pub mod intern;
+mod levels;
 pub mod node;
 mod plan;
 pub mod plugins;

@@ -53,6 +53,12 @@ fn one_node() -> Scheduler {
     scheduler
 }
 
+/// The actor that holds a scheduler moves between threads.
+const _: fn() = || {
+    fn is_send<T: Send>() {}
+    is_send::<Scheduler>();
+};
+
 #[test]
 fn the_message_is_kube_schedulers() {
     let mut scheduler = Scheduler::new(SchedulerConfiguration::default());
