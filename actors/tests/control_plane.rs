@@ -487,6 +487,56 @@ async fn any_actor_can_be_killed_and_only_it_restarts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killing_actors_at_random_during_rollouts_changes_nothing_about_the_end() {
+    let world = World::with_nodes(&["n1", "n2", "n3"]).await;
+    let names = ["web", "api", "shop"];
+    for name in names {
+        world
+            .create("deployments.apps", "default", deployment(name, 6, "i:0"))
+            .await;
+    }
+    for round in 0..30u64 {
+        let name = names[(round % 3) as usize];
+        let key = Key::new("deployments.apps", "default", name);
+        world
+            .edit(&key, |d| {
+                d["spec"]["replicas"] = json!(3 + round % 5);
+                d["spec"]["template"]["spec"]["containers"][0]["image"] = json!(format!("i:{round}"));
+            })
+            .await;
+        let entries = world.registry.entries();
+        // A simple stride over all paths: every kind of actor has its turn, the router and the scheduler too.
+        for step in 0..3 {
+            if let Some(entry) = entries.get((round as usize * 7 + step * 5) % entries.len().max(1)) {
+                // One that has just ended cannot be killed.
+                let _ = world
+                    .registry
+                    .serve(AdminRequest::Kill {
+                        path: entry.path.clone(),
+                    })
+                    .await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for (at, name) in names.into_iter().enumerate() {
+        let last = 27 + at as u64;
+        world.deployment_is_complete(name, 3 + last % 5).await;
+        let image = format!("i:{last}");
+        world
+            .until("only pods of the last template remain", async |world: &World| {
+                let pods = world.active_pods().await;
+                let mine: Vec<_> = pods
+                    .iter()
+                    .filter(|(_, pod)| pod["metadata"]["labels"]["app"] == name)
+                    .collect();
+                mine.len() as u64 == 3 + last % 5 && mine.iter().all(|(_, pod)| image_of(pod) == image)
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_bad_object_backs_off_and_does_not_disturb_the_others() {
     let world = World::with_nodes(&["n1"]).await;
     // Validation would have refused it; a damaged store has it all the same.
