@@ -227,7 +227,7 @@ impl PeerService {
             .files
             .get(number as usize)
             .ok_or_else(|| Refused::File(number.to_string()))?;
-        if offset + bytes.len() as u64 > file.bytes {
+        if offset.saturating_add(bytes.len() as u64) > file.bytes {
             return Err(Refused::File(file.name.clone()));
         }
         let path = current.directory.path().join(&file.name);
