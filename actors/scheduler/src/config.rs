@@ -73,7 +73,8 @@ pub struct SchedulerConfiguration {
     /// Profiles; pods whose `schedulerName` is in none of them are left to other schedulers.
     pub profiles: Vec<Profile>,
     /// See `Profile::percentage_of_nodes_to_score`. The default is 100 where Kubernetes has 0: the index makes looking at
-    /// all nodes as cheap as looking at a few, and placement is better for it.
+    /// all nodes as cheap as looking at a few, and placement is better for it. Below 100 every pod takes the plain path, which
+    /// looks at nodes in the order in which they came, not interleaved by zone.
     pub percentage_of_nodes_to_score: u32,
     /// Decides between equally good nodes.
     pub seed: u64,

@@ -87,6 +87,7 @@ impl Failure {
 #[derive(Default)]
 pub struct Plans {
     plans: Vec<Option<Box<Plan>>>,
+    vacancies: Vec<PlanId>,
     by_key: FxHashMap<PlanKey, PlanId>,
     /// The plan of each class, and the versions of what it depends on.
     of_class: Vec<Option<(PlanId, (u64, u64))>>,
@@ -137,17 +138,16 @@ impl Plans {
             is_idle: false,
             key: key.clone(),
         };
-        let at = match self.plans.iter().position(Option::is_none) {
-            Some(at) => {
-                self.plans[at] = Some(Box::new(plan));
-                at
+        let id = match self.vacancies.pop() {
+            Some(id) => {
+                self.plans[id.0 as usize] = Some(Box::new(plan));
+                id
             }
             None => {
                 self.plans.push(Some(Box::new(plan)));
-                self.plans.len() - 1
+                PlanId((self.plans.len() - 1) as u32)
             }
         };
-        let id = PlanId(at as u32);
         self.by_key.insert(key, id);
         id
     }
@@ -195,6 +195,7 @@ impl Plans {
         }
         let plan = self.take(id);
         self.by_key.remove(&plan.key);
+        self.vacancies.push(id);
         self.indexed -= usize::from(plan.index.is_some());
         plan.class.release(cluster);
     }

@@ -1,6 +1,9 @@
 //! Owns where pending pods wait: active, backing off, parked as unschedulable, or held back by gates. Called by the
 //! `Scheduler`. It must hold every pending pod in exactly one place, and must never let a pod wait without an event or a
 //! time that will bring it back.
+//!
+//! Differs from kube-scheduler: a pod that backs off stays there until its time has come, also when nothing else is ready
+//! (`SchedulerPopFromBackoffQ`); and there is no waiting stage for Permit, because gangs are decided whole in one round.
 
 use crate::cluster::{ClassId, PodId};
 use crate::framework::QueueKey;

@@ -53,7 +53,12 @@ impl Scheduler {
                 self.refuse(pod, plan.class.profile, why, preemption)
             }
         };
+        // Pods that name their nodes come one to a plan (DaemonSets): it is not kept for as long as the pod lives.
+        let names_nodes = plan.class.only_nodes.is_some();
         self.plans.put(plan_id, plan);
+        if names_nodes {
+            self.plans.release(&mut self.cluster, class_id);
+        }
         decision
     }
 
