@@ -24,6 +24,11 @@ enum Event {
     Confirm(u8),
     Forget(u8),
     Terminate(u8),
+    /// The label of a pod changes, pending or placed.
+    Relabel {
+        name: u8,
+        app: u8,
+    },
     /// A disruption budget for one app.
     Budget {
         app: u8,
@@ -171,6 +176,7 @@ fn event() -> impl Strategy<Value = Event> {
         3 => (0u8..40).prop_map(Event::Confirm),
         1 => (0u8..40).prop_map(Event::Forget),
         1 => (0u8..40).prop_map(Event::Terminate),
+        2 => (0u8..40, 0u8..3).prop_map(|(name, app)| Event::Relabel { name, app }),
         1 => (0u8..3, 0u8..3).prop_map(|(app, allowed)| Event::Budget { app, allowed }),
         1 => (0u8..3, any::<bool>()).prop_map(|(app, exists)| Event::Service { app, exists }),
         1 => (0u8..2, 1u8..4).prop_map(|(name, pods_min)| Event::Group { name, pods_min }),
@@ -228,6 +234,15 @@ fn feed(scheduler: &mut Scheduler, world: &World, event: &Event, now_ms: u64) ->
             }
         }
         Event::Forget(name) => scheduler.forget(&key(*name), now_ms),
+        Event::Relabel { name, app } => {
+            if let Some((shape, node)) = world.pods.get(&key(*name)) {
+                let shape = PodShape {
+                    app: *app,
+                    ..shape.clone()
+                };
+                scheduler.upsert_pod(&pod_object(&shape, node.as_deref(), false));
+            }
+        }
         Event::Budget { app, allowed } => {
             let budget = json!({"metadata": {"name": format!("b{app}"), "namespace": "default"},
                 "spec": {"selector": {"matchLabels": {"app": format!("a{app}")}}},
@@ -361,6 +376,11 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
             }
             Event::RemovePod(name) => {
                 world.pods.remove(&key(*name));
+            }
+            Event::Relabel { name, app } => {
+                if let Some((shape, _)) = world.pods.get_mut(&key(*name)) {
+                    shape.app = *app;
+                }
             }
             Event::Group { name, pods_min } => {
                 world.groups.insert(*name, usize::from(*pods_min));
