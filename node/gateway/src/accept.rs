@@ -41,7 +41,9 @@ pub fn negotiate(accept: &str) -> Result<(Form, Encoding), Status> {
         let form = match (parameter("as"), parameter("g"), parameter("v")) {
             (None, ..) => Form::Objects,
             (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Form::Table,
-            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => Form::Metadata,
+            (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
+                Form::Metadata
+            }
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => Form::AggregatedDiscovery,
             _ => continue,
         };
@@ -61,9 +63,17 @@ mod tests {
             ("", Form::Objects, Encoding::Json),
             ("*/*", Form::Objects, Encoding::Json),
             (table, Form::Table, Encoding::Json),
-            ("application/vnd.kubernetes.protobuf,application/json", Form::Objects, Encoding::Json),
+            (
+                "application/vnd.kubernetes.protobuf,application/json",
+                Form::Objects,
+                Encoding::Json,
+            ),
             ("application/yaml", Form::Objects, Encoding::Yaml),
-            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Form::Metadata, Encoding::Json),
+            (
+                "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+                Form::Metadata,
+                Encoding::Json,
+            ),
             (
                 "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
                 Form::AggregatedDiscovery,

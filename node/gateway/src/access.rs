@@ -17,7 +17,9 @@ pub fn authorize(user: Option<&User>, verb: &str, path: &str, route: &Route) -> 
     if is_open(route) {
         return Ok(());
     }
-    let Some(user) = user else { return Err(Status::unauthorized()) };
+    let Some(user) = user else {
+        return Err(Status::unauthorized());
+    };
     let member = |group: &str| user.groups.iter().any(|name| name == group);
     if member("system:masters") {
         return Ok(());
@@ -49,7 +51,10 @@ fn forbidden_path(user: &User, verb: &str, path: &str) -> Status {
 
 /// A node reads pods, services and configuration, and writes its own Node, its own Lease, its pods' status and events.
 fn node_may(user: &User, verb: &str, target: &Target) -> bool {
-    let own = user.name.strip_prefix("system:node:").is_some_and(|node| target.name.as_deref() == Some(node));
+    let own = user
+        .name
+        .strip_prefix("system:node:")
+        .is_some_and(|node| target.name.as_deref() == Some(node));
     let reads = matches!(verb, "get" | "list" | "watch");
     match (target.kind.group, target.kind.plural) {
         ("", "pods") => reads || matches!(target.subresource, Some(Subresource::Status)) || verb == "delete",
@@ -68,7 +73,10 @@ mod tests {
     use crate::route::route;
 
     fn user(name: &str, group: &str) -> User {
-        User { name: name.into(), groups: vec![group.into()] }
+        User {
+            name: name.into(),
+            groups: vec![group.into()],
+        }
     }
 
     #[test]
@@ -92,7 +100,11 @@ mod tests {
             ("create", "/actorium/v1/admin", false),
         ];
         for (verb, path, allowed) in cases {
-            assert_eq!(authorize(Some(&node), verb, path, &route(path)).is_ok(), allowed, "{verb} {path}");
+            assert_eq!(
+                authorize(Some(&node), verb, path, &route(path)).is_ok(),
+                allowed,
+                "{verb} {path}"
+            );
         }
     }
 
@@ -101,6 +113,12 @@ mod tests {
         let path = "/apis/apps/v1/namespaces/d/deployments";
         let error = authorize(Some(&user("eve", "x")), "create", path, &route(path)).unwrap_err();
         assert_eq!(error.code, 403);
-        assert!(error.message.contains("User \"eve\" cannot create resource \"deployments\" in API group \"apps\" in the namespace \"d\""), "{}", error.message);
+        assert!(
+            error.message.contains(
+                "User \"eve\" cannot create resource \"deployments\" in API group \"apps\" in the namespace \"d\""
+            ),
+            "{}",
+            error.message
+        );
     }
 }

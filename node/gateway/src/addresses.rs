@@ -47,7 +47,10 @@ impl AddressRange {
         if !(1..=30).contains(&bits) {
             return Err(wrong());
         }
-        Ok(AddressRange { first: u32::from(address) & (u32::MAX << (32 - bits)), bits })
+        Ok(AddressRange {
+            first: u32::from(address) & (u32::MAX << (32 - bits)),
+            bits,
+        })
     }
 
     fn len(&self) -> u32 {
@@ -56,10 +59,17 @@ impl AddressRange {
 
     /// Whether a Service may have this address: inside, and neither the first nor the last.
     pub fn check(&self, wanted: &str) -> Result<Ipv4Addr, AddressError> {
-        let outside = || AddressError::Outside { address: wanted.to_owned(), range: self.to_string() };
+        let outside = || AddressError::Outside {
+            address: wanted.to_owned(),
+            range: self.to_string(),
+        };
         let address: Ipv4Addr = wanted.parse().map_err(|_| outside())?;
         let offset = u32::from(address).wrapping_sub(self.first);
-        if offset == 0 || offset >= self.len() - 1 { Err(outside()) } else { Ok(address) }
+        if offset == 0 || offset >= self.len() - 1 {
+            Err(outside())
+        } else {
+            Ok(address)
+        }
     }
 
     /// A free address, searched from `start` on. The lowest 1/16 of the range (between 16 and 256 addresses) is left
@@ -71,7 +81,8 @@ impl AddressRange {
         let at = |offset: u32| Ipv4Addr::from(self.first + 1 + offset);
         let from_upper = (0..upper).map(|step| at(kept + (start % upper + step) % upper));
         let mut all = from_upper.chain((0..kept).map(at));
-        all.find(|address| !used.contains(address)).ok_or_else(|| AddressError::Full(self.to_string()))
+        all.find(|address| !used.contains(address))
+            .ok_or_else(|| AddressError::Full(self.to_string()))
     }
 }
 
@@ -82,7 +93,9 @@ pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 pub fn choose_node_port(used: &BTreeSet<u16>, start: u32) -> Option<u16> {
     let (first, last) = (u32::from(*NODE_PORTS.start()), u32::from(*NODE_PORTS.end()));
     let count = last - first + 1;
-    (0..count).map(|step| (first + (start % count + step) % count) as u16).find(|port| !used.contains(port))
+    (0..count)
+        .map(|step| (first + (start % count + step) % count) as u16)
+        .find(|port| !used.contains(port))
 }
 
 #[cfg(test)]
@@ -95,9 +108,15 @@ mod tests {
         let mut used = BTreeSet::new();
         for start in 0..62u32 {
             let address = range.choose(&used, start.wrapping_mul(7919)).unwrap();
-            assert!(range.check(&address.to_string()).is_ok() && used.insert(address), "{address}");
+            assert!(
+                range.check(&address.to_string()).is_ok() && used.insert(address),
+                "{address}"
+            );
         }
-        assert_eq!(range.choose(&used, 3).unwrap_err().to_string(), "range is full: every address of 10.96.0.0/26 is allocated");
+        assert_eq!(
+            range.choose(&used, 3).unwrap_err().to_string(),
+            "range is full: every address of 10.96.0.0/26 is allocated"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, USER_AGENT, WARNING};
+use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
@@ -19,7 +19,7 @@ use protocol::Cause;
 
 use crate::request::{ApiRequest, ApiResponse, ResponseBody, User};
 use crate::service::Api;
-use crate::session::{Session, SessionCounters};
+use crate::session::{Connection, ConnectionOpen, Session, SessionCounters};
 
 /// The largest request body, as etcd's and the API server's limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -28,7 +28,9 @@ pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum EdgeError {
     /// The port cannot be bound.
-    #[error("cannot listen on {address} (HTTPS): {source}; is another process using the port? Choose one with --https-port")]
+    #[error(
+        "cannot listen on {address} (HTTPS): {source}; is another process using the port? Choose one with --https-port"
+    )]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -71,9 +73,16 @@ pub fn start(
     random: Arc<dyn Fn() -> u128 + Send + Sync>,
 ) -> Result<Edge, EdgeError> {
     let listener = TcpListener::bind(address).map_err(|source| EdgeError::Bind { address, source })?;
-    let address = listener.local_addr().map_err(|source| EdgeError::Bind { address, source })?;
+    let address = listener
+        .local_addr()
+        .map_err(|source| EdgeError::Bind { address, source })?;
     let sessions = Arc::new(SessionCounters::default());
-    let shared = web::Data::new(Shared { api, runtime: Handle::current(), sessions: Arc::clone(&sessions), random });
+    let shared = web::Data::new(Shared {
+        api,
+        runtime: Handle::current(),
+        sessions: Arc::clone(&sessions),
+        random,
+    });
     let (started, outcome) = std::sync::mpsc::channel();
     let run = move || {
         let system = actix_web::rt::System::new();
@@ -104,18 +113,24 @@ pub fn start(
         .spawn(run)
         .map_err(|error| EdgeError::Start(error.to_string()))?;
     let handle = outcome.recv().map_err(|error| EdgeError::Start(error.to_string()))??;
-    Ok(Edge { handle, address, sessions })
+    Ok(Edge {
+        handle,
+        address,
+        sessions,
+    })
 }
 
-/// Keeps who the client is, proven by its certificate, with the connection.
+/// Keeps with the connection who the client is, proven by its certificate, and how sessions learn that it has closed.
 fn remember_client(connection: &dyn Any, extensions: &mut Extensions) {
-    type Tls = actix_web::rt::net::TcpStream;
-    let stream = connection.downcast_ref::<actix_tls::accept::rustls_0_23::TlsStream<Tls>>();
+    let stream = connection.downcast_ref::<actix_tls::accept::rustls_0_23::TlsStream<TcpStream>>();
     let certificates = stream.and_then(|stream| stream.get_ref().1.peer_certificates());
-    if let Some(user) = certificates.and_then(|chain| chain.first()).and_then(|leaf| user_of(leaf)) {
+    if let Some(user) = certificates
+        .and_then(|chain| chain.first())
+        .and_then(|leaf| user_of(leaf))
+    {
         extensions.insert(user);
     }
-    let _: Option<&TcpStream> = None;
+    extensions.insert(ConnectionOpen::new());
 }
 
 /// CN is the user, each O a group (Kubernetes' x509 authentication). rustls has verified the chain.
@@ -123,44 +138,65 @@ fn user_of(certificate: &[u8]) -> Option<User> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let mut groups: Vec<String> =
-        subject.iter_organization().filter_map(|group| group.as_str().ok().map(str::to_owned)).collect();
+    let mut groups: Vec<String> = subject
+        .iter_organization()
+        .filter_map(|group| group.as_str().ok().map(str::to_owned))
+        .collect();
     groups.push("system:authenticated".to_owned());
     Some(User { name, groups })
 }
 
 async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    let body = match read_body(&mut payload).await {
-        Ok(body) => body,
-        Err(status) => return respond(ApiResponse::from(status), &shared),
+    let connection = http
+        .conn_data::<ConnectionOpen>()
+        .map(ConnectionOpen::connection)
+        .unwrap_or_default();
+    let request = match read_request(&http, &mut payload, &shared).await {
+        Ok(request) => request,
+        Err(status) => return respond(ApiResponse::from(status), connection, &shared),
     };
-    let header = |name| http.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let cause = request.cause;
+    tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
+    let api = Arc::clone(&shared.api);
+    // On the main runtime: the work of one client does not hold up the connections of this worker.
+    let response = match shared.runtime.spawn(async move { api.handle(request).await }).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::error!(%cause, %error, "serving a request failed: a bug");
+            ApiResponse::from(Status::internal("the request could not be served; see the node's log"))
+        }
+    };
+    respond(response, connection, &shared)
+}
+
+async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &Shared) -> Result<ApiRequest, Status> {
+    let body = read_body(payload).await?;
+    let header = |name| {
+        http.headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let pairs = web::Query::<Vec<(String, String)>>::from_query(http.query_string())
+        .map_err(|error| Status::bad_request(format!("the query cannot be read: {error}")))?;
     let mut query = BTreeMap::new();
-    for (name, value) in web::Query::<Vec<(String, String)>>::from_query(http.query_string()).map(|q| q.into_inner()).unwrap_or_default() {
+    for (name, value) in pairs.into_inner() {
         query.entry(name).or_insert(value);
     }
-    let cause = Cause((shared.random)() as u64);
-    let request = ApiRequest {
+    let path = percent_decoded(http.path())
+        .ok_or_else(|| Status::bad_request(format!("the path {:?} is not percent-encoded UTF-8", http.path())))?;
+    Ok(ApiRequest {
         method: http.method().as_str().to_owned(),
-        path: http.path().to_owned(),
+        path,
         query,
         accept: header(ACCEPT),
         content_type: header(CONTENT_TYPE),
         user_agent: header(USER_AGENT),
         body,
         user: http.conn_data::<User>().cloned(),
-        cause,
-    };
-    tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
-    let api = Arc::clone(&shared.api);
-    // On the main runtime: the work of one client does not hold up the connections of this worker.
-    match shared.runtime.spawn(async move { api.handle(request).await }).await {
-        Ok(response) => respond(response, &shared),
-        Err(error) => {
-            tracing::error!(%cause, %error, "serving a request failed: a bug");
-            respond(ApiResponse::from(Status::internal("the request could not be served; see the node's log")), &shared)
-        }
-    }
+        cause: Cause((shared.random)() as u64),
+    })
 }
 
 async fn read_body(payload: &mut web::Payload) -> Result<bytes::Bytes, Status> {
@@ -176,18 +212,73 @@ async fn read_body(payload: &mut web::Payload) -> Result<bytes::Bytes, Status> {
     Ok(body.freeze())
 }
 
-fn respond(response: ApiResponse, shared: &Shared) -> HttpResponse {
+/// A warning as RFC 7234 writes it: code, agent and a quoted text.
+fn warning_header(text: &str) -> String {
+    let quoted: String = text
+        .chars()
+        .filter(|character| !character.is_control())
+        .flat_map(|character| {
+            matches!(character, '"' | '\\')
+                .then_some('\\')
+                .into_iter()
+                .chain([character])
+        })
+        .collect();
+    format!("299 - \"{quoted}\"")
+}
+
+/// Resolves `%XX` in a path; `None` when that is malformed or no UTF-8.
+fn percent_decoded(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digits = [char::from(rest.next()?), char::from(rest.next()?)];
+            bytes.push((digits[0].to_digit(16)? * 16 + digits[1].to_digit(16)?) as u8);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+fn respond(response: ApiResponse, connection: Connection, shared: &Shared) -> HttpResponse {
     let code = StatusCode::from_u16(response.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut builder = HttpResponse::build(code);
     builder.insert_header((CONTENT_TYPE, response.content_type));
     for warning in &response.warnings {
-        let text = warning.replace(['"', '\\'], "'").replace(['\n', '\r'], " ");
-        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+        if let Ok(value) = HeaderValue::from_bytes(warning_header(warning).as_bytes()) {
             builder.append_header((WARNING, value));
         }
     }
+    if response.retry_after_seconds > 0 {
+        builder.insert_header((RETRY_AFTER, response.retry_after_seconds.to_string()));
+    }
     match response.body {
         ResponseBody::Full(body) => builder.body(body),
-        ResponseBody::Stream(parts) => builder.streaming(Session::start(parts, Arc::clone(&shared.sessions))),
+        ResponseBody::Stream(parts) => {
+            builder.streaming(Session::start(parts, connection, Arc::clone(&shared.sessions)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_keep_their_quotes() {
+        assert_eq!(
+            warning_header("unknown field \"a\\b\"\n"),
+            r#"299 - "unknown field \"a\\b\"""#
+        );
+    }
+
+    #[test]
+    fn paths_are_decoded_or_refused() {
+        assert_eq!(percent_decoded("/a%3Ab/%C3%A4").as_deref(), Some("/a:b/ä"));
+        for bad in ["/%", "/%4", "/%zz", "/%FF"] {
+            assert_eq!(percent_decoded(bad), None, "{bad}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The Kubernetes API over HTTPS, on every node. It reads and writes through `ObjectStore`, which finds the leader; so a
 //! node that is not the leader serves the same API.
 //!
-//! `route` and `accept` read a request, `access` says who may, `read`, `watch` and `write` serve it, `service` puts them
+//! `route` and `accept` read a request, `access` says who may, `read`, `watch`, `write` and `logs` serve it, `service` puts them
 //! together, `edge` carries HTTP and `session` the long-lived streams. What an object means is `api`'s business: nothing
 //! here names a kind, but for the addresses that a Service is given.
 
@@ -12,6 +12,7 @@ pub mod accept;
 pub mod access;
 pub mod addresses;
 pub mod edge;
+pub mod logs;
 pub mod read;
 pub mod request;
 pub mod route;

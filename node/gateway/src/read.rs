@@ -7,11 +7,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use api::cause::Cause;
 use api::kinds::Kind;
 use api::status::Status;
 use api::table::{self, IncludeObject};
 use protocol::selector::{FieldSelector, LabelSelector};
-use protocol::store::{ListPage, ListRequest, ReadError};
+use protocol::store::{ListPage, ListRequest, ObjectStore, ReadError};
 use protocol::{Key, Object, Revision, UnixMillis};
 
 use crate::accept::{Encoding, Form, negotiate};
@@ -66,16 +67,57 @@ pub fn namespace_of(target: &Target) -> Option<Arc<str>> {
 pub fn read_status(error: ReadError) -> Status {
     match error {
         ReadError::Compacted { requested, compacted } => Status::too_old_resource_version(requested.0, compacted.0),
-        ReadError::Ahead { requested, current } => Status::timeout(format!(
-            "Too large resource version: {requested}, current: {current}"
-        )),
-        ReadError::Unavailable { reason } => Status::service_unavailable(format!("the store does not answer: {reason}")),
+        ReadError::Ahead { requested, current } => {
+            let mut status = Status::timeout(format!("Too large resource version: {requested}, current: {current}"));
+            status.details.causes.push(Cause {
+                field: String::new(),
+                reason: "ResourceVersionTooLarge",
+                message: "Too large resource version".to_owned(),
+            });
+            status.details.retry_after_seconds = 1;
+            status
+        }
+        ReadError::Unavailable { reason } => try_again(format!("the store does not answer: {reason}")),
         ReadError::Storage { reason } => Status::internal(format!("the store cannot be read: {reason}")),
     }
 }
 
+/// Nothing was done and the same request may succeed in a moment: clients repeat it by themselves.
+pub fn try_again(why: String) -> Status {
+    let mut status = Status::service_unavailable(why);
+    status.details.retry_after_seconds = 1;
+    status
+}
+
+/// The refusal of a list's or a watch's options, as Kubernetes words it.
+pub fn invalid_option(field: &str, reason: &'static str, message: String) -> Status {
+    let cause = Cause {
+        field: field.to_owned(),
+        reason,
+        message,
+    };
+    Status::invalid_of("meta.k8s.io", "ListOptions", "", vec![cause])
+}
+
+/// The query's `resourceVersion`; zero when there is none.
+pub fn version_of(request: &ApiRequest) -> Result<Revision, Status> {
+    match request.parameter("resourceVersion") {
+        "" | "0" => Ok(Revision::ZERO),
+        text => Revision::parse(text).ok_or_else(|| {
+            let message = format!("Invalid value: {text:?}: must be a version that the server has given");
+            invalid_option("resourceVersion", "FieldValueInvalid", message)
+        }),
+    }
+}
+
 /// One object in the form that the client wants.
-pub fn one(request: &ApiRequest, kind: &Kind, code: u16, object: &Object, now: UnixMillis) -> Result<ApiResponse, Status> {
+pub fn one(
+    request: &ApiRequest,
+    kind: &Kind,
+    code: u16,
+    object: &Object,
+    now: UnixMillis,
+) -> Result<ApiResponse, Status> {
     let (form, encoding) = negotiate(&request.accept)?;
     if (form, encoding) == (Form::Objects, Encoding::Json) {
         return Ok(ApiResponse::json(code, object.body.0.clone()));
@@ -99,7 +141,11 @@ pub fn encoded(code: u16, value: &Value, encoding: Encoding) -> Result<ApiRespon
         Encoding::Yaml => {
             let text = serde_norway::to_string(value).map_err(Status::internal)?;
             let body = ResponseBody::Full(Bytes::from(text));
-            Ok(ApiResponse { code, content_type: "application/yaml", warnings: Vec::new(), body })
+            Ok(ApiResponse {
+                content_type: "application/yaml",
+                body,
+                ..ApiResponse::json(code, Bytes::new())
+            })
         }
     }
 }
@@ -123,25 +169,72 @@ pub fn list_request(request: &ApiRequest, target: &Target) -> Result<ListRequest
         after: None,
         at: None,
     };
-    let (version, exact) = (request.parameter("resourceVersion"), request.parameter("resourceVersionMatch"));
+    let (version, how) = (version_of(request)?, request.parameter("resourceVersionMatch"));
+    if !how.is_empty() {
+        check_match(request, how)?;
+    }
     match request.parameter("continue") {
         "" => {}
+        _ if version != Revision::ZERO => {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
         token => {
             let (revision, after) = parse_continue(token, &list)?;
             list.at = Some(revision);
             list.after = Some(after);
-            return Ok(list);
         }
     }
-    if !exact.is_empty() && version.is_empty() {
-        return Err(Status::bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided"));
-    }
-    if exact == "Exact" {
-        let revision = Revision::parse(version).filter(|revision| *revision != Revision::ZERO);
-        let refuse = || Status::bad_request("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
-        list.at = Some(revision.ok_or_else(refuse)?);
+    if how == "Exact" {
+        list.at = Some(version);
     }
     Ok(list)
+}
+
+/// Checks `resourceVersionMatch` against the other options (ValidateListOptions).
+fn check_match(request: &ApiRequest, how: &str) -> Result<(), Status> {
+    let forbidden = |why: &str| {
+        let message = format!("Forbidden: resourceVersionMatch {why}");
+        Err(invalid_option("resourceVersionMatch", "FieldValueForbidden", message))
+    };
+    let version = request.parameter("resourceVersion");
+    match how {
+        // A watch that begins with what is there has no version of its own.
+        "NotOlderThan" if !request.parameter("sendInitialEvents").is_empty() => Ok(()),
+        "Exact" | "NotOlderThan" if version.is_empty() => forbidden("is forbidden unless resourceVersion is provided"),
+        "Exact" | "NotOlderThan" if !request.parameter("continue").is_empty() => {
+            forbidden("is forbidden when continue is provided")
+        }
+        "Exact" if version == "0" => forbidden("\"Exact\" is forbidden for resourceVersion \"0\""),
+        "Exact" | "NotOlderThan" => Ok(()),
+        other => {
+            let message = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
+            Err(invalid_option(
+                "resourceVersionMatch",
+                "FieldValueNotSupported",
+                message,
+            ))
+        }
+    }
+}
+
+/// A page of the list that a request asks for, at least as new as the version that it names.
+pub async fn list(store: &dyn ObjectStore, request: &ApiRequest, target: &Target) -> Result<ListPage, Status> {
+    let list = list_request(request, target)?;
+    let continued = list.after.is_some();
+    let requested = version_of(request)?;
+    let page = store.list(list).await.map_err(|error| match error {
+        ReadError::Compacted { .. } if continued => Status::continue_expired(),
+        error => read_status(error),
+    })?;
+    if requested > page.revision {
+        return Err(read_status(ReadError::Ahead {
+            requested,
+            current: page.revision,
+        }));
+    }
+    Ok(page)
 }
 
 /// The token by which a client asks for the next page: revision and last key, as Kubernetes encodes it.
@@ -154,8 +247,14 @@ fn parse_continue(token: &str, list: &ListRequest) -> Result<(Revision, Key), St
     let wrong = || Status::bad_request("continue key is not valid: it must be one that the server has given");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     let token: Value = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
-    let revision = token["rv"].as_u64().filter(|revision| *revision > 0).ok_or_else(wrong)?;
-    let (namespace, name) = token["start"].as_str().and_then(|start| start.split_once('\0')).ok_or_else(wrong)?;
+    let revision = token["rv"]
+        .as_u64()
+        .filter(|revision| *revision > 0)
+        .ok_or_else(wrong)?;
+    let (namespace, name) = token["start"]
+        .as_str()
+        .and_then(|start| start.split_once('\0'))
+        .ok_or_else(wrong)?;
     Ok((Revision(revision), Key::new(list.resource.clone(), namespace, name)))
 }
 
@@ -172,7 +271,10 @@ pub fn page(request: &ApiRequest, kind: &Kind, page: &ListPage, now: UnixMillis)
     if (form, encoding) == (Form::Objects, Encoding::Json) {
         return Ok(ApiResponse::json(200, plain_list(kind, page, &meta)));
     }
-    let values = page.items.iter().map(|(_, object)| object.value().map_err(Status::internal));
+    let values = page
+        .items
+        .iter()
+        .map(|(_, object)| object.value().map_err(Status::internal));
     let values = values.collect::<Result<Vec<Value>, Status>>()?;
     let value = match form {
         Form::Table => table::table(kind, values.iter(), meta, include_object(request)?, now),

@@ -71,7 +71,11 @@ impl ApiRequest {
             return named.to_owned();
         }
         let agent = self.user_agent.split(['/', ' ']).next().unwrap_or_default();
-        if agent.is_empty() { "unknown".to_owned() } else { agent.to_owned() }
+        if agent.is_empty() {
+            "unknown".to_owned()
+        } else {
+            agent.to_owned()
+        }
     }
 }
 
@@ -94,6 +98,8 @@ pub struct ApiResponse {
     pub content_type: &'static str,
     /// `Warning` headers: texts for the client's user.
     pub warnings: Vec<String>,
+    /// After how many seconds the client may try again by itself; zero says nothing.
+    pub retry_after_seconds: u32,
     /// The body.
     pub body: ResponseBody,
 }
@@ -104,7 +110,14 @@ pub const JSON: &str = "application/json";
 impl ApiResponse {
     /// JSON bytes.
     pub fn json(code: u16, body: impl Into<Bytes>) -> ApiResponse {
-        ApiResponse { code, content_type: JSON, warnings: Vec::new(), body: ResponseBody::Full(body.into()) }
+        let body = ResponseBody::Full(body.into());
+        ApiResponse {
+            code,
+            content_type: JSON,
+            warnings: Vec::new(),
+            retry_after_seconds: 0,
+            body,
+        }
     }
 
     /// A JSON value.
@@ -114,13 +127,19 @@ impl ApiResponse {
 
     /// Plain text.
     pub fn text(code: u16, text: impl Into<String>) -> ApiResponse {
-        let body = ResponseBody::Full(Bytes::from(text.into()));
-        ApiResponse { code, content_type: "text/plain; charset=utf-8", warnings: Vec::new(), body }
+        ApiResponse {
+            content_type: "text/plain; charset=utf-8",
+            ..ApiResponse::json(code, text.into())
+        }
     }
 
     /// A stream.
     pub fn stream(content_type: &'static str, stream: BodyStream) -> ApiResponse {
-        ApiResponse { code: 200, content_type, warnings: Vec::new(), body: ResponseBody::Stream(stream) }
+        ApiResponse {
+            content_type,
+            body: ResponseBody::Stream(stream),
+            ..ApiResponse::json(200, Bytes::new())
+        }
     }
 
     /// With warnings for the client's user.
@@ -133,6 +152,10 @@ impl ApiResponse {
 
 impl From<Status> for ApiResponse {
     fn from(status: Status) -> ApiResponse {
-        ApiResponse::json(status.code, status.to_json())
+        let retry_after_seconds = status.details.retry_after_seconds;
+        ApiResponse {
+            retry_after_seconds,
+            ..ApiResponse::json(status.code, status.to_json())
+        }
     }
 }

@@ -87,12 +87,20 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         },
         _ => return Route::Unknown,
     };
-    let Some(kind) = kinds::find(group, version, plural) else { return Route::Unknown };
-    let misplaced = !kind.namespaced && !namespace.is_empty() || kind.namespaced && namespace.is_empty() && name.is_some();
+    let Some(kind) = kinds::find(group, version, plural) else {
+        return Route::Unknown;
+    };
+    let misplaced =
+        !kind.namespaced && !namespace.is_empty() || kind.namespaced && namespace.is_empty() && name.is_some();
     if misplaced || subresource.is_some_and(|subresource| !kind.has(subresource)) {
         return Route::Unknown;
     }
-    Route::Resource(Target { kind, namespace: namespace.to_owned(), name, subresource })
+    Route::Resource(Target {
+        kind,
+        namespace: namespace.to_owned(),
+        name,
+        subresource,
+    })
 }
 
 /// The verb by which authorization, audit and metrics know a request.
@@ -116,9 +124,12 @@ mod tests {
 
     fn target(path: &str) -> (String, String, Option<String>, Option<Subresource>) {
         match route(path) {
-            Route::Resource(target) => {
-                (target.kind.kind.to_owned(), target.namespace, target.name, target.subresource)
-            }
+            Route::Resource(target) => (
+                target.kind.kind.to_owned(),
+                target.namespace,
+                target.name,
+                target.subresource,
+            ),
             other => panic!("{path} is {other:?}"),
         }
     }
@@ -130,29 +141,55 @@ mod tests {
             ("/api/v1/pods", ("Pod", "", None, None)),
             ("/api/v1/namespaces/d/pods", ("Pod", "d", None, None)),
             ("/api/v1/namespaces/d/pods/web", ("Pod", "d", some("web"), None)),
-            ("/api/v1/namespaces/d/pods/web/log", ("Pod", "d", some("web"), Some(Subresource::Log))),
+            (
+                "/api/v1/namespaces/d/pods/web/log",
+                ("Pod", "d", some("web"), Some(Subresource::Log)),
+            ),
             ("/api/v1/namespaces", ("Namespace", "", None, None)),
             ("/api/v1/namespaces/d", ("Namespace", "", some("d"), None)),
-            ("/api/v1/namespaces/d/finalize", ("Namespace", "", some("d"), Some(Subresource::Finalize))),
-            ("/api/v1/nodes/n1/status", ("Node", "", some("n1"), Some(Subresource::Status))),
-            ("/apis/apps/v1/namespaces/d/deployments/w/scale", ("Deployment", "d", some("w"), Some(Subresource::Scale))),
+            (
+                "/api/v1/namespaces/d/finalize",
+                ("Namespace", "", some("d"), Some(Subresource::Finalize)),
+            ),
+            (
+                "/api/v1/nodes/n1/status",
+                ("Node", "", some("n1"), Some(Subresource::Status)),
+            ),
+            (
+                "/apis/apps/v1/namespaces/d/deployments/w/scale",
+                ("Deployment", "d", some("w"), Some(Subresource::Scale)),
+            ),
         ];
         for (path, (kind, namespace, name, subresource)) in cases {
-            assert_eq!(target(path), (kind.to_owned(), namespace.to_owned(), name, subresource), "{path}");
+            assert_eq!(
+                target(path),
+                (kind.to_owned(), namespace.to_owned(), name, subresource),
+                "{path}"
+            );
         }
     }
 
     #[test]
     fn misplaced_paths_lead_nowhere() {
-        for path in ["/api/v1/pods/web", "/api/v1/namespaces/d/nodes/n1", "/api/v1/things", "/api/v1/nodes/n1/log", "/x"] {
+        for path in [
+            "/api/v1/pods/web",
+            "/api/v1/namespaces/d/nodes/n1",
+            "/api/v1/things",
+            "/api/v1/nodes/n1/log",
+            "/x",
+        ] {
             assert_eq!(route(path), Route::Unknown, "{path}");
         }
     }
 
     #[test]
     fn verbs_follow_method_and_target() {
-        let Route::Resource(pods) = route("/api/v1/pods") else { panic!() };
-        let Route::Resource(pod) = route("/api/v1/namespaces/d/pods/web") else { panic!() };
+        let Route::Resource(pods) = route("/api/v1/pods") else {
+            panic!()
+        };
+        let Route::Resource(pod) = route("/api/v1/namespaces/d/pods/web") else {
+            panic!()
+        };
         assert_eq!(verb("GET", &pods, true), Some("watch"));
         assert_eq!(verb("DELETE", &pods, false), Some("deletecollection"));
         assert_eq!(verb("GET", &pod, false), Some("get"));

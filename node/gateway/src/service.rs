@@ -3,21 +3,20 @@
 
 use std::sync::Arc;
 
-use futures::StreamExt;
 use serde_json::{Value, json};
 
 use api::discovery::BuildVersion;
 use api::kinds::Subresource;
 use api::status::Status;
+use protocol::UnixMillis;
 use protocol::admin::{AdminDoor, AdminError, AdminRequest};
-use protocol::node::{NodeDoor, NodeDoorError};
-use protocol::runtime::LogRequest;
+use protocol::node::NodeDoor;
 use protocol::store::ObjectStore;
-use protocol::{NodeName, UnixMillis};
 
 use crate::accept::{Form, negotiate};
 use crate::access::authorize;
 use crate::addresses::AddressRange;
+use crate::logs;
 use crate::read;
 use crate::request::{ApiRequest, ApiResponse, User};
 use crate::route::{Route, Target, route, verb};
@@ -60,7 +59,10 @@ pub struct Api {
 impl Api {
     /// An API over a store.
     pub fn new(config: ApiConfig) -> Api {
-        let writer = Writer { store: Arc::clone(&config.store), service_range: config.service_range };
+        let writer = Writer {
+            store: Arc::clone(&config.store),
+            service_range: config.service_range,
+        };
         Api { config, writer }
     }
 
@@ -77,8 +79,7 @@ impl Api {
         let verb = match &route {
             Route::Resource(target) => {
                 let watches = request.flag("watch");
-                verb(&request.method, target, watches)
-                    .ok_or_else(|| Status::method_not_allowed(target.kind, &request.method.to_lowercase()))?
+                verb(&request.method, target, watches).ok_or_else(Status::method_not_allowed_path)?
             }
             _ => "get",
         };
@@ -112,7 +113,13 @@ impl Api {
             Route::Root => api::discovery::root_paths(),
             Route::OpenApiV3Index => api::openapi::v3_index(),
             Route::OpenApiV3(path) => found(api::openapi::v3(path))?,
-            Route::OpenApiV2 => api::openapi::v2(),
+            Route::OpenApiV2 => {
+                let (content_type, body) = api::openapi::v2_for(&request.accept);
+                return Ok(ApiResponse {
+                    content_type,
+                    ..ApiResponse::json(200, body)
+                });
+            }
             Route::Admin | Route::Resource(_) | Route::Unknown => return Err(Status::no_such_resource()),
         };
         Ok(ApiResponse::value(200, &document))
@@ -141,8 +148,7 @@ impl Api {
             }
             ("watch", None) => self.watch(request, target).await,
             ("list", None) => {
-                let list = read::list_request(request, target)?;
-                let page = self.config.store.list(list).await.map_err(read::read_status)?;
+                let page = read::list(self.config.store.as_ref(), request, target).await?;
                 read::page(request, target.kind, &page, now)
             }
             _ => self.write(request, target, verb, now).await,
@@ -164,7 +170,8 @@ impl Api {
             ("create", Some(Subresource::Binding)) => self.writer.bind(request, target, &with).await,
             ("create", Some(Subresource::Eviction)) => {
                 self.writer.delete(request, target, &with).await?;
-                let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+                let done =
+                    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 Ok(ApiResponse::value(201, &done))
             }
             ("update", None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize)) => {
@@ -175,12 +182,18 @@ impl Api {
             }
             ("delete", None) => self.writer.delete(request, target, &with).await,
             ("deletecollection", None) => self.writer.delete_collection(request, target, &with).await,
-            _ => Err(Status::method_not_allowed(target.kind, verb)),
+            _ => Err(Status::method_not_allowed_path()),
         }
     }
 
     async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
-        watch::open(self.config.store.as_ref(), request, target, Arc::clone(&self.config.now)).await
+        watch::open(
+            self.config.store.as_ref(),
+            request,
+            target,
+            Arc::clone(&self.config.now),
+        )
+        .await
     }
 
     async fn stored(&self, target: &Target) -> Result<Arc<protocol::Object>, Status> {
@@ -192,18 +205,7 @@ impl Api {
     async fn logs(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
         let stored = self.stored(target).await?;
         let pod = stored.value().map_err(Status::internal)?;
-        let (node, log) = log_request(request, &pod, (self.config.now)())?;
-        match self.config.nodes.logs(&node, log).await {
-            Ok(stream) => {
-                let parts = stream.map(|part| match part {
-                    Ok(bytes) => bytes,
-                    Err(error) => bytes::Bytes::from(format!("{error}\n")),
-                });
-                Ok(ApiResponse::stream("text/plain; charset=utf-8", Box::pin(parts)))
-            }
-            Err(NodeDoorError::Refused(reason)) => Err(Status::bad_request(reason)),
-            Err(error @ NodeDoorError::Unreachable { .. }) => Err(Status::internal(error.to_string())),
-        }
+        logs::open(self.config.nodes.as_ref(), request, &pod, (self.config.now)()).await
     }
 
     async fn admin(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
@@ -211,14 +213,20 @@ impl Api {
             .map_err(|error| Status::bad_request(format!("not a message for actors: {error}")))?;
         tracing::debug!(cause = %request.cause, user = ?request.user.as_ref().map(|user: &User| &user.name), ?message, "admin");
         match self.config.admin.serve(message).await {
-            Ok(reply) => Ok(ApiResponse::json(200, serde_json::to_vec(&reply).map_err(Status::internal)?)),
+            Ok(reply) => Ok(ApiResponse::json(
+                200,
+                serde_json::to_vec(&reply).map_err(Status::internal)?,
+            )),
             Err(error) => {
                 let code = match &error {
                     AdminError::NoSuchPath { .. } => 404,
                     AdminError::NotUnderstood { .. } => 400,
                     AdminError::NoAnswer { .. } => 504,
                 };
-                Ok(ApiResponse::json(code, serde_json::to_vec(&error).map_err(Status::internal)?))
+                Ok(ApiResponse::json(
+                    code,
+                    serde_json::to_vec(&error).map_err(Status::internal)?,
+                ))
             }
         }
     }
@@ -230,51 +238,16 @@ fn aggregated_discovery(document: &Value) -> ApiResponse {
     response
 }
 
-/// Which log of which container on which node, refused as Kubernetes refuses it.
-fn log_request(request: &ApiRequest, pod: &Value, now: UnixMillis) -> Result<(NodeName, LogRequest), Status> {
-    let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let name = text("/metadata/name");
-    let names = |list: &str| -> Vec<String> {
-        let containers = pod.pointer(&format!("/spec/{list}")).and_then(Value::as_array).into_iter().flatten();
-        containers.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
-    };
-    let (own, init) = (names("containers"), names("initContainers"));
-    let wanted = request.parameter("container");
-    let container = if !wanted.is_empty() {
-        wanted.to_owned()
-    } else if own.len() == 1 {
-        own[0].clone()
-    } else {
-        let choice = own.join(" ");
-        let text = format!("a container name must be specified for pod {name}, choose one of: [{choice}]");
-        return Err(Status::bad_request(text));
-    };
-    if !own.contains(&container) && !init.contains(&container) {
-        return Err(Status::bad_request(format!("container {container} is not valid for pod {name}")));
-    }
-    let node = text("/spec/nodeName");
-    if node.is_empty() {
-        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
-    }
-    let since = request.number("sinceSeconds")?;
-    let log = LogRequest {
-        namespace: text("/metadata/namespace"),
-        uid: text("/metadata/uid"),
-        pod: name,
-        container,
-        previous: request.flag("previous"),
-        follow: request.flag("follow"),
-        timestamps: request.flag("timestamps"),
-        tail_lines: request.number("tailLines")?,
-        limit_bytes: request.number("limitBytes")?,
-        since_ms: since.map(|seconds| now.0.saturating_sub(seconds.saturating_mul(1000))),
-    };
-    Ok((NodeName::from(node), log))
-}
-
 /// A version 4 uuid from random bits.
 fn uuid(bits: u128) -> String {
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }

@@ -16,7 +16,7 @@ use protocol::store::{Change, ListPage, ObjectStore, ReadError, StoreEvent, Watc
 use protocol::{Key, Object, Revision, UnixMillis};
 
 use crate::accept::{Form, negotiate};
-use crate::read::{Selectors, include_object, list_request, namespace_of, read_status};
+use crate::read::{Selectors, include_object, invalid_option, list_request, namespace_of, read_status, version_of};
 use crate::request::{ApiRequest, ApiResponse, BodyStream, JSON};
 use crate::route::Target;
 
@@ -28,7 +28,12 @@ const TIMEOUT_DEFAULT_SECONDS: u64 = 2400;
 pub type Now = Arc<dyn Fn() -> UnixMillis + Send + Sync>;
 
 /// Opens the watch that a request asks for.
-pub async fn open(store: &dyn ObjectStore, request: &ApiRequest, target: &Target, now: Now) -> Result<ApiResponse, Status> {
+pub async fn open(
+    store: &dyn ObjectStore,
+    request: &ApiRequest,
+    target: &Target,
+    now: Now,
+) -> Result<ApiResponse, Status> {
     let (form, _) = negotiate(&request.accept)?;
     let encoder = LineEncoder {
         kind: target.kind,
@@ -46,7 +51,12 @@ pub async fn open(store: &dyn ObjectStore, request: &ApiRequest, target: &Target
     };
     let announce_end = request.flag("sendInitialEvents");
     if announce_end && request.parameter("resourceVersionMatch") != "NotOlderThan" {
-        return Err(Status::bad_request("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
+        let why = "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        return Err(invalid_option(
+            "resourceVersionMatch",
+            "FieldValueForbidden",
+            why.to_owned(),
+        ));
     }
     let (initial, after) = if wants_initial {
         let mut list = list_request(request, target)?;
@@ -55,12 +65,18 @@ pub async fn open(store: &dyn ObjectStore, request: &ApiRequest, target: &Target
         let after = page.revision;
         (Some(page), after)
     } else {
-        let wrong = || Status::bad_request(format!("Invalid value: {version:?}: must be a resourceVersion"));
-        (None, Revision::parse(version).ok_or_else(wrong)?)
+        (None, version_of(request)?)
     };
     let resources = vec![target.kind.resource()];
-    let watch = WatchRequest { resources, namespace: namespace_of(target), after: Some(after) };
-    let timeout_seconds = request.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or(TIMEOUT_DEFAULT_SECONDS);
+    let watch = WatchRequest {
+        resources,
+        namespace: namespace_of(target),
+        after: Some(after),
+    };
+    let timeout_seconds = request
+        .number("timeoutSeconds")?
+        .filter(|s| *s > 0)
+        .unwrap_or(TIMEOUT_DEFAULT_SECONDS);
     let lines = match store.watch(watch).await {
         Ok(items) => lines(encoder, initial, announce_end, items),
         Err(error @ ReadError::Compacted { .. }) => {
@@ -124,7 +140,10 @@ struct LineEncoder {
 /// What an event is to a watcher with these selectors.
 pub fn seen_as(selectors: &Selectors, key: &Key, event: &StoreEvent) -> Option<&'static str> {
     let now = selectors.select(key, &event.object);
-    let before = event.previous.as_ref().is_some_and(|previous| selectors.select(key, previous));
+    let before = event
+        .previous
+        .as_ref()
+        .is_some_and(|previous| selectors.select(key, previous));
     match (event.change, before, now) {
         (Change::Deleted, before, _) => (before || event.previous.is_none() && now).then_some("DELETED"),
         (_, true, true) => Some("MODIFIED"),
@@ -174,7 +193,13 @@ impl LineEncoder {
         let object = json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata});
         let object = match self.form {
             Form::Table => {
-                let mut shaped = table::table(self.kind, std::iter::once(&object), metadata, self.include, (self.now)());
+                let mut shaped = table::table(
+                    self.kind,
+                    std::iter::once(&object),
+                    metadata,
+                    self.include,
+                    (self.now)(),
+                );
                 shaped["rows"] = json!([{"cells": [], "object": object}]);
                 shaped
             }
@@ -196,13 +221,17 @@ mod tests {
     use protocol::{Cause, Draft};
 
     fn object(label: &str) -> Arc<Object> {
-        let value = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u", "labels": {"a": label}}});
+        let value =
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u", "labels": {"a": label}}});
         Arc::new(Draft::encode(&value, vec![]).unwrap().commit(Revision(5), None))
     }
 
     #[test]
     fn a_selector_turns_updates_into_appearances_and_disappearances() {
-        let selectors = Selectors { labels: LabelSelector::parse("a=1").unwrap(), ..Selectors::default() };
+        let selectors = Selectors {
+            labels: LabelSelector::parse("a=1").unwrap(),
+            ..Selectors::default()
+        };
         let key = Key::new("pods", "d", "p");
         let cases = [
             (Change::Created, None, "1", Some("ADDED")),
@@ -223,7 +252,11 @@ mod tests {
                 object: object(after),
                 previous: before.map(object),
             };
-            assert_eq!(seen_as(&selectors, &key, &event), expected, "{change:?} {before:?} {after}");
+            assert_eq!(
+                seen_as(&selectors, &key, &event),
+                expected,
+                "{change:?} {before:?} {after}"
+            );
         }
     }
 }

@@ -15,7 +15,7 @@ use protocol::store::{ListRequest, ObjectStore, Precondition, Proposal, ProposeE
 use protocol::{Cause, Key, Object, Revision, UnixMillis};
 
 use crate::addresses::{AddressRange, choose_node_port};
-use crate::read::{key_of, list_request, one, page, read_status};
+use crate::read::{key_of, list_request, one, page, read_status, try_again};
 use crate::request::{ApiRequest, ApiResponse};
 use crate::route::Target;
 
@@ -55,7 +55,11 @@ impl Circumstances {
         let dry_run = match request.parameter("dryRun") {
             "" => false,
             "All" => true,
-            other => return Err(Status::bad_request(format!("Unsupported value: {other:?}: supported values: \"All\" (dryRun)"))),
+            other => {
+                return Err(Status::bad_request(format!(
+                    "Unsupported value: {other:?}: supported values: \"All\" (dryRun)"
+                )));
+            }
         };
         Ok(Circumstances {
             now,
@@ -97,13 +101,9 @@ pub fn name_suffix(mut bits: u64) -> String {
     suffix
 }
 
-/// Parses a body by its content type.
+/// Parses a body by its content type: JSON, YAML or Kubernetes' protobuf.
 pub fn parse_body(request: &ApiRequest) -> Result<Parsed, Status> {
-    match request.content_type.split(';').next().unwrap_or_default().trim() {
-        "" | "application/json" | "application/apply-patch+json" => decode::json(&request.body),
-        "application/yaml" | "application/apply-patch+yaml" => decode::yaml(&request.body),
-        _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
-    }
+    decode::body(&request.content_type, &request.body)
 }
 
 /// How a refused proposal looks to a client.
@@ -113,7 +113,7 @@ pub fn propose_status(kind: &Kind, name: &str, error: ProposeError) -> Status {
         ProposeError::Refused(Refusal::NotFound { .. }) => Status::not_found(kind, name),
         ProposeError::Refused(Refusal::Conflict { .. }) => Status::modified(kind, name),
         ProposeError::Refused(Refusal::Malformed { reason }) => Status::internal(reason),
-        ProposeError::NoLeader { .. } => Status::service_unavailable(error.to_string()),
+        ProposeError::NoLeader { .. } => try_again(error.to_string()),
         ProposeError::Unknown { .. } => Status::timeout(error.to_string()),
         ProposeError::Storage { .. } => Status::internal(error.to_string()),
         ProposeError::TooLarge { bytes_max, .. } => Status::too_large(bytes_max),
@@ -132,10 +132,20 @@ impl Writer {
     }
 
     /// POST to a collection.
-    pub async fn create(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
+    pub async fn create(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
         let parsed = parse_body(request)?;
         self.check_namespace(target).await?;
-        let generated = parsed.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().is_empty();
+        let generated = parsed
+            .value
+            .pointer("/metadata/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .is_empty();
         let mut bits = with.random;
         for _ in 0..ATTEMPTS_MAX {
             let suffix = name_suffix(bits);
@@ -143,7 +153,9 @@ impl Writer {
             let written = api::write::prepare_create(target.kind, &target.namespace, parsed.value.clone(), &context)?;
             let outcome = self.put_new(target.kind, written, with, bits).await?;
             match outcome {
-                Ok((object, warnings)) => return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings)),
+                Ok((object, warnings)) => {
+                    return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings));
+                }
                 Err((name, ProposeError::Refused(Refusal::AlreadyExists { key, .. })))
                     if key.resource.as_str() == IP_ADDRESSES && asks_for_address(&parsed.value) =>
                 {
@@ -153,12 +165,17 @@ impl Writer {
                 Err((_, ProposeError::Refused(Refusal::AlreadyExists { key, .. })))
                     if generated || key.resource.as_str() == IP_ADDRESSES =>
                 {
-                    bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407) >> 1;
+                    bits = bits
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407)
+                        >> 1;
                 }
                 Err((name, error)) => return Err(propose_status(target.kind, &name, error)),
             }
         }
-        Err(Status::timeout("no free name or address was found in 16 tries; try again"))
+        Err(Status::timeout(
+            "no free name or address was found in 16 tries; try again",
+        ))
     }
 
     /// Stores a new object, its cluster address with it.
@@ -178,11 +195,22 @@ impl Writer {
             return Ok(Ok((draft.preview(), written.warnings)));
         }
         let key = Key::new(kind.resource(), namespace, name.as_str());
-        let mut writes = vec![Write::Put { key, precondition: Precondition::Absent, draft: draft.clone() }];
+        let mut writes = vec![Write::Put {
+            key,
+            precondition: Precondition::Absent,
+            draft: draft.clone(),
+        }];
         for address in reserved {
             writes.push(reservation(address, &written.object, with)?);
         }
-        match self.store.propose(Proposal { cause: with.cause, writes }).await {
+        match self
+            .store
+            .propose(Proposal {
+                cause: with.cause,
+                writes,
+            })
+            .await
+        {
             Ok(committed) => {
                 let revision = committed.revisions.first().copied().unwrap_or(Revision::ZERO);
                 Ok(Ok((draft.commit(revision, None), written.warnings)))
@@ -196,13 +224,22 @@ impl Writer {
         if !target.kind.namespaced || target.namespace.is_empty() {
             return Ok(());
         }
-        let Some(namespaces) = kinds::find("", "v1", "namespaces") else { return Ok(()) };
+        let Some(namespaces) = kinds::find("", "v1", "namespaces") else {
+            return Ok(());
+        };
         let key = Key::new(namespaces.resource(), "", target.namespace.as_str());
         let stored = self.store.read(&key).await.map_err(read_status)?;
         let stored = stored.ok_or_else(|| Status::not_found(namespaces, &target.namespace))?;
         if stored.header.deleting {
-            let why = format!("unable to create new content in namespace {} because it is being terminated", target.namespace);
-            return Err(Status::forbidden(target.kind, target.name.as_deref().unwrap_or_default(), why));
+            let why = format!(
+                "unable to create new content in namespace {} because it is being terminated",
+                target.namespace
+            );
+            return Err(Status::forbidden(
+                target.kind,
+                target.name.as_deref().unwrap_or_default(),
+                why,
+            ));
         }
         Ok(())
     }
@@ -225,12 +262,24 @@ impl Writer {
             return Ok(Vec::new());
         }
         let address = if wanted.is_empty() {
-            let taken = self.store.list(ListRequest::all(IP_ADDRESSES)).await.map_err(read_status)?;
-            let used: BTreeSet<Ipv4Addr> = taken.items.iter().filter_map(|(key, _)| key.name.parse().ok()).collect();
-            self.service_range.choose(&used, bits as u32).map_err(|error| Status::internal(error.to_string()))?
+            let taken = self
+                .store
+                .list(ListRequest::all(IP_ADDRESSES))
+                .await
+                .map_err(read_status)?;
+            let used: BTreeSet<Ipv4Addr> = taken
+                .items
+                .iter()
+                .filter_map(|(key, _)| key.name.parse().ok())
+                .collect();
+            self.service_range
+                .choose(&used, bits as u32)
+                .map_err(|error| Status::internal(error.to_string()))?
         } else {
             let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-            self.service_range.check(&wanted).map_err(|error| address_refused(kind, &name, &wanted, &error))?
+            self.service_range
+                .check(&wanted)
+                .map_err(|error| address_refused(kind, &name, &wanted, &error))?
         };
         object["spec"]["clusterIP"] = address.to_string().into();
         object["spec"]["clusterIPs"] = json!([address.to_string()]);
@@ -238,17 +287,25 @@ impl Writer {
     }
 
     async fn assign_node_ports(&self, object: &mut Value, bits: u64) -> Result<(), Status> {
-        let services = self.store.list(ListRequest::all("services")).await.map_err(read_status)?;
+        let services = self
+            .store
+            .list(ListRequest::all("services"))
+            .await
+            .map_err(read_status)?;
         let values = services.items.iter().filter_map(|(_, service)| service.value().ok());
         let ports = |value: &Value| -> Vec<u16> {
             let listed = value["spec"]["ports"].as_array().cloned().unwrap_or_default();
-            listed.iter().filter_map(|port| u16::try_from(port["nodePort"].as_u64()?).ok()).collect()
+            listed
+                .iter()
+                .filter_map(|port| u16::try_from(port["nodePort"].as_u64()?).ok())
+                .collect()
         };
         let mut used: BTreeSet<u16> = values.flat_map(|value| ports(&value)).collect();
         for port in object["spec"]["ports"].as_array_mut().into_iter().flatten() {
             if port["nodePort"].as_u64().unwrap_or(0) == 0 {
                 let chosen = choose_node_port(&used, (bits >> 8) as u32);
-                let chosen = chosen.ok_or_else(|| Status::internal("every node port is taken: delete a Service of type NodePort"))?;
+                let chosen = chosen
+                    .ok_or_else(|| Status::internal("every node port is taken: delete a Service of type NodePort"))?;
                 used.insert(chosen);
                 port["nodePort"] = chosen.into();
             }
@@ -257,9 +314,19 @@ impl Writer {
     }
 
     /// PUT of an object or of its status.
-    pub async fn update(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
+    pub async fn update(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
         let parsed = parse_body(request)?;
-        let named = parsed.value.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let named = parsed
+            .value
+            .pointer("/metadata/resourceVersion")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
         self.change(request, target, with, |old| {
             check_version(target.kind, old, &named)?;
             let context = with.context("", &parsed.duplicate_fields);
@@ -273,9 +340,17 @@ impl Writer {
     }
 
     /// PATCH of an object, its status or its scale.
-    pub async fn patch(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
+    pub async fn patch(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
         let content_type = request.content_type.split(';').next().unwrap_or_default().trim();
-        if matches!(content_type, "application/apply-patch+yaml" | "application/apply-patch+json") {
+        if matches!(
+            content_type,
+            "application/apply-patch+yaml" | "application/apply-patch+json"
+        ) {
             return self.apply(request, target, with).await;
         }
         let Some(patch_type) = PatchType::of_content_type(content_type) else {
@@ -297,7 +372,10 @@ impl Writer {
                 return api::write::prepare_update(target.kind, None, old, scaled, &context).map(Some);
             }
             let patched = api::write::apply_patch(target.kind, patch_type, old, &parsed.value)?;
-            let named = patched.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+            let named = patched
+                .pointer("/metadata/resourceVersion")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             check_version(target.kind, old, named)?;
             api::write::prepare_update(target.kind, target.subresource, old, patched, &context).map(Some)
         })
@@ -307,9 +385,13 @@ impl Writer {
     /// Server-side apply (KEP-555): creates the object when it does not exist.
     async fn apply(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
         if request.parameter("fieldManager").is_empty() {
-            return Err(Status::bad_request("PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"));
+            return Err(Status::bad_request(
+                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+            ));
         }
-        let parsed = decode::yaml(&request.body)?;
+        let mut parsed = decode::yaml(&request.body)?;
+        place(&mut parsed.value, target)?;
+        let parsed = parsed;
         let force = request.flag("force");
         let context = with.context("", &parsed.duplicate_fields);
         for _ in 0..ATTEMPTS_MAX {
@@ -319,7 +401,8 @@ impl Writer {
                     .change(request, target, with, |old| {
                         let applied = parsed.value.clone();
                         let kind = target.kind;
-                        api::write::server_side_apply(kind, target.subresource, Some(old), applied, force, &context).map(Some)
+                        api::write::server_side_apply(kind, target.subresource, Some(old), applied, force, &context)
+                            .map(Some)
                     })
                     .await;
             }
@@ -330,12 +413,16 @@ impl Writer {
             let applied = parsed.value.clone();
             let written = api::write::server_side_apply(target.kind, None, None, applied, force, &context)?;
             match self.put_new(target.kind, written, with, with.random).await? {
-                Ok((object, warnings)) => return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings)),
+                Ok((object, warnings)) => {
+                    return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings));
+                }
                 Err((_, ProposeError::Refused(Refusal::AlreadyExists { .. }))) => {}
                 Err((name, error)) => return Err(propose_status(target.kind, &name, error)),
             }
         }
-        Err(Status::timeout("the object changed 16 times while it was applied; try again"))
+        Err(Status::timeout(
+            "the object changed 16 times while it was applied; try again",
+        ))
     }
 
     /// Reads, decides, proposes; again when the object changed in between and the decision did not depend on that.
@@ -350,7 +437,9 @@ impl Writer {
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.stored(target).await?;
             let old = stored.value().map_err(Status::internal)?;
-            let Some(written) = decide(&old)? else { return one(request, target.kind, 200, &stored, with.now) };
+            let Some(written) = decide(&old)? else {
+                return one(request, target.kind, 200, &stored, with.now);
+            };
             let draft = target.kind.draft(&written.object).map_err(Status::internal)?;
             if with.dry_run || draft.changes_nothing(&stored) {
                 let object = draft.commit(stored.header.revision, Some(stored.header.created));
@@ -361,9 +450,20 @@ impl Writer {
             let writes = if gone {
                 self.removal(&key, precondition, &old).await?
             } else {
-                vec![Write::Put { key: key.clone(), precondition, draft: draft.clone() }]
+                vec![Write::Put {
+                    key: key.clone(),
+                    precondition,
+                    draft: draft.clone(),
+                }]
             };
-            match self.store.propose(Proposal { cause: with.cause, writes }).await {
+            match self
+                .store
+                .propose(Proposal {
+                    cause: with.cause,
+                    writes,
+                })
+                .await
+            {
                 Ok(committed) => {
                     let revision = committed.revisions.first().copied().unwrap_or(stored.header.revision);
                     let object = draft.commit(revision, Some(stored.header.created));
@@ -393,15 +493,28 @@ impl Writer {
     }
 
     /// POST of a Binding: assigns the pod to a node, once.
-    pub async fn bind(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
+    pub async fn bind(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
         let binding = parse_body(request)?.value;
-        let node = binding.pointer("/target/name").and_then(Value::as_str).unwrap_or_default();
+        let node = binding
+            .pointer("/target/name")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if node.is_empty() {
-            return Err(Status::bad_request("Binding.target.name: Required value: the node's name"));
+            return Err(Status::bad_request(
+                "Binding.target.name: Required value: the node's name",
+            ));
         }
         let name = target.name.as_deref().unwrap_or_default();
         self.change(request, target, with, |old| {
-            let bound = old.pointer("/spec/nodeName").and_then(Value::as_str).unwrap_or_default();
+            let bound = old
+                .pointer("/spec/nodeName")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if !bound.is_empty() {
                 let why = format!("pod {name} is already assigned to node {bound:?}");
                 return Err(Status::conflict(target.kind, name, why));
@@ -412,19 +525,34 @@ impl Writer {
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let others = conditions.into_iter().filter(|known| known["type"] != "PodScheduled");
             object["status"]["conditions"] = others.chain([condition]).collect();
-            Ok(Some(Written { object, warnings: Vec::new() }))
+            Ok(Some(Written {
+                object,
+                warnings: Vec::new(),
+            }))
         })
         .await?;
-        Ok(ApiResponse::value(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})))
+        Ok(ApiResponse::value(
+            201,
+            &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
+        ))
     }
 
     /// DELETE of an object, and POST of an Eviction.
-    pub async fn delete(&self, request: &ApiRequest, target: &Target, with: &Circumstances) -> Result<ApiResponse, Status> {
+    pub async fn delete(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
+        check_mortal(target.kind, target.name.as_deref().unwrap_or_default())?;
         let options = delete_options(request)?;
         let (object, removed) = self.delete_one(target.kind, &key_of(target), &options, with).await?;
         if removed {
             let name = target.name.as_deref().unwrap_or_default();
-            return Ok(ApiResponse::value(200, &Status::success(target.kind, name, object.header.uid.as_str())));
+            return Ok(ApiResponse::value(
+                200,
+                &Status::success(target.kind, name, object.header.uid.as_str()),
+            ));
         }
         one(request, target.kind, 200, &object, with.now)
     }
@@ -437,8 +565,13 @@ impl Writer {
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
         let options = delete_options(request)?;
-        let listed = self.store.list(list_request(request, target)?).await.map_err(read_status)?;
+        let listed = self
+            .store
+            .list(list_request(request, target)?)
+            .await
+            .map_err(read_status)?;
         for (key, _) in &listed.items {
+            check_mortal(target.kind, &key.name)?;
             match self.delete_one(target.kind, key, &options, with).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
@@ -465,13 +598,27 @@ impl Writer {
                 Deletion::Remove => (self.removal(key, precondition, &old).await?, None),
                 Deletion::Mark(value) => {
                     let draft = kind.draft(&value).map_err(Status::internal)?;
-                    (vec![Write::Put { key: key.clone(), precondition, draft: draft.clone() }], Some(draft))
+                    (
+                        vec![Write::Put {
+                            key: key.clone(),
+                            precondition,
+                            draft: draft.clone(),
+                        }],
+                        Some(draft),
+                    )
                 }
             };
             if with.dry_run || options.dry_run {
                 return Ok((Object::clone(&stored), after.is_none()));
             }
-            match self.store.propose(Proposal { cause: with.cause, writes }).await {
+            match self
+                .store
+                .propose(Proposal {
+                    cause: with.cause,
+                    writes,
+                })
+                .await
+            {
                 Ok(committed) => {
                     let revision = committed.revisions.first().copied().unwrap_or(stored.header.revision);
                     let object = after.map(|draft| draft.commit(revision, Some(stored.header.created)));
@@ -487,13 +634,21 @@ impl Writer {
 
     /// The writes that remove an object: with a Service goes the reservation of its address.
     async fn removal(&self, key: &Key, precondition: Precondition, old: &Value) -> Result<Vec<Write>, Status> {
-        let mut writes = vec![Write::Delete { key: key.clone(), precondition }];
+        let mut writes = vec![Write::Delete {
+            key: key.clone(),
+            precondition,
+        }];
         if key.resource.as_str() == "services"
-            && let Some(address) = old["spec"]["clusterIP"].as_str().filter(|text| text.parse::<Ipv4Addr>().is_ok())
+            && let Some(address) = old["spec"]["clusterIP"]
+                .as_str()
+                .filter(|text| text.parse::<Ipv4Addr>().is_ok())
         {
             let reserved = Key::new(IP_ADDRESSES, "", address);
             if self.store.read(&reserved).await.map_err(read_status)?.is_some() {
-                writes.push(Write::Delete { key: reserved, precondition: Precondition::None });
+                writes.push(Write::Delete {
+                    key: reserved,
+                    precondition: Precondition::None,
+                });
             }
         }
         Ok(writes)
@@ -516,12 +671,19 @@ fn reservation(address: Ipv4Addr, service: &Value, with: &Circumstances) -> Resu
         }},
     });
     let draft = protocol::Draft::encode(&object, Vec::new()).map_err(Status::internal)?;
-    Ok(Write::Put { key: Key::new(IP_ADDRESSES, "", address.to_string()), precondition: Precondition::Absent, draft })
+    Ok(Write::Put {
+        key: Key::new(IP_ADDRESSES, "", address.to_string()),
+        precondition: Precondition::Absent,
+        draft,
+    })
 }
 
 /// Whether a Service names its own address.
 fn asks_for_address(service: &Value) -> bool {
-    service.pointer("/spec/clusterIP").and_then(Value::as_str).is_some_and(|address| !address.is_empty())
+    service
+        .pointer("/spec/clusterIP")
+        .and_then(Value::as_str)
+        .is_some_and(|address| !address.is_empty())
 }
 
 fn address_refused(kind: &Kind, name: &str, wanted: &str, why: &dyn std::fmt::Display) -> Status {
@@ -533,6 +695,15 @@ fn address_refused(kind: &Kind, name: &str, wanted: &str, why: &dyn std::fmt::Di
     Status::invalid(kind, name, vec![cause])
 }
 
+/// The namespaces that every cluster needs cannot be deleted (admission plugin NamespaceLifecycle).
+fn check_mortal(kind: &Kind, name: &str) -> Result<(), Status> {
+    let immortal = ["default", "kube-system", "kube-public"];
+    if (kind.group, kind.plural) == ("", "namespaces") && immortal.contains(&name) {
+        return Err(Status::forbidden(kind, name, "this namespace may not be deleted"));
+    }
+    Ok(())
+}
+
 /// A write that names a revision is refused when the object has another.
 fn check_version(kind: &Kind, old: &Value, named: &str) -> Result<(), Status> {
     let metadata = &old["metadata"];
@@ -542,19 +713,43 @@ fn check_version(kind: &Kind, old: &Value, named: &str) -> Result<(), Status> {
     Err(Status::modified(kind, metadata["name"].as_str().unwrap_or_default()))
 }
 
+/// An applied object need not repeat the namespace of its path, but may not name another.
+fn place(applied: &mut Value, target: &Target) -> Result<(), Status> {
+    let Some(metadata) = applied.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
+    let named = metadata.get("namespace").and_then(Value::as_str).unwrap_or_default();
+    if named.is_empty() && !target.namespace.is_empty() {
+        metadata.insert("namespace".to_owned(), target.namespace.clone().into());
+    } else if named != target.namespace {
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    Ok(())
+}
+
 /// DeleteOptions from body and query; an Eviction carries them inside.
 fn delete_options(request: &ApiRequest) -> Result<DeleteOptions, Status> {
-    let mut body = if request.body.is_empty() { json!({}) } else { parse_body(request)?.value };
+    let mut body = if request.body.is_empty() {
+        json!({})
+    } else {
+        parse_body(request)?.value
+    };
     if body["kind"] == "Eviction" {
         body = body["deleteOptions"].take();
     }
     if !body.is_object() {
         body = json!({});
     }
-    for name in ["gracePeriodSeconds", "orphanDependents"] {
-        if let (Some(number), true) = (request.number(name).ok().flatten(), body[name].is_null()) {
-            body[name] = number.into();
-        }
+    if let (Some(seconds), true) = (
+        request.number("gracePeriodSeconds")?,
+        body["gracePeriodSeconds"].is_null(),
+    ) {
+        body["gracePeriodSeconds"] = seconds.into();
+    }
+    if !request.parameter("orphanDependents").is_empty() && body["orphanDependents"].is_null() {
+        body["orphanDependents"] = request.flag("orphanDependents").into();
     }
     let policy = request.parameter("propagationPolicy");
     if !policy.is_empty() && body["propagationPolicy"].is_null() {
@@ -572,7 +767,10 @@ mod tests {
         for bits in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
             let suffix = name_suffix(bits);
             assert_eq!(suffix.len(), 5);
-            assert!(suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)), "{suffix}");
+            assert!(
+                suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)),
+                "{suffix}"
+            );
         }
     }
 }

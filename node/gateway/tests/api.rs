@@ -23,7 +23,10 @@ struct NoDoors;
 #[async_trait]
 impl NodeDoor for NoDoors {
     async fn logs(&self, node: &NodeName, _: LogRequest) -> Result<LogStream, NodeDoorError> {
-        Err(NodeDoorError::Unreachable { node: node.clone(), reason: "no node in this test".into() })
+        Err(NodeDoorError::Unreachable {
+            node: node.clone(),
+            reason: "no node in this test".into(),
+        })
     }
 }
 
@@ -35,16 +38,23 @@ impl AdminDoor for NoDoors {
 }
 
 fn api() -> Api {
+    api_over(MemoryStore::new())
+}
+
+fn api_over(store: Arc<MemoryStore>) -> Api {
     let counter = AtomicU64::new(1);
     Api::new(ApiConfig {
-        store: MemoryStore::new(),
+        store,
         nodes: Arc::new(NoDoors),
         admin: Arc::new(NoDoors),
         service_range: AddressRange::parse("10.96.0.0/24").unwrap(),
         address: "10.0.0.1:6443".into(),
         version: Default::default(),
         now: Arc::new(|| UnixMillis(1_800_000_000_000)),
-        random: Arc::new(move || u128::from(counter.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed)).wrapping_mul(0x1_0000_0001_0000_0003)),
+        random: Arc::new(move || {
+            u128::from(counter.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed))
+                .wrapping_mul(0x1_0000_0001_0000_0003)
+        }),
         readiness: Arc::new(|| Ok(())),
         metrics: Arc::new(String::new),
     })
@@ -60,8 +70,15 @@ fn request(method: &str, path: &str, body: Value) -> ApiRequest {
         accept: "application/json".into(),
         content_type: "application/json".into(),
         user_agent: "kubectl/v1".into(),
-        body: if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) },
-        user: Some(User { name: "admin".into(), groups: vec!["system:masters".into()] }),
+        body: if body.is_null() {
+            Bytes::new()
+        } else {
+            Bytes::from(body.to_string())
+        },
+        user: Some(User {
+            name: "admin".into(),
+            groups: vec!["system:masters".into()],
+        }),
         cause: Cause(1),
     }
 }
@@ -69,8 +86,13 @@ fn request(method: &str, path: &str, body: Value) -> ApiRequest {
 async fn send(api: &Api, request: ApiRequest) -> (u16, Value) {
     let response = api.handle(request).await;
     let code = response.code;
-    let ResponseBody::Full(body) = response.body else { panic!("a stream") };
-    (code, serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned())))
+    let ResponseBody::Full(body) = response.body else {
+        panic!("a stream")
+    };
+    (
+        code,
+        serde_json::from_slice(&body).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned())),
+    )
 }
 
 async fn call(api: &Api, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -78,7 +100,11 @@ async fn call(api: &Api, method: &str, path: &str, body: Value) -> (u16, Value) 
 }
 
 async fn with_namespace() -> Api {
-    let api = api();
+    with_namespace_over(MemoryStore::new()).await
+}
+
+async fn with_namespace_over(store: Arc<MemoryStore>) -> Api {
+    let api = api_over(store);
     let (code, _) = call(&api, "POST", "/api/v1/namespaces", json!({"metadata": {"name": "d"}})).await;
     assert_eq!(code, 201);
     api
@@ -100,7 +126,10 @@ async fn objects_are_created_read_updated_and_deleted_with_kubernetes_answers() 
     assert_eq!((code, &status["reason"]), (409, &json!("AlreadyExists")));
     assert_eq!(status["message"], "configmaps \"a\" already exists");
     let (code, status) = call(&api, "GET", &format!("{MAPS}/none"), Value::Null).await;
-    assert_eq!((code, &status["message"]), (404, &json!("configmaps \"none\" not found")));
+    assert_eq!(
+        (code, &status["message"]),
+        (404, &json!("configmaps \"none\" not found"))
+    );
 
     let mut stale = created.clone();
     stale["data"]["v"] = "2".into();
@@ -126,20 +155,41 @@ async fn nothing_is_created_in_a_namespace_that_does_not_exist() {
 async fn lists_are_paged_selected_and_consistent() {
     let api = with_namespace().await;
     for number in 0..5 {
-        call(&api, "POST", MAPS, config_map(&format!("m{number}"), &(number % 2).to_string())).await;
+        call(
+            &api,
+            "POST",
+            MAPS,
+            config_map(&format!("m{number}"), &(number % 2).to_string()),
+        )
+        .await;
     }
     let (_, all) = call(&api, "GET", &format!("{MAPS}?labelSelector=v=1"), Value::Null).await;
     let names = |list: &Value| -> Vec<String> {
-        list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+        list["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|i| i["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(names(&all), ["m1", "m3"]);
     let (_, first) = call(&api, "GET", &format!("{MAPS}?limit=2"), Value::Null).await;
-    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["m0".into(), "m1".into()], &json!(3)));
+    assert_eq!(
+        (names(&first), &first["metadata"]["remainingItemCount"]),
+        (vec!["m0".into(), "m1".into()], &json!(3))
+    );
     call(&api, "POST", MAPS, config_map("m1a", "9")).await;
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, second) = call(&api, "GET", &format!("{MAPS}?limit=9&continue={token}"), Value::Null).await;
-    assert_eq!(names(&second), ["m2", "m3", "m4"], "a page shows the list as of its first page");
-    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert_eq!(
+        names(&second),
+        ["m2", "m3", "m4"],
+        "a page shows the list as of its first page"
+    );
+    assert_eq!(
+        second["metadata"]["resourceVersion"],
+        first["metadata"]["resourceVersion"]
+    );
 }
 
 #[tokio::test]
@@ -149,8 +199,13 @@ async fn unknown_fields_are_refused_when_the_client_is_strict() {
     object["datum"] = json!({});
     let (code, status) = call(&api, "POST", &format!("{MAPS}?fieldValidation=Strict"), object.clone()).await;
     assert_eq!(code, 400);
-    assert!(status["message"].as_str().unwrap().contains("unknown field \"datum\""), "{status}");
-    let response = api.handle(request("POST", &format!("{MAPS}?fieldValidation=Warn"), object)).await;
+    assert!(
+        status["message"].as_str().unwrap().contains("unknown field \"datum\""),
+        "{status}"
+    );
+    let response = api
+        .handle(request("POST", &format!("{MAPS}?fieldValidation=Warn"), object))
+        .await;
     assert_eq!((response.code, response.warnings.len()), (201, 1));
 }
 
@@ -160,13 +215,25 @@ async fn every_kind_of_patch_changes_the_object() {
     call(&api, "POST", MAPS, config_map("a", "1")).await;
     for (content_type, body, expected) in [
         ("application/merge-patch+json", json!({"data": {"v": "2"}}), "2"),
-        ("application/strategic-merge-patch+json", json!({"data": {"v": "3"}}), "3"),
-        ("application/json-patch+json", json!([{"op": "replace", "path": "/data/v", "value": "4"}]), "4"),
+        (
+            "application/strategic-merge-patch+json",
+            json!({"data": {"v": "3"}}),
+            "3",
+        ),
+        (
+            "application/json-patch+json",
+            json!([{"op": "replace", "path": "/data/v", "value": "4"}]),
+            "4",
+        ),
     ] {
         let mut patch = request("PATCH", &format!("{MAPS}/a"), body);
         patch.content_type = content_type.into();
         let (code, object) = send(&api, patch).await;
-        assert_eq!((code, &object["data"]["v"]), (200, &json!(expected)), "{content_type}: {object}");
+        assert_eq!(
+            (code, &object["data"]["v"]),
+            (200, &json!(expected)),
+            "{content_type}: {object}"
+        );
     }
     let mut wrong = request("PATCH", &format!("{MAPS}/a"), json!({}));
     wrong.content_type = "text/plain".into();
@@ -179,14 +246,21 @@ async fn server_side_apply_owns_fields_and_reports_conflicts() {
     let apply = |manager: &str, value: &str, force: bool| {
         let mut object = config_map("a", value);
         object["metadata"]["labels"].take();
-        let mut patch = request("PATCH", &format!("{MAPS}/a?fieldManager={manager}&force={force}"), object);
+        let mut patch = request(
+            "PATCH",
+            &format!("{MAPS}/a?fieldManager={manager}&force={force}"),
+            object,
+        );
         patch.content_type = "application/apply-patch+yaml".into();
         patch
     };
     assert_eq!(send(&api, apply("one", "1", false)).await.0, 201);
     let (code, status) = send(&api, apply("two", "2", false)).await;
     assert_eq!(code, 409);
-    assert_eq!(status["details"]["causes"][0]["reason"], "FieldManagerConflict", "{status}");
+    assert_eq!(
+        status["details"]["causes"][0]["reason"], "FieldManagerConflict",
+        "{status}"
+    );
     let (code, object) = send(&api, apply("two", "2", true)).await;
     assert_eq!((code, &object["data"]["v"]), (200, &json!("2")));
 }
@@ -202,12 +276,17 @@ async fn a_dry_run_answers_and_stores_nothing() {
 async fn watch(api: &Api, path: &str) -> gateway::request::BodyStream {
     let ApiResponse { code, body, .. } = api.handle(request("GET", path, Value::Null)).await;
     assert_eq!(code, 200);
-    let ResponseBody::Stream(stream) = body else { panic!("no stream") };
+    let ResponseBody::Stream(stream) = body else {
+        panic!("no stream")
+    };
     stream
 }
 
 async fn next(stream: &mut gateway::request::BodyStream) -> Value {
-    let line = tokio::time::timeout(Duration::from_secs(5), stream.next()).await.expect("an event within 5 s").expect("the watch goes on");
+    let line = tokio::time::timeout(Duration::from_secs(5), stream.next())
+        .await
+        .expect("an event within 5 s")
+        .expect("the watch goes on");
     serde_json::from_slice(&line).unwrap()
 }
 
@@ -217,16 +296,30 @@ async fn a_watch_shows_what_is_there_and_then_what_happens() {
     call(&api, "POST", MAPS, config_map("a", "1")).await;
     let mut events = watch(&api, &format!("{MAPS}?watch=true&labelSelector=v=1")).await;
     let event = next(&mut events).await;
-    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("a")));
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("a"))
+    );
     call(&api, "POST", MAPS, config_map("b", "2")).await;
-    let mut patch = request("PATCH", &format!("{MAPS}/b"), json!({"metadata": {"labels": {"v": "1"}}}));
+    let mut patch = request(
+        "PATCH",
+        &format!("{MAPS}/b"),
+        json!({"metadata": {"labels": {"v": "1"}}}),
+    );
     patch.content_type = "application/merge-patch+json".into();
     send(&api, patch).await;
     let event = next(&mut events).await;
-    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("b")), "it came into the selector");
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("b")),
+        "it came into the selector"
+    );
     call(&api, "DELETE", &format!("{MAPS}/a"), Value::Null).await;
     let event = next(&mut events).await;
-    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&json!("DELETED"), &json!("a")));
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("DELETED"), &json!("a"))
+    );
 }
 
 #[tokio::test]
@@ -249,7 +342,11 @@ async fn services_get_addresses_of_their_own_and_give_them_back() {
     assert_eq!(code, 422, "{status}");
     call(&api, "DELETE", &format!("{path}/a"), Value::Null).await;
     let (code, again) = call(&api, "POST", path, service("b", Some(&ip))).await;
-    assert_eq!((code, again["spec"]["clusterIP"].as_str()), (201, Some(ip.as_str())), "{again}");
+    assert_eq!(
+        (code, again["spec"]["clusterIP"].as_str()),
+        (201, Some(ip.as_str())),
+        "{again}"
+    );
 }
 
 #[tokio::test]
@@ -261,14 +358,25 @@ async fn scale_and_status_are_subresources() {
     let (code, created) = call(&api, "POST", path, object).await;
     assert_eq!(code, 201, "{created}");
     let (code, scale) = call(&api, "GET", &format!("{path}/w/scale"), Value::Null).await;
-    assert_eq!((code, &scale["spec"]["replicas"], &scale["kind"]), (200, &json!(2), &json!("Scale")));
+    assert_eq!(
+        (code, &scale["spec"]["replicas"], &scale["kind"]),
+        (200, &json!(2), &json!("Scale"))
+    );
     let mut patch = request("PATCH", &format!("{path}/w/scale"), json!({"spec": {"replicas": 5}}));
     patch.content_type = "application/merge-patch+json".into();
     assert_eq!(send(&api, patch).await.0, 200);
-    let mut patch = request("PATCH", &format!("{path}/w/status"), json!({"status": {"replicas": 5}, "spec": {"replicas": 9}}));
+    let mut patch = request(
+        "PATCH",
+        &format!("{path}/w/status"),
+        json!({"status": {"replicas": 5}, "spec": {"replicas": 9}}),
+    );
     patch.content_type = "application/merge-patch+json".into();
     let (code, object) = send(&api, patch).await;
-    assert_eq!((code, &object["spec"]["replicas"], &object["status"]["replicas"]), (200, &json!(5), &json!(5)), "{object}");
+    assert_eq!(
+        (code, &object["spec"]["replicas"], &object["status"]["replicas"]),
+        (200, &json!(5), &json!(5)),
+        "{object}"
+    );
 }
 
 #[tokio::test]
@@ -278,7 +386,108 @@ async fn clients_without_credential_or_right_are_refused() {
     anonymous.user = None;
     assert_eq!(send(&api, anonymous).await.0, 401);
     let mut stranger = request("DELETE", &format!("{MAPS}/a"), Value::Null);
-    stranger.user = Some(User { name: "eve".into(), groups: vec![] });
+    stranger.user = Some(User {
+        name: "eve".into(),
+        groups: vec![],
+    });
     let (code, status) = send(&api, stranger).await;
     assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")));
+}
+
+#[tokio::test]
+async fn a_revision_that_is_compacted_is_410_and_one_that_is_to_come_is_504() {
+    let store = MemoryStore::new();
+    let api = with_namespace_over(Arc::clone(&store)).await;
+    for name in ["a", "b", "c"] {
+        call(&api, "POST", MAPS, config_map(name, "1")).await;
+    }
+    let (_, first) = call(&api, "GET", &format!("{MAPS}?limit=1"), Value::Null).await;
+    let token = first["metadata"]["continue"].as_str().unwrap().to_owned();
+    call(&api, "POST", MAPS, config_map("e", "1")).await;
+    let (_, now) = call(&api, "GET", MAPS, Value::Null).await;
+    let version: u64 = now["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+    store.compact(protocol::Revision(version));
+
+    let (code, status) = call(&api, "GET", &format!("{MAPS}?limit=1&continue={token}"), Value::Null).await;
+    assert_eq!((code, &status["reason"]), (410, &json!("Expired")), "{status}");
+    assert!(
+        status["message"]
+            .as_str()
+            .unwrap()
+            .contains("continue parameter is too old"),
+        "{status}"
+    );
+    let mut events = watch(&api, &format!("{MAPS}?watch=true&resourceVersion=1")).await;
+    let event = next(&mut events).await;
+    assert_eq!(
+        (&event["type"], &event["object"]["code"]),
+        (&json!("ERROR"), &json!(410)),
+        "{event}"
+    );
+
+    let ahead = api
+        .handle(request(
+            "GET",
+            &format!("{MAPS}?resourceVersion={}", version + 9),
+            Value::Null,
+        ))
+        .await;
+    assert_eq!((ahead.code, ahead.retry_after_seconds), (504, 1));
+    for path in [
+        "?resourceVersion=abc",
+        "?watch=true&resourceVersion=abc",
+        "?resourceVersion=1&resourceVersionMatch=Newest",
+    ] {
+        let (code, status) = call(&api, "GET", &format!("{MAPS}{path}"), Value::Null).await;
+        assert_eq!((code, &status["reason"]), (422, &json!("Invalid")), "{path}: {status}");
+    }
+    assert_eq!(
+        call(&api, "GET", &format!("{MAPS}?continue=abc"), Value::Null).await.0,
+        400
+    );
+}
+
+#[tokio::test]
+async fn the_namespaces_that_a_cluster_needs_stay() {
+    let api = api();
+    for name in ["default", "team"] {
+        call(&api, "POST", "/api/v1/namespaces", json!({"metadata": {"name": name}})).await;
+    }
+    let (code, status) = call(&api, "DELETE", "/api/v1/namespaces/default", Value::Null).await;
+    assert_eq!(
+        (code, &status["message"]),
+        (
+            403,
+            &json!("namespaces \"default\" is forbidden: this namespace may not be deleted")
+        )
+    );
+    assert_eq!(
+        call(&api, "DELETE", "/api/v1/namespaces/team", Value::Null).await.0,
+        200
+    );
+}
+
+#[tokio::test]
+async fn bodies_may_be_yaml_and_nothing_else_that_is_unknown() {
+    let api = with_namespace().await;
+    let mut yaml = request("POST", MAPS, Value::Null);
+    yaml.content_type = "application/yaml".into();
+    yaml.body = Bytes::from("metadata: {name: y}\ndata: {v: '1'}\n");
+    assert_eq!(send(&api, yaml.clone()).await.0, 201);
+    yaml.content_type = "application/cbor".into();
+    let (code, status) = send(&api, yaml).await;
+    assert_eq!((code, &status["reason"]), (415, &json!("UnsupportedMediaType")));
+}
+
+#[tokio::test]
+async fn an_applied_object_may_leave_its_namespace_to_the_path() {
+    let api = with_namespace().await;
+    for (namespace, expected) in [(Value::Null, 201), (json!("d"), 200), (json!("other"), 400)] {
+        let mut object = config_map("a", "1");
+        object["metadata"]["namespace"] = namespace;
+        let mut patch = request("PATCH", &format!("{MAPS}/a?fieldManager=one"), object);
+        patch.content_type = "application/apply-patch+yaml".into();
+        let (code, answer) = send(&api, patch).await;
+        assert_eq!(code, expected, "{answer}");
+    }
 }
