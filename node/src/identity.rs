@@ -72,7 +72,7 @@ pub struct Settled {
     pub seeds: Vec<(NodeName, SocketAddr)>,
     /// Whether this node made the cluster.
     pub founder: bool,
-    /// The CA, when this start has just made it: it must go into the store.
+    /// The CA, when the store does not have it as yet.
     pub new_authority: Option<AuthorityMaterial>,
 }
 
@@ -90,7 +90,8 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
             settings: record.settings,
             seeds: Vec::new(),
             founder: record.founder,
-            new_authority: None,
+            // Still there when an earlier start ended before the store had the CA.
+            new_authority: pki.founding_authority()?,
         });
     }
     let settled = match &config.join {
@@ -115,6 +116,9 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
         settings: settled.settings.clone(),
         founder: settled.founder,
     };
+    if let Some(material) = &settled.new_authority {
+        pki.store_founding_authority(material)?;
+    }
     // The keys last: their presence means that the identity is complete.
     write_record(&path, &record)?;
     pki.store(&settled.identity)?;

@@ -90,9 +90,19 @@ pub struct Node {
 /// Starts everything.
 pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     let begun = Instant::now();
-    prepare(&config)?;
-    let settled = settle(&config, now(), random() as u64).await?;
-    let mesh = Mesh::start(&settled.identity, config.mesh_bind())?;
+    check_machine()?;
+    // Before anything is made or asked for: a port in use must leave nothing behind.
+    let socket = cluster::mesh::bind_socket(config.mesh_bind())?;
+    make_data_dir(&config)?;
+    let settled = match settle(&config, now(), random() as u64).await {
+        Ok(settled) => settled,
+        Err(failure) => {
+            // Only what is empty goes: a directory that holds anything was not made just now.
+            let _ = std::fs::remove_dir(&config.data_dir);
+            return Err(failure.into());
+        }
+    };
+    let mesh = Mesh::start_on(&settled.identity, socket)?;
     let transport: Arc<dyn Transport> = Arc::new(mesh.clone());
     let consensus_config = ConsensusConfig::new(config.name.clone(), settled.raft_id, config.data_dir.join("store"));
     let consensus = Consensus::start(consensus_config, Arc::clone(&transport)).await?;
@@ -156,16 +166,25 @@ impl Node {
 }
 
 /// What must hold before anything is made.
-fn prepare(config: &NodeConfiguration) -> Result<(), StartFailure> {
-    let missing = runtime::preflight();
-    if !missing.is_empty() {
-        return Err(StartFailure::Machine(missing.into_iter().map(|m| format!("  {}: {}", m.feature, m.message)).collect()));
-    }
+fn check_machine() -> Result<(), StartFailure> {
     cluster::identity::install_crypto_provider();
+    refuse(runtime::preflight())
+}
+
+fn refuse(missing: Vec<runtime::MissingFeature>) -> Result<(), StartFailure> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(StartFailure::Machine(missing.into_iter().map(|m| format!("  {}: {}", m.feature, m.message)).collect()))
+}
+
+/// The data directory, readable by root alone, on a file system that can hold pods.
+fn make_data_dir(config: &NodeConfiguration) -> Result<(), StartFailure> {
+    use std::os::unix::fs::PermissionsExt;
     let failed = |source| StartFailure::DataDirectory { path: config.data_dir.clone(), source };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+    std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    refuse(runtime::preflight_data_dir(&config.data_dir))
 }
 
 fn start_membership(config: &NodeConfiguration, settled: &Settled, mesh: &Mesh) -> Membership {
@@ -273,6 +292,7 @@ async fn keep_first_secrets(
         let text = format!("{token}\n");
         cluster::identity::write_private(&path, text.as_bytes())
             .map_err(|source| StartFailure::DataDirectory { path, source })?;
+        cluster::identity::PkiDirectory::new(config.pki_dir()).remove_founding_authority()?;
     } else if !config.kubeconfig.exists() {
         let (store, config, authority_pem) = (Arc::clone(store), config.clone(), settled.identity.authority_pem.clone());
         tokio::spawn(async move {

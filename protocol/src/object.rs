@@ -125,7 +125,7 @@ pub enum DraftError {
 }
 
 /// An object on its way into the store.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub struct Draft {
     /// The header; its revisions are set when the write is applied.
     pub header: Header,
@@ -221,6 +221,19 @@ impl Draft {
     }
 }
 
+impl<C> Decode<C> for Draft {
+    fn decode<D: Decoder<Context = C>>(decoder: &mut D) -> Result<Self, DecodeError> {
+        let (header, body, revision_at) = (Header::decode(decoder)?, Body::decode(decoder)?, u32::decode(decoder)?);
+        // From a peer: a gap outside of the body would stop every replica that applies it.
+        if revision_at as usize > body.0.len() {
+            return Err(DecodeError::Other("the gap for the resourceVersion lies outside of the body"));
+        }
+        Ok(Draft { header, body, revision_at })
+    }
+}
+
+bincode::impl_borrow_decode!(Draft);
+
 fn write_member(body: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), serde_json::Error> {
     serde_json::to_writer(&mut *body, name)?;
     body.push(b':');
@@ -295,6 +308,14 @@ mod tests {
         let mut other = web();
         other["spec"]["nodeName"] = "n2".into();
         assert!(!Draft::encode(&other, vec![]).unwrap().changes_nothing(&draft.commit(Revision(10_000), None)));
+    }
+
+    #[test]
+    fn a_draft_whose_gap_lies_outside_of_its_body_is_no_draft() {
+        let mut draft = Draft::encode(&web(), vec![]).unwrap();
+        assert_eq!(crate::codec::decode::<Draft>(&crate::codec::encode(&draft).unwrap()).unwrap(), draft);
+        draft.revision_at = draft.body.0.len() as u32 + 1;
+        assert!(crate::codec::decode::<Draft>(&crate::codec::encode(&draft).unwrap()).is_err());
     }
 
     #[test]

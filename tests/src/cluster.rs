@@ -117,6 +117,32 @@ impl Cluster {
         }
     }
 
+    /// Starts a node again that was killed, and waits until the others have taken note of its new life and it is Ready.
+    pub fn restart_node(&mut self, index: usize) {
+        let before = self.member(index).map_or(0, |member| member["incarnation"].as_u64().unwrap_or(0));
+        self.start_node(index);
+        self.await_alive(index, before);
+        let name = self.nodes[index].name.clone();
+        self.await_ready(&name);
+    }
+
+    /// What the leader's gossip says of a node.
+    fn member(&self, index: usize) -> Result<Value, String> {
+        let (done, text) = self.actorium(self.leader(), &["shell", "-o", "json", "-c", "members"]);
+        let members: Value = serde_json::from_str(&text).map_err(|_| text.clone())?;
+        let found = members.as_array().filter(|_| done).into_iter().flatten().find(|m| m["name"] == *self.nodes[index].name);
+        found.cloned().ok_or(text)
+    }
+
+    /// Waits until the leader's gossip has a node alive, in a life after `incarnation`.
+    pub fn await_alive(&self, index: usize, incarnation: u64) {
+        wait_for("the member is alive again", READY_BOUND, || {
+            let member = self.member(index)?;
+            let newer = member["incarnation"].as_u64().unwrap_or(0) > incarnation;
+            if member["state"] == "alive" && newer { Ok(()) } else { Err(member.to_string()) }
+        });
+    }
+
     /// The pid of a node process.
     pub fn pid(&self, index: usize) -> u32 {
         self.nodes[index].process.as_ref().expect("the node runs").id()
@@ -243,6 +269,20 @@ impl Cluster {
             format!("--- {}\n{}", node.name, lines[lines.len().saturating_sub(30)..].join("\n"))
         };
         self.nodes.iter().map(tail).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Processes whose command line contains this text.
+    pub fn pids_of(&self, text: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&line).contains(text) {
+                found.push(pid);
+            }
+        }
+        found.sort_unstable();
+        found
     }
 
     /// The whole log of a node.

@@ -35,7 +35,8 @@ impl Wire {
     pub fn new(number: u8) -> Wire {
         assert!(nix::unistd::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
         let pid = std::process::id();
-        let prefix = [10, 100 + (pid % 100) as u8, number];
+        // Beside the ranges of pods (10.244.0.0/16) and services (10.96.0.0/12).
+        let prefix = [10, 120 + (pid % 100) as u8, number];
         let wire = Wire { bridge: format!("at{}x{number}", pid % 1_000_000), prefix };
         ip(&format!("link add {} type bridge", wire.bridge));
         ip(&format!("address add {}/24 dev {}", wire.address(254), wire.bridge));

@@ -92,6 +92,7 @@ fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
     let rollout = Instant::now();
     cluster.kubectl(0).run("rollout status deployment/frontend --timeout=120s");
     measured("rolling update of 30 pods", rollout.elapsed());
+    cluster.await_pods("tier=frontend", 30, Duration::from_secs(60)); // old pods may still be stopping
     for pod in cluster.pods("tier=frontend").expect("pods are listed") {
         assert_eq!(pod["spec"]["containers"][0]["image"], "actorium.local/guestbook:v2");
     }
@@ -140,9 +141,21 @@ fn lose_the_leader(cluster: &mut Cluster) {
     };
     wait_for("a write is accepted after the leader's death", Duration::from_secs(15), write);
     measured("writes accepted again after kill -9 of the leader", killed.elapsed());
-    cluster.start_node(leader);
-    let name = cluster.nodes[leader].name.clone();
-    cluster.await_ready(&name);
+    cluster.restart_node(leader);
+}
+
+/// A node that does not lead, is Ready, and runs some of the frontends: after earlier losses they are spread again.
+fn worker_with_pods(cluster: &Cluster) -> (usize, String) {
+    cluster.kubectl(cluster.leader()).run("rollout restart deployment/frontend");
+    cluster.kubectl(cluster.leader()).run("rollout status deployment/frontend --timeout=60s");
+    cluster.await_pods("tier=frontend", 9, Duration::from_secs(60));
+    let worker = (cluster.leader() + 1) % 3;
+    let name = cluster.nodes[worker].name.clone();
+    assert_eq!(node_is_ready(cluster, &name), Ok(true));
+    let pods = cluster.pods("tier=frontend").expect("pods are listed");
+    let count = pods.iter().filter(|pod| pod["spec"]["nodeName"] == *name).count();
+    assert!(count > 0, "no frontend runs on {name}");
+    (worker, name)
 }
 
 fn node_is_ready(cluster: &Cluster, name: &str) -> Result<bool, String> {
@@ -168,22 +181,20 @@ fn await_replacement(cluster: &Cluster, lost: &str, since: Instant, how: &str) {
 
 /// Kills a node that does not lead and cuts it off, as a machine that lost its power: nothing of it answers.
 fn lose_a_worker(cluster: &mut Cluster) {
-    let worker = (cluster.leader() + 1) % 3;
-    let name = cluster.nodes[worker].name.clone();
+    let (worker, name) = worker_with_pods(cluster);
     let since = Instant::now();
     cluster.kill_node(worker);
     await_replacement(cluster, &name, since, "kill -9");
-    cluster.start_node(worker);
-    cluster.await_ready(&name);
+    cluster.restart_node(worker);
 }
 
 /// Drops all packets of a node that does not lead, then lets them pass again.
 fn cut_a_node_off(cluster: &mut Cluster) {
-    let worker = (cluster.leader() + 1) % 3;
-    let name = cluster.nodes[worker].name.clone();
+    let (worker, name) = worker_with_pods(cluster);
     let since = Instant::now();
     cluster.nodes[worker].machine.cut(true);
     await_replacement(cluster, &name, since, "packets dropped");
     cluster.nodes[worker].machine.cut(false);
     cluster.await_ready(&name);
+    cluster.await_alive(worker, 0);
 }

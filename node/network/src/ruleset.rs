@@ -162,6 +162,16 @@ fn fixed_rules(rules: &BaseRules) -> Vec<(&'static str, Vec<Statement<'static>>)
                 look_up(vec![layer4_protocol(), destination_port()], NODE_PORTS),
             ],
         ),
+        // A client outside of the cluster that is sent to a pod of another node must be answered through this one, or the
+        // answer would come from an address that it never asked.
+        (
+            "nat-prerouting",
+            vec![
+                matches(service(), Operator::EQ, range(rules.service_cidr)),
+                matches(payload("ip", "saddr"), Operator::NEQ, range(rules.cluster_cidr)),
+                mark_for_masquerade(),
+            ],
+        ),
         ("nat-prerouting", vec![jump()]),
         ("nat-output", vec![jump()]),
         (

@@ -221,8 +221,11 @@ pub struct Apply {
 /// Runs `apply`: server-side apply of every object in the files, in their order.
 pub async fn apply(client: &Client, apply: &Apply) -> Result<(), ClientError> {
     let namespace = apply.namespace.clone().unwrap_or_else(|| client.namespace().to_owned());
-    for object in objects_of(&apply.filename)? {
+    for mut object in objects_of(&apply.filename)? {
         let (path, kind, name) = object_path(&object, &namespace)?;
+        if kind.namespaced && object["metadata"]["namespace"].is_null() {
+            object["metadata"]["namespace"] = namespace.as_str().into();
+        }
         let mut query = "fieldManager=actorium&fieldValidation=Strict".to_owned();
         if apply.force_conflicts {
             query.push_str("&force=true");
