@@ -8,6 +8,7 @@ use crate::access::{Access, object_mut, remove};
 use crate::cause::{Cause, Causes, Path};
 use crate::fieldset::FieldSet;
 use crate::kinds::{Kind, Subresource};
+use crate::last_applied;
 use crate::managed::{self, Manager, Operation};
 use crate::schema::Schemas;
 use crate::status::Status;
@@ -145,13 +146,15 @@ fn merged(
     let mut difference = typed::difference(schemas, &shape, old, &object);
     managed::without_server_fields(&mut difference.changed);
     managed::without_server_fields(&mut difference.removed);
-    resolve(&mut managers, &difference.changed, force)?;
+    let inherited = last_applied::inherited(kind, &own.name, old);
+    resolve(&mut managers, &difference.changed, force, &inherited)?;
     for manager in &mut managers {
         manager.fields.subtract(&difference.removed);
     }
     if !object.is_object() {
         object = Value::Object(Map::new());
     }
+    last_applied::follow(&own.name, applied, &mut object);
     write::update_decoded(kind, subresource, old, &mut object)?;
     let unchanged = previous.as_ref().is_some_and(|previous| previous.fields == own.fields);
     if let (true, Some(previous)) = (unchanged && same_but_managers(old, &object), &previous) {
@@ -171,21 +174,22 @@ fn same_but_managers(old: &Value, new: &Value) -> bool {
     bare(old) == bare(new)
 }
 
-/// Finds the fields that others own and this apply changes: taken from them by force, else a conflict.
-fn resolve(managers: &mut [Manager], changed: &FieldSet, force: bool) -> Result<(), Status> {
+/// Finds the fields that others own and this apply changes: taken from them by force, or when all of them are
+/// `inherited`, else a conflict.
+fn resolve(managers: &mut [Manager], changed: &FieldSet, force: bool, inherited: &FieldSet) -> Result<(), Status> {
     let mut conflicts: Vec<(String, Vec<String>)> = Vec::new();
-    for manager in managers.iter_mut() {
-        let contested = manager.fields.intersection(changed);
-        if contested.is_empty() {
-            continue;
-        }
-        if force {
-            manager.fields.subtract(&contested);
-        } else {
+    for manager in managers.iter().filter(|_| !force) {
+        let mut contested = manager.fields.intersection(changed);
+        contested.subtract(inherited);
+        if !contested.is_empty() {
             conflicts.push((manager.printed(), contested.printed()));
         }
     }
     if conflicts.is_empty() {
+        for manager in managers {
+            let contested = manager.fields.intersection(changed);
+            manager.fields.subtract(&contested);
+        }
         return Ok(());
     }
     conflicts.sort();

@@ -13,6 +13,7 @@ mod deletion;
 pub mod discovery;
 mod fieldset;
 pub mod kinds;
+mod last_applied;
 mod managed;
 mod merge;
 mod meta;

@@ -336,3 +336,26 @@ proptest! {
         prop_assert!(manager(&without, "alice").is_none());
     }
 }
+
+#[test]
+fn kubectl_takes_over_what_its_client_side_apply_wrote_and_nothing_else() {
+    let annotation = "kubectl.kubernetes.io/last-applied-configuration";
+    let last = part(json!({"replicas": 3}));
+    let mut config = deployment();
+    config["spec"]["replicas"] = json!(3);
+    config["metadata"]["annotations"] = json!({annotation: last.to_string()});
+    let stored = apply(None, "kubectl-client-side-apply", 0, false, config).unwrap();
+    let replicas = |number: u32| part(json!({"replicas": number}));
+
+    let conflict = apply(Some(&stored), "other", 1, false, replicas(4)).unwrap_err();
+    assert_eq!(conflict.code, 409);
+    let taken = apply(Some(&stored), "kubectl", 1, false, replicas(4)).unwrap();
+    assert_eq!(taken["spec"]["replicas"], 4);
+    let followed: Value = serde_json::from_str(taken["metadata"]["annotations"][annotation].as_str().unwrap()).unwrap();
+    assert_eq!(followed["spec"], json!({"replicas": 4}), "the annotation follows");
+
+    // Somebody has scaled since: that is a conflict again.
+    let mut scaled = stored.clone();
+    scaled["spec"]["replicas"] = json!(7);
+    assert_eq!(apply(Some(&scaled), "kubectl", 1, false, replicas(4)).unwrap_err().code, 409);
+}
