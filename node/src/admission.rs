@@ -55,7 +55,11 @@ pub async fn store_authority(store: &dyn ObjectStore, material: &AuthorityMateri
         "authority": material,
     });
     let draft = Draft::encode(&object, Vec::new()).map_err(malformed)?;
-    let write = Write::Put { key: authority_key(), precondition: Precondition::Absent, draft };
+    let write = Write::Put {
+        key: authority_key(),
+        precondition: Precondition::Absent,
+        draft,
+    };
     match store.propose(Proposal::one(Cause::default(), write)).await {
         Ok(_) | Err(ProposeError::Refused(Refusal::AlreadyExists { .. })) => Ok(()),
         Err(error) => Err(error.into()),
@@ -64,7 +68,10 @@ pub async fn store_authority(store: &dyn ObjectStore, material: &AuthorityMateri
 
 /// The CA, ready to issue.
 pub async fn authority(store: &dyn ObjectStore) -> Result<ClusterAuthority, AdmissionError> {
-    let stored = store.read(&authority_key()).await?.ok_or_else(|| malformed("the CA is missing"))?;
+    let stored = store
+        .read(&authority_key())
+        .await?
+        .ok_or_else(|| malformed("the CA is missing"))?;
     let value = stored.value().map_err(malformed)?;
     let material: AuthorityMaterial = serde_json::from_value(value["authority"].clone()).map_err(malformed)?;
     ClusterAuthority::load(&material).map_err(malformed)
@@ -98,18 +105,33 @@ fn token_record(secret: &Value) -> Option<TokenRecord> {
         Some(ms) => Some(UnixMillis(ms.parse().ok()?)),
         None => None,
     };
-    Some(TokenRecord { id: text("token-id")?, secret_sha256, expires_at, description: text("description")? })
+    Some(TokenRecord {
+        id: text("token-id")?,
+        secret_sha256,
+        expires_at,
+        description: text("description")?,
+    })
 }
 
 /// Keeps the first token of a new cluster.
 pub async fn store_token(store: &dyn ObjectStore, record: &TokenRecord) -> Result<(), AdmissionError> {
     let kind = api::kinds::find("", "v1", "secrets").ok_or_else(|| malformed("no kind Secret"))?;
     let uid = agent::event::uuid(random());
-    let context = WriteContext { now: now(), new_uid: &uid, field_manager: "actorium", user: "actorium", ..WriteContext::default() };
+    let context = WriteContext {
+        now: now(),
+        new_uid: &uid,
+        field_manager: "actorium",
+        user: "actorium",
+        ..WriteContext::default()
+    };
     let written = api::write::prepare_create(kind, "kube-system", token_secret(record), &context).map_err(malformed)?;
     let draft = kind.draft(&written.object).map_err(malformed)?;
     let key = Key::new("secrets", "kube-system", format!("bootstrap-token-{}", record.id));
-    let write = Write::Put { key, precondition: Precondition::None, draft };
+    let write = Write::Put {
+        key,
+        precondition: Precondition::None,
+        draft,
+    };
     store.propose(Proposal::one(Cause::default(), write)).await?;
     Ok(())
 }
@@ -126,13 +148,17 @@ pub struct StoreAuthority {
 
 impl StoreAuthority {
     async fn authority(&self) -> Result<ClusterAuthority, JoinRefusal> {
-        let not_ready = |error: AdmissionError| JoinRefusal::NotReady { reason: error.to_string() };
+        let not_ready = |error: AdmissionError| JoinRefusal::NotReady {
+            reason: error.to_string(),
+        };
         authority(self.store.as_ref()).await.map_err(not_ready)
     }
 
     async fn record(&self, id: &str) -> Result<Option<TokenRecord>, JoinRefusal> {
         let key = Key::new("secrets", "kube-system", format!("bootstrap-token-{id}"));
-        let stored = self.store.read(&key).await.map_err(|error| JoinRefusal::NotReady { reason: error.to_string() })?;
+        let stored = self.store.read(&key).await.map_err(|error| JoinRefusal::NotReady {
+            reason: error.to_string(),
+        })?;
         Ok(stored.and_then(|stored| token_record(&stored.value().ok()?)))
     }
 
@@ -146,7 +172,9 @@ impl StoreAuthority {
         let names = self.settings.api_names();
         let certificate = authority
             .issue_node(signing_request, name, addresses, &names, now())
-            .map_err(|error| JoinRefusal::SigningRequest { reason: error.to_string() })?;
+            .map_err(|error| JoinRefusal::SigningRequest {
+                reason: error.to_string(),
+            })?;
         Ok((certificate, authority.certificate_pem().to_owned()))
     }
 }
@@ -158,8 +186,9 @@ impl JoinAuthority for StoreAuthority {
         check_token(record.as_ref(), &request, now())?;
         let members = self.membership.members();
         check_name(&request, &members)?;
-        let (certificate_pem, authority_pem) =
-            self.issue(&request.name, &request.signing_request, &request.addresses).await?;
+        let (certificate_pem, authority_pem) = self
+            .issue(&request.name, &request.signing_request, &request.addresses)
+            .await?;
         let live = members.iter().filter(|member| member.status.is_live());
         Ok(JoinGrant {
             certificate_pem,
@@ -193,7 +222,10 @@ mod tests {
             description: "first".into(),
         };
         assert_eq!(token_record(&token_secret(&record)), Some(record.clone()));
-        let endless = TokenRecord { expires_at: None, ..record };
+        let endless = TokenRecord {
+            expires_at: None,
+            ..record
+        };
         assert_eq!(token_record(&token_secret(&endless)), Some(endless));
         assert_eq!(token_record(&json!({"data": {"token-id": "eA=="}})), None);
     }

@@ -17,6 +17,8 @@ pub fn now() -> UnixMillis {
 /// When the kernel gives none, which Linux does not do once it has booted.
 pub fn random() -> u128 {
     let mut bytes = [0; 16];
-    OsRng.try_fill_bytes(&mut bytes).expect("the kernel's random source answers once the machine has booted");
+    OsRng
+        .try_fill_bytes(&mut bytes)
+        .expect("the kernel's random source answers once the machine has booted");
     u128::from_ne_bytes(bytes)
 }

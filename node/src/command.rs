@@ -71,7 +71,12 @@ enum ImageCommand {
 #[derive(Args)]
 struct DataDirectory {
     /// The node's data directory.
-    #[arg(long, env = "ACTORIUM_DATA_DIR", default_value = "/var/lib/actorium", value_name = "DIRECTORY")]
+    #[arg(
+        long,
+        env = "ACTORIUM_DATA_DIR",
+        default_value = "/var/lib/actorium",
+        value_name = "DIRECTORY"
+    )]
     data_dir: PathBuf,
 }
 
@@ -86,14 +91,20 @@ pub fn run() -> ExitCode {
         Command::Token(TokenCommand::Create { ttl, description }) => {
             block_on(create_token(&line.connection, &ttl, &description))
         }
-        Command::Client(command) => {
-            block_on(async { shell::run(&line.connection, command).await.map_err(|error| error.to_string()) })
-        }
+        Command::Client(command) => block_on(async {
+            shell::run(&line.connection, command)
+                .await
+                .map_err(|error| error.to_string())
+        }),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            let message = if message.starts_with("Error from server") { message } else { format!("error: {message}") };
+            let message = if message.starts_with("Error from server") {
+                message
+            } else {
+                format!("error: {message}")
+            };
             eprintln!("{message}");
             ExitCode::FAILURE
         }
@@ -101,18 +112,28 @@ pub fn run() -> ExitCode {
 }
 
 fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.map_err(|error| format!("no threads for this process: {error}"))?.block_on(work)
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
+    runtime
+        .map_err(|error| format!("no threads for this process: {error}"))?
+        .block_on(work)
 }
 
 fn run_node(arguments: &NodeArguments) -> Result<(), String> {
     let config = config::node::load(arguments, &cluster::machine::facts()).map_err(|error| error.to_string())?;
     start_logging(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads()).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads())
+        .enable_all()
+        .build();
     let runtime = runtime.map_err(|error| format!("no threads for this process: {error}"))?;
     runtime.block_on(async {
         let node = start::start(config).await.map_err(|error| error.to_string())?;
-        let signal = stop_signal().await.map_err(|error| format!("signals cannot be received: {error}"))?;
+        let signal = stop_signal()
+            .await
+            .map_err(|error| format!("signals cannot be received: {error}"))?;
         tracing::info!(signal, "stopping; pods run on");
         node.stop().await;
         Ok(())
@@ -126,9 +147,14 @@ fn threads() -> usize {
 
 fn start_logging(directives: &str) -> Result<(), String> {
     let all = format!("{directives},{}", consensus::LOG_DIRECTIVE);
-    let filter = tracing_subscriber::EnvFilter::try_new(&all).map_err(|error| format!("--log {directives:?}: {error}"))?;
+    let filter =
+        tracing_subscriber::EnvFilter::try_new(&all).map_err(|error| format!("--log {directives:?}: {error}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .init();
     Ok(())
 }
 
@@ -154,7 +180,11 @@ fn list_images(data_dir: &std::path::Path) -> Result<(), String> {
     let store = runtime::images::ImageStore::open(data_dir).map_err(|error| error.to_string())?;
     let mut rows = vec![["IMAGE", "DIGEST", "SIZE"].map(str::to_owned).to_vec()];
     for image in store.list().map_err(|error| error.to_string())? {
-        rows.push(vec![image.reference, image.digest, format!("{} KiB", image.size_bytes / 1024)]);
+        rows.push(vec![
+            image.reference,
+            image.digest,
+            format!("{} KiB", image.size_bytes / 1024),
+        ]);
     }
     print!("{}", shell::render::columns(&rows));
     Ok(())
@@ -164,7 +194,9 @@ fn list_images(data_dir: &std::path::Path) -> Result<(), String> {
 async fn create_token(connection: &shell::Connection, ttl: &str, description: &str) -> Result<(), String> {
     let client = shell::client::Client::load(connection.kubeconfig.as_ref(), connection.context.as_deref())
         .map_err(|error| error.to_string())?;
-    let authority = client.authority_pem().ok_or("the kubeconfig names no certificate authority")?;
+    let authority = client
+        .authority_pem()
+        .ok_or("the kubeconfig names no certificate authority")?;
     let facts = cluster::identity::CertificateFacts::from_pem(&authority).map_err(|error| error.to_string())?;
     let token = cluster::join::new_token(cluster::identity::fingerprint(&facts.der.into()));
     let ttl_ms = ttl_ms(ttl)?;
@@ -172,7 +204,13 @@ async fn create_token(connection: &shell::Connection, ttl: &str, description: &s
     let record = cluster::join::TokenRecord::new(&token, expires_at, description);
     let body = admission::token_secret(&record).to_string().into_bytes();
     client
-        .request("POST", "/api/v1/namespaces/kube-system/secrets", "application/json", "application/json", body)
+        .request(
+            "POST",
+            "/api/v1/namespaces/kube-system/secrets",
+            "application/json",
+            "application/json",
+            body,
+        )
         .await
         .map_err(|error| error.to_string())?;
     println!("{token}");

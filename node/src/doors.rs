@@ -77,7 +77,10 @@ pub struct LogDoor {
 #[async_trait]
 impl NodeDoor for LogDoor {
     async fn logs(&self, node: &NodeName, request: LogRequest) -> Result<LogStream, NodeDoorError> {
-        let unreachable = |reason: String| NodeDoorError::Unreachable { node: node.clone(), reason };
+        let unreachable = |reason: String| NodeDoorError::Unreachable {
+            node: node.clone(),
+            reason,
+        };
         let bytes = encode(&request).map_err(|error| unreachable(error.to_string()))?;
         let frames = self.transport.stream(node, Purpose::Logs, Bytes::from(bytes)).await;
         let mut frames = frames.map_err(|error| unreachable(error.to_string()))?;
@@ -87,7 +90,9 @@ impl NodeDoor for LogDoor {
             None => return Ok(futures::stream::empty().boxed()),
             Some(Err(error)) => return Err(unreachable(error.to_string())),
             Some(Ok(frame)) if frame.first() == Some(&LOG_REFUSED) => {
-                return Err(NodeDoorError::Refused(String::from_utf8_lossy(&frame[1..]).into_owned()));
+                return Err(NodeDoorError::Refused(
+                    String::from_utf8_lossy(&frame[1..]).into_owned(),
+                ));
             }
             Some(first) => first,
         };
@@ -97,10 +102,15 @@ impl NodeDoor for LogDoor {
 }
 
 fn log_part(frame: Result<Bytes, TransportError>) -> Result<Bytes, RuntimeError> {
-    let failed = |reason: String| RuntimeError::Failed { doing: "reading a log from another node".to_owned(), reason };
+    let failed = |reason: String| RuntimeError::Failed {
+        doing: "reading a log from another node".to_owned(),
+        reason,
+    };
     match frame {
         Ok(frame) if frame.first() == Some(&LOG_PART) => Ok(frame.slice(1..)),
-        Ok(frame) => Err(failed(String::from_utf8_lossy(frame.get(1..).unwrap_or_default()).into_owned())),
+        Ok(frame) => Err(failed(
+            String::from_utf8_lossy(frame.get(1..).unwrap_or_default()).into_owned(),
+        )),
         Err(error) => Err(failed(error.to_string())),
     }
 }
@@ -116,8 +126,19 @@ pub struct ClusterAdmin {
 
 impl ClusterAdmin {
     /// A door for this node. `set_remoting` opens the way to the others.
-    pub fn new(node: NodeName, registry: Registry, membership: Membership, consensus: Arc<Consensus>) -> Arc<ClusterAdmin> {
-        Arc::new(ClusterAdmin { node, registry, membership, consensus, remoting: parking_lot::RwLock::new(None) })
+    pub fn new(
+        node: NodeName,
+        registry: Registry,
+        membership: Membership,
+        consensus: Arc<Consensus>,
+    ) -> Arc<ClusterAdmin> {
+        Arc::new(ClusterAdmin {
+            node,
+            registry,
+            membership,
+            consensus,
+            remoting: parking_lot::RwLock::new(None),
+        })
     }
 
     /// Opens the way to other nodes.
@@ -133,7 +154,10 @@ impl ClusterAdmin {
             async move {
                 let answer: Result<AdminReply, AdminError> = match decode::<AdminRequest>(&bytes) {
                     Ok(request) => admin.registry.serve(request).await,
-                    Err(error) => Err(AdminError::NoAnswer { path: "/".to_owned(), reason: error.to_string() }),
+                    Err(error) => Err(AdminError::NoAnswer {
+                        path: "/".to_owned(),
+                        reason: error.to_string(),
+                    }),
                 };
                 encode(&answer).unwrap_or_default()
             }
@@ -166,15 +190,32 @@ impl ClusterAdmin {
             return self.registry.serve(request).await;
         }
         let path = format!("/nodes/{node}");
-        let no_answer = |reason: String| AdminError::NoAnswer { path: path.clone(), reason };
+        let no_answer = |reason: String| AdminError::NoAnswer {
+            path: path.clone(),
+            reason,
+        };
         let members = self.membership.members();
-        if !members.iter().any(|member| member.name == *node && member.status.is_live()) {
-            let near = members.iter().filter(|member| member.status.is_live()).map(|m| format!("/nodes/{}", m.name)).collect();
+        if !members
+            .iter()
+            .any(|member| member.name == *node && member.status.is_live())
+        {
+            let near = members
+                .iter()
+                .filter(|member| member.status.is_live())
+                .map(|m| format!("/nodes/{}", m.name))
+                .collect();
             return Err(AdminError::NoSuchPath { path, near });
         }
-        let remoting = self.remoting.read().clone().ok_or_else(|| no_answer("this node has just started".to_owned()))?;
+        let remoting = self
+            .remoting
+            .read()
+            .clone()
+            .ok_or_else(|| no_answer("this node has just started".to_owned()))?;
         let bytes = encode(&request).map_err(|error| no_answer(error.to_string()))?;
-        let answer = remoting.call(node, bytes, REMOTE_DEADLINE).await.map_err(|error| no_answer(error.to_string()))?;
+        let answer = remoting
+            .call(node, bytes, REMOTE_DEADLINE)
+            .await
+            .map_err(|error| no_answer(error.to_string()))?;
         decode::<Result<AdminReply, AdminError>>(&answer).map_err(|error| no_answer(error.to_string()))?
     }
 
@@ -193,7 +234,10 @@ impl ClusterAdmin {
     }
 
     fn machines(&self) -> Vec<ActorEntry> {
-        let live = self.members().into_iter().filter(|member| member.state == "alive" || member.state == "suspect");
+        let live = self
+            .members()
+            .into_iter()
+            .filter(|member| member.state == "alive" || member.state == "suspect");
         live.map(|member| ActorEntry {
             kind: "node".to_owned(),
             state: "running".to_owned(),
@@ -226,7 +270,16 @@ impl ClusterAdmin {
     }
 
     async fn subtree(&self, node: &NodeName, path: &str) -> Vec<ActorEntry> {
-        match self.ask(node, AdminRequest::Tree { path: path.to_owned(), depth: 0 }).await {
+        match self
+            .ask(
+                node,
+                AdminRequest::Tree {
+                    path: path.to_owned(),
+                    depth: 0,
+                },
+            )
+            .await
+        {
             Ok(AdminReply::Actors(actors)) => actors.into_iter().filter(|actor| actor.path != path).collect(),
             _ => Vec::new(),
         }
@@ -304,19 +357,22 @@ impl actors::Membership for GossipMembership {
     fn watch(&self) -> actors::membership::MemberStream {
         let mut members = self.0.watch();
         members.mark_changed();
-        let states = futures::stream::unfold((members, std::collections::BTreeMap::new()), |(mut members, mut known)| async move {
-            members.changed().await.ok()?;
-            let all = members.borrow_and_update().clone();
-            let mut changed = Vec::new();
-            for member in all.iter() {
-                let state = state_of(member);
-                if known.get(&member.name) != Some(&state) {
-                    known.insert(member.name.clone(), state.clone());
-                    changed.push(state);
+        let states = futures::stream::unfold(
+            (members, std::collections::BTreeMap::new()),
+            |(mut members, mut known)| async move {
+                members.changed().await.ok()?;
+                let all = members.borrow_and_update().clone();
+                let mut changed = Vec::new();
+                for member in all.iter() {
+                    let state = state_of(member);
+                    if known.get(&member.name) != Some(&state) {
+                        known.insert(member.name.clone(), state.clone());
+                        changed.push(state);
+                    }
                 }
-            }
-            Some((futures::stream::iter(changed), (members, known)))
-        });
+                Some((futures::stream::iter(changed), (members, known)))
+            },
+        );
         states.flatten().boxed()
     }
 }

@@ -43,7 +43,9 @@ pub enum IdentityFailure {
         source: std::io::Error,
     },
     /// The record is damaged.
-    #[error("{path} is damaged ({reason}): remove this node from its cluster, move the data directory away and join again")]
+    #[error(
+        "{path} is damaged ({reason}): remove this node from its cluster, move the data directory away and join again"
+    )]
     Record {
         /// The file.
         path: PathBuf,
@@ -51,7 +53,9 @@ pub enum IdentityFailure {
         reason: String,
     },
     /// The data belongs to another node.
-    #[error("the data directory belongs to node {found}, but the configuration names this node {wanted}: start it with --name {found}, or with another --data-dir")]
+    #[error(
+        "the data directory belongs to node {found}, but the configuration names this node {wanted}: start it with --name {found}, or with another --data-dir"
+    )]
     OtherName {
         /// Whose data it is.
         found: NodeName,
@@ -82,7 +86,10 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
     let path = config.data_dir.join("node.json");
     if let (Some(identity), Some(record)) = (pki.load()?, read_record(&path)?) {
         if identity.name != config.name {
-            return Err(IdentityFailure::OtherName { found: identity.name, wanted: config.name.clone() });
+            return Err(IdentityFailure::OtherName {
+                found: identity.name,
+                wanted: config.name.clone(),
+            });
         }
         return Ok(Settled {
             identity,
@@ -97,7 +104,11 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
     let settled = match &config.join {
         Some(target) => {
             let addresses = vec![config.address];
-            let applicant = Applicant { name: config.name.clone(), mesh_address: config.mesh_address(), addresses };
+            let applicant = Applicant {
+                name: config.name.clone(),
+                mesh_address: config.mesh_address(),
+                addresses,
+            };
             let joined = join(target, &applicant, JOIN_PATIENCE).await?;
             Settled {
                 identity: joined.identity,
@@ -127,7 +138,9 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
 
 /// What all nodes of the cluster agree on, as a node's data directory has it.
 pub fn settings(data_dir: &Path) -> Result<ClusterSettings, IdentityFailure> {
-    Ok(read_record(&data_dir.join("node.json"))?.map(|record| record.settings).unwrap_or_default())
+    Ok(read_record(&data_dir.join("node.json"))?
+        .map(|record| record.settings)
+        .unwrap_or_default())
 }
 
 /// Makes a cluster: its CA and this node's certificate.
@@ -152,15 +165,28 @@ fn read_record(path: &Path) -> Result<Option<NodeRecord>, IdentityFailure> {
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(IdentityFailure::File { path: path.to_owned(), source }),
+        Err(source) => {
+            return Err(IdentityFailure::File {
+                path: path.to_owned(),
+                source,
+            });
+        }
     };
-    let damaged = |error: serde_json::Error| IdentityFailure::Record { path: path.to_owned(), reason: error.to_string() };
+    let damaged = |error: serde_json::Error| IdentityFailure::Record {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
     serde_json::from_slice(&bytes).map(Some).map_err(damaged)
 }
 
 fn write_record(path: &Path, record: &NodeRecord) -> Result<(), IdentityFailure> {
-    let failed = |source| IdentityFailure::File { path: path.to_owned(), source };
-    let text = serde_json::to_vec_pretty(record)
-        .map_err(|error| IdentityFailure::Record { path: path.to_owned(), reason: error.to_string() })?;
+    let failed = |source| IdentityFailure::File {
+        path: path.to_owned(),
+        source,
+    };
+    let text = serde_json::to_vec_pretty(record).map_err(|error| IdentityFailure::Record {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
     cluster::identity::write_private(path, &text).map_err(failed)
 }

@@ -66,7 +66,10 @@ impl Leadership {
     }
 
     async fn start(&self) -> Option<ControlPlane> {
-        tracing::info!(term = self.consensus.status().term, "this node leads; its control plane starts");
+        tracing::info!(
+            term = self.consensus.status().term,
+            "this node leads; its control plane starts"
+        );
         let membership = Arc::new(GossipMembership(self.membership.clone()));
         let started = ControlPlane::start(
             self.config.clone(),
@@ -77,7 +80,9 @@ impl Leadership {
             random() as u64,
         )
         .await;
-        started.inspect_err(|error| tracing::error!(%error, "the control plane does not start")).ok()
+        started
+            .inspect_err(|error| tracing::error!(%error, "the control plane does not start"))
+            .ok()
     }
 
     async fn autopilot(&self) {
@@ -87,7 +92,10 @@ impl Leadership {
             return;
         }
         let progress = self.consensus.progress();
-        let caught_up = progress.matched.iter().filter(|(_, index)| **index + CAUGHT_UP_ENTRIES >= progress.last_log);
+        let caught_up = progress
+            .matched
+            .iter()
+            .filter(|(_, index)| **index + CAUGHT_UP_ENTRIES >= progress.last_log);
         let state = AutopilotState {
             members: &members,
             voters: status.voters.values().cloned().collect(),
@@ -114,10 +122,11 @@ impl Leadership {
             AutopilotStep::ChangeVoters { add, remove } => {
                 let status = self.consensus.status();
                 let known = status.voters.iter().chain(&status.learners);
-                let wanted = |name: &NodeName| {
-                    voters.contains(name) && !remove.contains(name) || add.contains(name)
-                };
-                let voters = known.filter(|(_, name)| wanted(name)).map(|(id, name)| (*id, name.clone())).collect();
+                let wanted = |name: &NodeName| voters.contains(name) && !remove.contains(name) || add.contains(name);
+                let voters = known
+                    .filter(|(_, name)| wanted(name))
+                    .map(|(id, name)| (*id, name.clone()))
+                    .collect();
                 self.consensus.change_voters(voters).await
             }
         }

@@ -24,7 +24,11 @@ pub fn facts(config: &NodeConfiguration) -> NodeFacts {
         reserved_cpu_milli: config.reserved.cpu_milli,
         reserved_memory_bytes: config.reserved.memory_bytes,
         labels: config.labels.clone(),
-        taints: config.taints.iter().map(|t| (t.key.clone(), t.value.clone(), t.effect.as_str().to_owned())).collect(),
+        taints: config
+            .taints
+            .iter()
+            .map(|t| (t.key.clone(), t.value.clone(), t.effect.as_str().to_owned()))
+            .collect(),
         architecture: architecture().to_owned(),
         kernel_version: text("/proc/sys/kernel/osrelease"),
         os_image: os_image(Path::new("/etc/os-release")),
@@ -37,7 +41,10 @@ pub fn facts(config: &NodeConfiguration) -> NodeFacts {
 
 /// The release of the API with our own version behind it: `v1.37.0+actorium.0.1.0`.
 pub fn kubernetes_version() -> String {
-    format!("v{KUBERNETES_MAJOR}.{KUBERNETES_MINOR}.0+actorium.{}", env!("CARGO_PKG_VERSION"))
+    format!(
+        "v{KUBERNETES_MAJOR}.{KUBERNETES_MINOR}.0+actorium.{}",
+        env!("CARGO_PKG_VERSION")
+    )
 }
 
 /// Go's name of the machine's architecture, which Kubernetes uses.
@@ -52,12 +59,15 @@ pub fn architecture() -> &'static str {
 fn memory_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with("MemTotal:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)).and_then(|number| number.parse::<u64>().ok());
+    let kibibytes = line
+        .and_then(|line| line.split_whitespace().nth(1))
+        .and_then(|number| number.parse::<u64>().ok());
     kibibytes.unwrap_or(0) * 1024
 }
 
 fn os_image(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
-    name.map(|name| name.trim_matches('"').to_owned()).unwrap_or_else(|| "Linux".to_owned())
+    name.map(|name| name.trim_matches('"').to_owned())
+        .unwrap_or_else(|| "Linux".to_owned())
 }

@@ -14,7 +14,8 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use network::{
     DnsChange, DnsConfig, DnsPolicy, DnsServer, Ipv4Cidr, NetNamespace, NodeNetworkConfig, NodeResolver, PeerRoute,
-    PodDns, PodDnsConfig, PodNetwork, ResolverOption, ServiceChange, ServiceRule, Upstreams, interface_mtu, resolv_conf,
+    PodDns, PodDnsConfig, PodNetwork, ResolverOption, ServiceChange, ServiceRule, Upstreams, interface_mtu,
+    resolv_conf,
 };
 use protocol::runtime::{PodIdentity, SandboxNetwork};
 use protocol::store::{Change, ListRequest, ObjectStore, WatchItem, WatchRequest};
@@ -50,7 +51,9 @@ pub struct NodeNetwork {
 impl NodeNetwork {
     /// A network that is not open as yet.
     pub fn new(config: NodeConfiguration, settings: ClusterSettings) -> Arc<NodeNetwork> {
-        let resolver = std::fs::read_to_string(RESOLV_CONF).map(|text| NodeResolver::parse(&text)).unwrap_or_default();
+        let resolver = std::fs::read_to_string(RESOLV_CONF)
+            .map(|text| NodeResolver::parse(&text))
+            .unwrap_or_default();
         let waiting = "the pod network is not set up: the node has no pod CIDR as yet".to_owned();
         Arc::new(NodeNetwork {
             config,
@@ -76,9 +79,24 @@ impl NodeNetwork {
             _ => DnsPolicy::ClusterFirst,
         };
         let own = spec.dns_config.map(|own| PodDnsConfig {
-            nameservers: own.nameservers.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
+            nameservers: own
+                .nameservers
+                .iter()
+                .flatten()
+                .filter_map(|ip| ip.parse().ok())
+                .collect(),
             searches: own.searches.unwrap_or_default(),
-            options: own.options.into_iter().flatten().filter_map(|option| Some(ResolverOption { name: option.name?, value: option.value })).collect(),
+            options: own
+                .options
+                .into_iter()
+                .flatten()
+                .filter_map(|option| {
+                    Some(ResolverOption {
+                        name: option.name?,
+                        value: option.value,
+                    })
+                })
+                .collect(),
         });
         resolv_conf(&PodDns {
             namespace: pod.metadata.namespace.as_deref().unwrap_or("default"),
@@ -98,7 +116,9 @@ impl NodeNetwork {
     /// Opens the network and keeps it in step with the store until the process ends. A range that an earlier start was
     /// given is used at once, also while the control plane is down.
     pub async fn run(self: Arc<Self>, store: Arc<dyn ObjectStore>) {
-        let mut range = std::fs::read_to_string(self.range_file()).ok().and_then(|text| text.trim().parse().ok());
+        let mut range = std::fs::read_to_string(self.range_file())
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
         while self.open.borrow().is_none() {
             if range.is_none() {
                 range = self.assigned_range(store.as_ref()).await;
@@ -107,7 +127,8 @@ impl NodeNetwork {
                 Some(pod_cidr) => {
                     if let Err(reason) = self.open(pod_cidr).await {
                         tracing::warn!(%reason, "the pod network does not open");
-                        self.unready.send_replace(Some(format!("the pod network does not open: {reason}")));
+                        self.unready
+                            .send_replace(Some(format!("the pod network does not open: {reason}")));
                         tokio::time::sleep(RETRY * 5).await;
                     }
                 }
@@ -148,14 +169,20 @@ impl NodeNetwork {
         .await
         .map_err(|error| text(&error))?;
         let well_known = self.settings.dns_service();
-        network.add_local_address(well_known).await.map_err(|error| text(&error))?;
+        network
+            .add_local_address(well_known)
+            .await
+            .map_err(|error| text(&error))?;
         let addresses = [IpAddr::V4(well_known), IpAddr::V4(network.gateway())];
         let sockets = addresses.map(|address| SocketAddr::new(address, DNS_PORT));
-        let dns = DnsServer::start(&sockets, DnsConfig {
-            cluster_domain: self.settings.cluster_domain.clone(),
-            cluster_ranges: vec![cluster_cidr, service_cidr],
-            upstreams: Upstreams::of_node(&self.resolver, &addresses),
-        })
+        let dns = DnsServer::start(
+            &sockets,
+            DnsConfig {
+                cluster_domain: self.settings.cluster_domain.clone(),
+                cluster_ranges: vec![cluster_cidr, service_cidr],
+                upstreams: Upstreams::of_node(&self.resolver, &addresses),
+            },
+        )
         .await
         .map_err(|error| text(&error))?;
         if let Err(error) = std::fs::write(self.range_file(), format!("{pod_cidr}\n")) {
@@ -182,10 +209,18 @@ impl NodeNetwork {
         }
         open.dns.update(picture.dns_changes(earlier));
         self.set_routes(&open, &picture).await;
-        let resources = ["nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"].map(Resource::new).to_vec();
+        let resources = ["nodes", "services", "endpointslices.discovery.k8s.io", "namespaces"]
+            .map(Resource::new)
+            .to_vec();
         let known = |picture: &Picture| Some(picture.services.keys().cloned().collect());
-        let request = WatchRequest { resources, namespace: None, after: Some(revision) };
-        let Ok(items) = store.watch(request).await else { return known(&picture) };
+        let request = WatchRequest {
+            resources,
+            namespace: None,
+            after: Some(revision),
+        };
+        let Ok(items) = store.watch(request).await else {
+            return known(&picture);
+        };
         // What has arrived together is programmed together.
         let mut batches = items.ready_chunks(512);
         while let Some(batch) = batches.next().await {
@@ -227,7 +262,12 @@ impl NodeNetwork {
 
     async fn set_routes(&self, open: &Open, picture: &Picture) {
         let own = self.config.name.as_str();
-        let peers: Vec<PeerRoute> = picture.nodes.values().filter(|peer| peer.node != own).cloned().collect();
+        let peers: Vec<PeerRoute> = picture
+            .nodes
+            .values()
+            .filter(|peer| peer.node != own)
+            .cloned()
+            .collect();
         if let Err(error) = open.network.set_routes(&peers).await {
             tracing::warn!(%error, "routes to other nodes were not set");
         }
@@ -238,7 +278,11 @@ impl NodeNetwork {
         let wait = open.wait_for(Option::is_some);
         match tokio::time::timeout(Duration::from_secs(10), wait).await {
             Ok(Ok(open)) => open.clone().ok_or_else(|| "the pod network is not open".to_owned()),
-            _ => Err(self.unready.borrow().clone().unwrap_or_else(|| "the pod network is not open".to_owned())),
+            _ => Err(self
+                .unready
+                .borrow()
+                .clone()
+                .unwrap_or_else(|| "the pod network is not open".to_owned())),
         }
     }
 }
@@ -248,13 +292,21 @@ impl SandboxNetwork for NodeNetwork {
     async fn attach(&self, pod: &PodIdentity, network_namespace: &Path) -> Result<Vec<IpAddr>, String> {
         let open = self.when_open().await?;
         let namespace = NetNamespace::Path(network_namespace.to_owned());
-        let attached = open.network.attach_pod(pod.uid.as_str(), namespace).await.map_err(|error| error.to_string())?;
+        let attached = open
+            .network
+            .attach_pod(pod.uid.as_str(), namespace)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(vec![IpAddr::V4(attached.ip)])
     }
 
     async fn detach(&self, pod: &Uid) -> Result<(), String> {
         let open = self.when_open().await?;
-        open.network.detach_pod(pod.as_str()).await.map(|_| ()).map_err(|error| error.to_string())
+        open.network
+            .detach_pod(pod.as_str())
+            .await
+            .map(|_| ())
+            .map_err(|error| error.to_string())
     }
 }
 
@@ -303,8 +355,16 @@ impl Picture {
                 };
             }
             "namespaces" => {
-                let change = if gone { DnsChange::RemoveNamespace(name.clone()) } else { DnsChange::AddNamespace(name.clone()) };
-                if if gone { self.namespaces.remove(&name) } else { self.namespaces.insert(name) } {
+                let change = if gone {
+                    DnsChange::RemoveNamespace(name.clone())
+                } else {
+                    DnsChange::AddNamespace(name.clone())
+                };
+                if if gone {
+                    self.namespaces.remove(&name)
+                } else {
+                    self.namespaces.insert(name)
+                } {
                     touched.namespaces.push(change);
                 }
             }
@@ -314,7 +374,9 @@ impl Picture {
                 self.services.entry(id).or_default().service = if gone { None } else { object.parse().ok() };
             }
             _ => {
-                let Some(service) = object.header.labels.get("kubernetes.io/service-name") else { return };
+                let Some(service) = object.header.labels.get("kubernetes.io/service-name") else {
+                    return;
+                };
                 let id = (namespace, service.clone());
                 touched.services.insert(id.clone());
                 let view = self.services.entry(id).or_default();
@@ -340,7 +402,13 @@ impl Picture {
             for old in before.iter().filter(|old| !kept.contains(old.name.as_str())) {
                 changes.push(ServiceChange::Remove(old.name.clone()));
             }
-            changes.extend(wanted.iter().filter(|rule| !before.contains(rule)).cloned().map(ServiceChange::Set));
+            changes.extend(
+                wanted
+                    .iter()
+                    .filter(|rule| !before.contains(rule))
+                    .cloned()
+                    .map(ServiceChange::Set),
+            );
             if !wanted.is_empty() {
                 self.programmed.insert(id.clone(), wanted);
             }
@@ -353,9 +421,15 @@ impl Picture {
         for id in &touched.services {
             changes.push(match self.services.get(id).and_then(ServiceView::dns) {
                 Some(service) => DnsChange::SetService(service),
-                None => DnsChange::RemoveService { namespace: id.0.clone(), name: id.1.clone() },
+                None => DnsChange::RemoveService {
+                    namespace: id.0.clone(),
+                    name: id.1.clone(),
+                },
             });
-            let over = self.services.get(id).is_some_and(|view| view.service.is_none() && view.slices.is_empty());
+            let over = self
+                .services
+                .get(id)
+                .is_some_and(|view| view.service.is_none() && view.slices.is_empty());
             if over {
                 self.services.remove(id);
             }
@@ -366,10 +440,18 @@ impl Picture {
     /// Everything, and the removal of what an earlier picture had.
     fn dns_changes(&self, earlier: &BTreeSet<(String, String)>) -> Vec<DnsChange> {
         let stale = earlier.iter().filter(|id| !self.services.contains_key(id));
-        let stale = stale.map(|(namespace, name)| DnsChange::RemoveService { namespace: namespace.clone(), name: name.clone() });
+        let stale = stale.map(|(namespace, name)| DnsChange::RemoveService {
+            namespace: namespace.clone(),
+            name: name.clone(),
+        });
         let mut changes: Vec<DnsChange> = stale.collect();
         changes.extend(self.namespaces.iter().cloned().map(DnsChange::AddNamespace));
-        changes.extend(self.services.values().filter_map(ServiceView::dns).map(DnsChange::SetService));
+        changes.extend(
+            self.services
+                .values()
+                .filter_map(ServiceView::dns)
+                .map(DnsChange::SetService),
+        );
         changes
     }
 }
@@ -378,7 +460,10 @@ impl Picture {
 fn peer(object: &Object) -> Option<PeerRoute> {
     let node: Node = object.parse().ok()?;
     let status = node.status?;
-    let internal = status.addresses?.into_iter().find(|address| address.type_ == "InternalIP")?;
+    let internal = status
+        .addresses?
+        .into_iter()
+        .find(|address| address.type_ == "InternalIP")?;
     Some(PeerRoute {
         node: node.metadata.name?,
         node_ip: internal.address.parse::<Ipv4Addr>().ok()?,

@@ -33,18 +33,26 @@ fn ready(endpoint: &Endpoint, publish_not_ready: bool) -> bool {
 impl ServiceView {
     /// One rule for each port. A headless service, and one of the type ExternalName, has none.
     pub fn rules(&self) -> Vec<ServiceRule> {
-        let Some(service) = &self.service else { return Vec::new() };
+        let Some(service) = &self.service else {
+            return Vec::new();
+        };
         let Some(spec) = &service.spec else { return Vec::new() };
         let Some(cluster_ip) = spec.cluster_ip.as_ref().and_then(|text| text.parse::<Ipv4Addr>().ok()) else {
             return Vec::new();
         };
         let (namespace, name) = self.names();
         let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-            let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+            let config = spec
+                .session_affinity_config
+                .as_ref()
+                .and_then(|config| config.client_ip.as_ref());
             config.and_then(|client| client.timeout_seconds).unwrap_or(10_800) as u32
         });
         let rule = |port: &ServicePort| ServiceRule {
-            name: format!("{namespace}/{name}:{}", port.name.clone().unwrap_or_else(|| port.port.to_string())),
+            name: format!(
+                "{namespace}/{name}:{}",
+                port.name.clone().unwrap_or_else(|| port.port.to_string())
+            ),
             cluster_ip,
             protocol: protocol(port.protocol.as_deref()),
             port: port.port as u16,
@@ -56,8 +64,15 @@ impl ServiceView {
     }
 
     fn names(&self) -> (String, String) {
-        let metadata = self.service.as_ref().map(|service| service.metadata.clone()).unwrap_or_default();
-        (metadata.namespace.unwrap_or_default(), metadata.name.unwrap_or_default())
+        let metadata = self
+            .service
+            .as_ref()
+            .map(|service| service.metadata.clone())
+            .unwrap_or_default();
+        (
+            metadata.namespace.unwrap_or_default(),
+            metadata.name.unwrap_or_default(),
+        )
     }
 
     fn publishes_not_ready(&self) -> bool {
@@ -71,9 +86,15 @@ impl ServiceView {
         let mut found = Vec::new();
         for slice in self.slices.values() {
             let listed = slice.ports.iter().flatten();
-            let mut numbers = listed.filter(|p| p.name.clone().unwrap_or_default() == wanted).filter_map(|p| p.port);
+            let mut numbers = listed
+                .filter(|p| p.name.clone().unwrap_or_default() == wanted)
+                .filter_map(|p| p.port);
             let Some(number) = numbers.next() else { continue };
-            let ready = slice.endpoints.iter().flatten().filter(|endpoint| ready(endpoint, self.publishes_not_ready()));
+            let ready = slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|endpoint| ready(endpoint, self.publishes_not_ready()));
             let addresses = ready.flat_map(|endpoint| endpoint.addresses.iter());
             found.extend(addresses.filter_map(|ip| Some(SocketAddrV4::new(ip.parse().ok()?, number as u16))));
         }
@@ -86,17 +107,30 @@ impl ServiceView {
     pub fn dns(&self) -> Option<DnsService> {
         let spec = self.service.as_ref()?.spec.as_ref()?;
         let (namespace, name) = self.names();
-        let mut service = DnsService { namespace, name, ..DnsService::default() };
+        let mut service = DnsService {
+            namespace,
+            name,
+            ..DnsService::default()
+        };
         if spec.type_.as_deref() == Some("ExternalName") {
             service.external_name = spec.external_name.clone();
             return Some(service);
         }
-        service.cluster_ips = spec.cluster_ip.iter().filter_map(|text| text.parse::<IpAddr>().ok()).collect();
-        service.ports = spec.ports.iter().flatten().map(|port| DnsPort {
-            name: port.name.clone().unwrap_or_default(),
-            protocol: protocol(port.protocol.as_deref()),
-            port: port.port as u16,
-        }).collect();
+        service.cluster_ips = spec
+            .cluster_ip
+            .iter()
+            .filter_map(|text| text.parse::<IpAddr>().ok())
+            .collect();
+        service.ports = spec
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| DnsPort {
+                name: port.name.clone().unwrap_or_default(),
+                protocol: protocol(port.protocol.as_deref()),
+                port: port.port as u16,
+            })
+            .collect();
         if service.cluster_ips.is_empty() {
             service.endpoints = self.dns_endpoints();
         }
@@ -107,14 +141,30 @@ impl ServiceView {
         let publish = self.publishes_not_ready();
         let mut endpoints = Vec::new();
         for slice in self.slices.values() {
-            let ports: Vec<DnsPort> = slice.ports.iter().flatten().filter_map(|port| Some(DnsPort {
-                name: port.name.clone().unwrap_or_default(),
-                protocol: protocol(port.protocol.as_deref()),
-                port: port.port? as u16,
-            })).collect();
-            for endpoint in slice.endpoints.iter().flatten().filter(|endpoint| ready(endpoint, publish)) {
+            let ports: Vec<DnsPort> = slice
+                .ports
+                .iter()
+                .flatten()
+                .filter_map(|port| {
+                    Some(DnsPort {
+                        name: port.name.clone().unwrap_or_default(),
+                        protocol: protocol(port.protocol.as_deref()),
+                        port: port.port? as u16,
+                    })
+                })
+                .collect();
+            for endpoint in slice
+                .endpoints
+                .iter()
+                .flatten()
+                .filter(|endpoint| ready(endpoint, publish))
+            {
                 for ip in endpoint.addresses.iter().filter_map(|text| text.parse().ok()) {
-                    endpoints.push(DnsEndpoint { ip, hostname: endpoint.hostname.clone(), ports: ports.clone() });
+                    endpoints.push(DnsEndpoint {
+                        ip,
+                        hostname: endpoint.hostname.clone(),
+                        ports: ports.clone(),
+                    });
                 }
             }
         }
@@ -128,7 +178,8 @@ mod tests {
     use serde_json::json;
 
     fn view(spec: serde_json::Value) -> ServiceView {
-        let service = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d"}, "spec": spec})).unwrap();
+        let service =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d"}, "spec": spec})).unwrap();
         let slice = serde_json::from_value(json!({
             "metadata": {"name": "web-1"}, "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
@@ -138,7 +189,10 @@ mod tests {
             ],
         }))
         .unwrap();
-        ServiceView { service: Some(service), slices: BTreeMap::from([("web-1".to_owned(), slice)]) }
+        ServiceView {
+            service: Some(service),
+            slices: BTreeMap::from([("web-1".to_owned(), slice)]),
+        }
     }
 
     #[test]
@@ -147,12 +201,17 @@ mod tests {
         let rules = view.rules();
         assert_eq!(rules[0].name, "d/web:http");
         assert_eq!(rules[0].endpoints, ["10.244.1.2:8080".parse().unwrap()]);
-        assert_eq!(view.dns().unwrap().cluster_ips, ["10.96.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(
+            view.dns().unwrap().cluster_ips,
+            ["10.96.0.7".parse::<IpAddr>().unwrap()]
+        );
     }
 
     #[test]
     fn a_headless_service_is_in_dns_only() {
-        let view = view(json!({"clusterIP": "None", "publishNotReadyAddresses": true, "ports": [{"name": "http", "port": 80}]}));
+        let view = view(
+            json!({"clusterIP": "None", "publishNotReadyAddresses": true, "ports": [{"name": "http", "port": 80}]}),
+        );
         assert!(view.rules().is_empty());
         assert_eq!(view.dns().unwrap().endpoints.len(), 2);
     }

@@ -109,21 +109,32 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     mesh.serve(Purpose::Consensus, consensus.service());
     mesh.serve(Purpose::Store, consensus.store_service());
     if settled.founder {
-        consensus.bootstrap().await.map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
+        consensus
+            .bootstrap()
+            .await
+            .map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
     }
     let membership = start_membership(&config, &settled, &mesh);
     let candidates = {
         let (membership, consensus) = (membership.clone(), Arc::clone(&consensus));
         Arc::new(move || {
             let members = membership.members();
-            let live = members.iter().filter(|member| member.status.is_live()).map(|member| member.name.clone());
+            let live = members
+                .iter()
+                .filter(|member| member.status.is_live())
+                .map(|member| member.name.clone());
             live.chain(consensus.status().voters.into_values()).collect()
         })
     };
     let client = StoreClient::new(Arc::clone(&transport), Some(Arc::clone(&consensus)), candidates);
     let store: Arc<dyn ObjectStore> = client;
     let registry = Registry::new(Arc::new(SystemClock));
-    let admin = ClusterAdmin::new(config.name.clone(), registry.clone(), membership.clone(), Arc::clone(&consensus));
+    let admin = ClusterAdmin::new(
+        config.name.clone(),
+        registry.clone(),
+        membership.clone(),
+        Arc::clone(&consensus),
+    );
     let authority = StoreAuthority {
         store: Arc::clone(&store),
         membership: membership.clone(),
@@ -136,7 +147,12 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     let network = NodeNetwork::new(config.clone(), settled.settings.clone());
     tokio::spawn(Arc::clone(&network).run(Arc::clone(&store)));
     let runtime = open_runtime(&config, &network).await?;
-    mesh.serve(Purpose::Logs, Arc::new(LogService { runtime: Arc::clone(&runtime) }));
+    mesh.serve(
+        Purpose::Logs,
+        Arc::new(LogService {
+            runtime: Arc::clone(&runtime),
+        }),
+    );
     start_agent(&config, &network, &store, &runtime, &registry).await?;
     let leadership = Leadership {
         consensus: Arc::clone(&consensus),
@@ -151,7 +167,12 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         Err(error) => tracing::error!(%error, "the shell reaches no other node's actors from here"),
     }
     tokio::spawn(announce_ready(store, config.clone(), begun, network.unready()));
-    tokio::spawn(renew_certificate(mesh.clone(), settled.identity, config, Arc::clone(&consensus)));
+    tokio::spawn(renew_certificate(
+        mesh.clone(),
+        settled.identity,
+        config,
+        Arc::clone(&consensus),
+    ));
     Ok(Node { mesh, consensus, edge })
 }
 
@@ -175,32 +196,47 @@ fn refuse(missing: Vec<runtime::MissingFeature>) -> Result<(), StartFailure> {
     if missing.is_empty() {
         return Ok(());
     }
-    Err(StartFailure::Machine(missing.into_iter().map(|m| format!("  {}: {}", m.feature, m.message)).collect()))
+    Err(StartFailure::Machine(
+        missing
+            .into_iter()
+            .map(|m| format!("  {}: {}", m.feature, m.message))
+            .collect(),
+    ))
 }
 
 /// The data directory, readable by root alone, on a file system that can hold pods.
 fn make_data_dir(config: &NodeConfiguration) -> Result<(), StartFailure> {
     use std::os::unix::fs::PermissionsExt;
-    let failed = |source| StartFailure::DataDirectory { path: config.data_dir.clone(), source };
+    let failed = |source| StartFailure::DataDirectory {
+        path: config.data_dir.clone(),
+        source,
+    };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
     std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
     refuse(runtime::preflight_data_dir(&config.data_dir))
 }
 
 fn start_membership(config: &NodeConfiguration, settled: &Settled, mesh: &Mesh) -> Membership {
-    let zone = config.labels.get("topology.kubernetes.io/zone").cloned().unwrap_or_default();
-    Membership::start(mesh, MembershipOptions {
-        address: config.mesh_address(),
-        facts: MemberFacts {
-            https_address: Some(config.https_address()),
-            raft_id: settled.raft_id,
-            zone,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            leaving: false,
+    let zone = config
+        .labels
+        .get("topology.kubernetes.io/zone")
+        .cloned()
+        .unwrap_or_default();
+    Membership::start(
+        mesh,
+        MembershipOptions {
+            address: config.mesh_address(),
+            facts: MemberFacts {
+                https_address: Some(config.https_address()),
+                raft_id: settled.raft_id,
+                zone,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                leaving: false,
+            },
+            seeds: settled.seeds.clone(),
+            memory: Some(config.data_dir.join("members")),
         },
-        seeds: settled.seeds.clone(),
-        memory: Some(config.data_dir.join("members")),
-    })
+    )
 }
 
 fn start_gateway(
@@ -216,7 +252,9 @@ fn start_gateway(
     let (for_readiness, for_metrics) = (Arc::clone(consensus), Arc::clone(consensus));
     let api = Api::new(ApiConfig {
         store: Arc::clone(store),
-        nodes: Arc::new(LogDoor { transport: Arc::clone(transport) }),
+        nodes: Arc::new(LogDoor {
+            transport: Arc::clone(transport),
+        }),
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
         service_range,
         address: config.https_address().to_string(),
@@ -231,7 +269,12 @@ fn start_gateway(
         metrics: Arc::new(move || metrics(&for_metrics)),
     });
     let address = std::net::SocketAddr::new(config.bind_address, config.https_port);
-    Ok(edge::start(address, tls(&settled.identity)?, Arc::new(api), Arc::new(random))?)
+    Ok(edge::start(
+        address,
+        tls(&settled.identity)?,
+        Arc::new(api),
+        Arc::new(random),
+    )?)
 }
 
 fn readiness(consensus: &Consensus) -> Result<(), String> {
@@ -250,12 +293,32 @@ fn metrics(consensus: &Consensus) -> String {
     let mut gauge = |name: &str, help: &str, value: u64| {
         text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n"));
     };
-    gauge("actorium_consensus_is_leader", "Whether this node leads.", u64::from(status.is_leader));
+    gauge(
+        "actorium_consensus_is_leader",
+        "Whether this node leads.",
+        u64::from(status.is_leader),
+    );
     gauge("actorium_consensus_term", "The consensus term.", status.term);
-    gauge("actorium_consensus_voters", "How many members vote.", status.voters.len() as u64);
-    gauge("actorium_consensus_last_log_index", "Index of the last log entry.", progress.last_log);
-    gauge("actorium_consensus_last_applied_index", "Index of the last applied entry.", progress.last_applied);
-    gauge("actorium_consensus_log_syncs_total", "How often the log was synced to disk.", consensus.log_syncs());
+    gauge(
+        "actorium_consensus_voters",
+        "How many members vote.",
+        status.voters.len() as u64,
+    );
+    gauge(
+        "actorium_consensus_last_log_index",
+        "Index of the last log entry.",
+        progress.last_log,
+    );
+    gauge(
+        "actorium_consensus_last_applied_index",
+        "Index of the last applied entry.",
+        progress.last_applied,
+    );
+    gauge(
+        "actorium_consensus_log_syncs_total",
+        "How often the log was synced to disk.",
+        consensus.log_syncs(),
+    );
     text
 }
 
@@ -281,20 +344,37 @@ async fn keep_first_secrets(
 ) -> Result<(), StartFailure> {
     let failed = |error: &dyn std::fmt::Display| StartFailure::Bootstrap(error.to_string());
     if let Some(material) = &settled.new_authority {
-        admission::store_authority(store.as_ref(), material).await.map_err(|error| failed(&error))?;
+        admission::store_authority(store.as_ref(), material)
+            .await
+            .map_err(|error| failed(&error))?;
         let authority = cluster::identity::ClusterAuthority::load(material)?;
         let token = new_token(authority.fingerprint());
-        let record = TokenRecord::new(&token, Some(now().plus_ms(FIRST_TOKEN_VALIDITY_MS)), "made with the cluster");
-        admission::store_token(store.as_ref(), &record).await.map_err(|error| failed(&error))?;
+        let record = TokenRecord::new(
+            &token,
+            Some(now().plus_ms(FIRST_TOKEN_VALIDITY_MS)),
+            "made with the cluster",
+        );
+        admission::store_token(store.as_ref(), &record)
+            .await
+            .map_err(|error| failed(&error))?;
         let admin = authority.issue_admin(now())?;
-        write_kubeconfig(config, &settled.identity.authority_pem, &admin.certificate_pem, &admin.key_pem)?;
+        write_kubeconfig(
+            config,
+            &settled.identity.authority_pem,
+            &admin.certificate_pem,
+            &admin.key_pem,
+        )?;
         let path = config.data_dir.join("join-token");
         let text = format!("{token}\n");
         cluster::identity::write_private(&path, text.as_bytes())
             .map_err(|source| StartFailure::DataDirectory { path, source })?;
         cluster::identity::PkiDirectory::new(config.pki_dir()).remove_founding_authority()?;
     } else if !config.kubeconfig.exists() {
-        let (store, config, authority_pem) = (Arc::clone(store), config.clone(), settled.identity.authority_pem.clone());
+        let (store, config, authority_pem) = (
+            Arc::clone(store),
+            config.clone(),
+            settled.identity.authority_pem.clone(),
+        );
         tokio::spawn(async move {
             while let Err(error) = kubeconfig_from_store(store.as_ref(), &config, &authority_pem).await {
                 tracing::debug!(%error, "the kubeconfig is not written as yet");
@@ -310,22 +390,41 @@ async fn kubeconfig_from_store(
     config: &NodeConfiguration,
     authority_pem: &str,
 ) -> Result<(), StartFailure> {
-    let authority = admission::authority(store).await.map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
+    let authority = admission::authority(store)
+        .await
+        .map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
     let admin = authority.issue_admin(now())?;
     write_kubeconfig(config, authority_pem, &admin.certificate_pem, &admin.key_pem)
 }
 
-fn write_kubeconfig(config: &NodeConfiguration, authority: &str, certificate: &str, key: &str) -> Result<(), StartFailure> {
+fn write_kubeconfig(
+    config: &NodeConfiguration,
+    authority: &str,
+    certificate: &str,
+    key: &str,
+) -> Result<(), StartFailure> {
     let server = format!("https://{}", config.https_address());
     let kubeconfig = Kubeconfig::admin("actorium", &server, authority, certificate, key);
-    kubeconfig.merge_into(&config.kubeconfig).map_err(|error| StartFailure::Bootstrap(error.to_string()))
+    kubeconfig
+        .merge_into(&config.kubeconfig)
+        .map_err(|error| StartFailure::Bootstrap(error.to_string()))
 }
 
-async fn open_runtime(config: &NodeConfiguration, network: &Arc<NodeNetwork>) -> Result<Arc<dyn PodRuntime>, StartFailure> {
-    let program = std::env::current_exe().map_err(|source| StartFailure::DataDirectory { path: "/proc/self/exe".into(), source })?;
+async fn open_runtime(
+    config: &NodeConfiguration,
+    network: &Arc<NodeNetwork>,
+) -> Result<Arc<dyn PodRuntime>, StartFailure> {
+    let program = std::env::current_exe().map_err(|source| StartFailure::DataDirectory {
+        path: "/proc/self/exe".into(),
+        source,
+    })?;
     let mut runtime_config = RuntimeConfig::new(&config.data_dir, config.name.as_str(), program);
     runtime_config.insecure_registries = config.insecure_registries.clone();
-    let opened = LinuxRuntime::open(runtime_config, Arc::clone(network) as Arc<dyn protocol::runtime::SandboxNetwork>).await?;
+    let opened = LinuxRuntime::open(
+        runtime_config,
+        Arc::clone(network) as Arc<dyn protocol::runtime::SandboxNetwork>,
+    )
+    .await?;
     Ok(Arc::new(opened))
 }
 
@@ -376,7 +475,9 @@ async fn announce_ready(
         if let Ok(Some(stored)) = store.read(&key).await
             && stored.value().is_ok_and(|node| {
                 let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+                conditions
+                    .iter()
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
             })
         {
             let elapsed_ms = begun.elapsed().as_millis() as u64;
@@ -400,9 +501,13 @@ async fn renew_certificate(mesh: Mesh, identity: NodeIdentity, config: NodeConfi
         match cluster::join::renew(&mesh, &member, &identity, vec![config.address]).await {
             Ok(renewed) => {
                 let pki = cluster::identity::PkiDirectory::new(config.pki_dir());
-                if let Err(error) = pki.store(&renewed).and_then(|()| mesh.renew(&renewed).map_err(|error| {
-                    cluster::identity::IdentityError::Malformed { what: "the renewed identity".to_owned(), reason: error.to_string() }
-                })) {
+                if let Err(error) = pki.store(&renewed).and_then(|()| {
+                    mesh.renew(&renewed)
+                        .map_err(|error| cluster::identity::IdentityError::Malformed {
+                            what: "the renewed identity".to_owned(),
+                            reason: error.to_string(),
+                        })
+                }) {
                     tracing::error!(%error, "the renewed certificate was not taken into use");
                     continue;
                 }

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The store's global write counter. The revision of an object's last write is its `metadata.resourceVersion`.
 /// Zero means "before the first write".
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -94,9 +92,7 @@ text_newtype! {
 
 /// What set a chain of messages, writes and effects in motion: an API request, a timer, a peer's failure. It is carried
 /// along unchanged, so that logs, history and `why` can follow one cause through every part. Zero means "unknown".
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cause(pub u64);
 
@@ -107,9 +103,7 @@ impl fmt::Display for Cause {
 }
 
 /// A wall-clock instant in milliseconds since the Unix epoch. Deciding code gets it as an argument.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct UnixMillis(pub u64);
 
@@ -150,7 +144,11 @@ impl UnixMillis {
         let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let month_index = (5 * day_of_year + 2) / 153;
         let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-        let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+        let month = if month_index < 10 {
+            month_index + 3
+        } else {
+            month_index - 9
+        };
         let year = year_of_era + era * 400 + i64::from(month <= 2);
         (format!("{year:04}-{month:02}-{day:02}"), seconds % 86_400)
     }
@@ -164,7 +162,10 @@ mod tests {
     fn instants_print_as_kubernetes_prints_them() {
         assert_eq!(UnixMillis(0).rfc3339(), "1970-01-01T00:00:00Z");
         assert_eq!(UnixMillis(951_782_400_000).rfc3339(), "2000-02-29T00:00:00Z");
-        assert_eq!(UnixMillis(1_767_225_599_250).rfc3339_micros(), "2025-12-31T23:59:59.250000Z");
+        assert_eq!(
+            UnixMillis(1_767_225_599_250).rfc3339_micros(),
+            "2025-12-31T23:59:59.250000Z"
+        );
     }
 
     #[test]

@@ -21,7 +21,11 @@ impl Resource {
 
     /// From plural name and group; the core group is the empty string.
     pub fn of(plural: &str, group: &str) -> Resource {
-        if group.is_empty() { Resource(plural.into()) } else { Resource(format!("{plural}.{group}").into()) }
+        if group.is_empty() {
+            Resource(plural.into())
+        } else {
+            Resource(format!("{plural}.{group}").into())
+        }
     }
 
     /// The printed form.
@@ -65,18 +69,17 @@ pub struct Key {
 
 impl Key {
     /// A key from its three parts.
-    pub fn new(
-        resource: impl Into<Resource>,
-        namespace: impl Into<Arc<str>>,
-        name: impl Into<Arc<str>>,
-    ) -> Key {
-        Key { resource: resource.into(), namespace: namespace.into(), name: name.into() }
+    pub fn new(resource: impl Into<Resource>, namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Key {
+        Key {
+            resource: resource.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 
     /// The bytes by which the store orders: `resource NUL namespace NUL name`. Validated names contain no NUL.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes =
-            Vec::with_capacity(self.resource.0.len() + self.namespace.len() + self.name.len() + 2);
+        let mut bytes = Vec::with_capacity(self.resource.0.len() + self.namespace.len() + self.name.len() + 2);
         bytes.extend_from_slice(self.resource.0.as_bytes());
         bytes.push(0);
         bytes.extend_from_slice(self.namespace.as_bytes());

@@ -85,7 +85,10 @@ impl Header {
 
     /// The value of a selectable field; the empty string when the object has none.
     pub fn field(&self, path: &str) -> &str {
-        self.fields.iter().find(|(name, _)| name == path).map_or("", |(_, value)| value)
+        self.fields
+            .iter()
+            .find(|(name, _)| name == path)
+            .map_or("", |(_, value)| value)
     }
 }
 
@@ -139,7 +142,9 @@ impl Draft {
     /// Encodes a complete object (defaulted and validated, with uid). `fields` are its selectable fields. Any
     /// `metadata.resourceVersion` in `value` is dropped: the store sets it.
     pub fn encode(value: &Value, fields: Vec<(String, String)>) -> Result<Draft, DraftError> {
-        let object = value.as_object().ok_or(DraftError::Incomplete { missing: "the object itself" })?;
+        let object = value.as_object().ok_or(DraftError::Incomplete {
+            missing: "the object itself",
+        })?;
         let metadata = object
             .get("metadata")
             .and_then(Value::as_object)
@@ -147,7 +152,9 @@ impl Draft {
         let uid = metadata
             .get("uid")
             .and_then(Value::as_str)
-            .ok_or(DraftError::Incomplete { missing: "metadata.uid" })?;
+            .ok_or(DraftError::Incomplete {
+                missing: "metadata.uid",
+            })?;
         let mut body = Vec::with_capacity(1024);
         body.push(b'{');
         for name in ["apiVersion", "kind"] {
@@ -181,7 +188,11 @@ impl Draft {
             deleting: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
             finalizers: strings(metadata.get("finalizers")),
         };
-        Ok(Draft { header, body: Body(Bytes::from(body)), revision_at })
+        Ok(Draft {
+            header,
+            body: Body(Bytes::from(body)),
+            revision_at,
+        })
     }
 
     /// The stored object that this draft becomes at `revision`. `created` is the first revision of the object that it
@@ -196,7 +207,10 @@ impl Draft {
         let mut header = self.header.clone();
         header.revision = revision;
         header.created = created.unwrap_or(revision);
-        Object { header, body: Body(Bytes::from(body)) }
+        Object {
+            header,
+            body: Body(Bytes::from(body)),
+        }
     }
 
     /// Length of the encoded object in bytes, for limits.
@@ -214,7 +228,9 @@ impl Draft {
     pub fn changes_nothing(&self, stored: &Object) -> bool {
         let at = self.revision_at as usize;
         let stored_body = &stored.body.0;
-        let digits = stored_body.get(at..).map_or(0, |tail| tail.iter().take_while(|b| b.is_ascii_digit()).count());
+        let digits = stored_body
+            .get(at..)
+            .map_or(0, |tail| tail.iter().take_while(|b| b.is_ascii_digit()).count());
         stored_body.len() == self.body.0.len() + digits
             && stored_body[..at] == self.body.0[..at]
             && stored_body[at + digits..] == self.body.0[at..]
@@ -226,9 +242,15 @@ impl<C> Decode<C> for Draft {
         let (header, body, revision_at) = (Header::decode(decoder)?, Body::decode(decoder)?, u32::decode(decoder)?);
         // From a peer: a gap outside of the body would stop every replica that applies it.
         if revision_at as usize > body.0.len() {
-            return Err(DecodeError::Other("the gap for the resourceVersion lies outside of the body"));
+            return Err(DecodeError::Other(
+                "the gap for the resourceVersion lies outside of the body",
+            ));
         }
-        Ok(Draft { header, body, revision_at })
+        Ok(Draft {
+            header,
+            body,
+            revision_at,
+        })
     }
 }
 
@@ -242,7 +264,9 @@ fn write_member(body: &mut Vec<u8>, name: &str, value: &Value) -> Result<(), ser
 
 fn string_map(value: Option<&Value>) -> BTreeMap<String, String> {
     let entries = value.and_then(Value::as_object).into_iter().flatten();
-    entries.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+    entries
+        .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+        .collect()
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {
@@ -295,7 +319,10 @@ mod tests {
         let mut expected = web();
         expected["metadata"]["resourceVersion"] = "1234".into();
         assert_eq!(stored.value().unwrap(), expected);
-        assert_eq!((stored.header.created, stored.header.revision), (Revision(9), Revision(1234)));
+        assert_eq!(
+            (stored.header.created, stored.header.revision),
+            (Revision(9), Revision(1234))
+        );
         assert_eq!(stored.header.labels["app"], "web");
         assert_eq!(stored.header.field("spec.nodeName"), "n1");
         assert_eq!(stored.header.controller().unwrap().name, "rs");
@@ -307,13 +334,20 @@ mod tests {
         assert!(draft.changes_nothing(&draft.commit(Revision(10_000), None)));
         let mut other = web();
         other["spec"]["nodeName"] = "n2".into();
-        assert!(!Draft::encode(&other, vec![]).unwrap().changes_nothing(&draft.commit(Revision(10_000), None)));
+        assert!(
+            !Draft::encode(&other, vec![])
+                .unwrap()
+                .changes_nothing(&draft.commit(Revision(10_000), None))
+        );
     }
 
     #[test]
     fn a_draft_whose_gap_lies_outside_of_its_body_is_no_draft() {
         let mut draft = Draft::encode(&web(), vec![]).unwrap();
-        assert_eq!(crate::codec::decode::<Draft>(&crate::codec::encode(&draft).unwrap()).unwrap(), draft);
+        assert_eq!(
+            crate::codec::decode::<Draft>(&crate::codec::encode(&draft).unwrap()).unwrap(),
+            draft
+        );
         draft.revision_at = draft.body.0.len() as u32 + 1;
         assert!(crate::codec::decode::<Draft>(&crate::codec::encode(&draft).unwrap()).is_err());
     }

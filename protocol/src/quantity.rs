@@ -38,7 +38,9 @@ impl Quantity {
         if whole.len() + fraction.len() > 28 {
             return Err(range());
         }
-        let mantissa: i128 = format!("{whole}{fraction}").parse().map_err(|_| QuantityError::Syntax)?;
+        let mantissa: i128 = format!("{whole}{fraction}")
+            .parse()
+            .map_err(|_| QuantityError::Syntax)?;
         let (factor, exponent) = scale(suffix)?;
         let mut value = mantissa.checked_mul(factor).ok_or_else(range)?;
         let power = exponent + 9 - fraction.len() as i32;
@@ -48,17 +50,23 @@ impl Quantity {
         } else {
             value = value / ten + i128::from(value % ten != 0);
         }
-        Ok(Quantity { nanos: if negative { -value } else { value } })
+        Ok(Quantity {
+            nanos: if negative { -value } else { value },
+        })
     }
 
     /// From whole units.
     pub fn from_units(units: i64) -> Quantity {
-        Quantity { nanos: i128::from(units) * NANO }
+        Quantity {
+            nanos: i128::from(units) * NANO,
+        }
     }
 
     /// From thousandths.
     pub fn from_milli(milli: i64) -> Quantity {
-        Quantity { nanos: i128::from(milli) * (NANO / 1000) }
+        Quantity {
+            nanos: i128::from(milli) * (NANO / 1000),
+        }
     }
 
     /// Whole units, rounded up, saturating: Kubernetes' `Value()`.
@@ -79,13 +87,17 @@ impl Quantity {
     /// The sum.
     #[must_use]
     pub fn plus(self, other: Quantity) -> Quantity {
-        Quantity { nanos: self.nanos.saturating_add(other.nanos) }
+        Quantity {
+            nanos: self.nanos.saturating_add(other.nanos),
+        }
     }
 
     /// The difference.
     #[must_use]
     pub fn minus(self, other: Quantity) -> Quantity {
-        Quantity { nanos: self.nanos.saturating_sub(other.nanos) }
+        Quantity {
+            nanos: self.nanos.saturating_sub(other.nanos),
+        }
     }
 }
 

@@ -338,7 +338,9 @@ pub enum RuntimeError {
         reason: String,
     },
     /// Pull policy Never and the image is absent: `ErrImageNeverPull`.
-    #[error("image {reference} is not present on the node and its pull policy is Never: import it, or change the policy")]
+    #[error(
+        "image {reference} is not present on the node and its pull policy is Never: import it, or change the policy"
+    )]
     ImageAbsent {
         /// The reference.
         reference: String,

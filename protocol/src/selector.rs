@@ -96,18 +96,39 @@ impl LabelSelector {
             key: key.clone(),
             operator: Operator::In(vec![value.clone()]),
         };
-        LabelSelector { requirements: labels.into_iter().map(equal).collect() }
+        LabelSelector {
+            requirements: labels.into_iter().map(equal).collect(),
+        }
     }
 
     /// From a `metav1.LabelSelector` in JSON (`matchLabels` and `matchExpressions`).
     pub fn from_value(value: &Value) -> Result<LabelSelector, SelectorError> {
         let mut requirements = Vec::new();
-        for (key, label) in value.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        for (key, label) in value
+            .get("matchLabels")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+        {
             let label = label.as_str().unwrap_or_default().to_owned();
-            requirements.push(Requirement { key: key.clone(), operator: Operator::In(vec![label]) });
+            requirements.push(Requirement {
+                key: key.clone(),
+                operator: Operator::In(vec![label]),
+            });
         }
-        for expression in value.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-            let text = |name: &str| expression.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        for expression in value
+            .get("matchExpressions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let text = |name: &str| {
+                expression
+                    .get(name)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+                    .to_owned()
+            };
             let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
             let values: Vec<String> = values.filter_map(|v| v.as_str().map(str::to_owned)).collect();
             let operator = match text("operator").as_str() {
@@ -117,7 +138,10 @@ impl LabelSelector {
                 "DoesNotExist" => Operator::DoesNotExist,
                 other => return Err(SelectorError::UnknownOperator(other.to_owned())),
             };
-            requirements.push(Requirement { key: text("key"), operator });
+            requirements.push(Requirement {
+                key: text("key"),
+                operator,
+            });
         }
         Ok(LabelSelector { requirements })
     }
@@ -173,20 +197,36 @@ fn split_outside_parentheses(text: &str) -> Vec<&str> {
 }
 
 fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
-    let fail = |reason| SelectorError::Syntax { text: text.to_owned(), reason };
+    let fail = |reason| SelectorError::Syntax {
+        text: text.to_owned(),
+        reason,
+    };
     let key = |raw: &str| {
         let raw = raw.trim();
-        if is_label_key(raw) { Ok(raw.to_owned()) } else { Err(fail("invalid label key")) }
+        if is_label_key(raw) {
+            Ok(raw.to_owned())
+        } else {
+            Err(fail("invalid label key"))
+        }
     };
     let value = |raw: &str| {
         let raw = raw.trim();
-        if is_label_value(raw) { Ok(raw.to_owned()) } else { Err(fail("invalid label value")) }
+        if is_label_value(raw) {
+            Ok(raw.to_owned())
+        } else {
+            Err(fail("invalid label value"))
+        }
     };
     if let Some(rest) = text.strip_prefix('!') {
-        return Ok(Requirement { key: key(rest)?, operator: Operator::DoesNotExist });
+        return Ok(Requirement {
+            key: key(rest)?,
+            operator: Operator::DoesNotExist,
+        });
     }
     if let Some(open) = text.find('(') {
-        let list = text[open + 1..].strip_suffix(')').ok_or_else(|| fail("missing closing parenthesis"))?;
+        let list = text[open + 1..]
+            .strip_suffix(')')
+            .ok_or_else(|| fail("missing closing parenthesis"))?;
         let values = list.split(',').map(value).collect::<Result<Vec<_>, _>>()?;
         let mut words = text[..open].split_whitespace();
         let name = words.next().ok_or_else(|| fail("missing label key"))?;
@@ -195,35 +235,59 @@ fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
             Some("notin") => Operator::NotIn(values),
             _ => return Err(fail("expected 'in' or 'notin'")),
         };
-        return Ok(Requirement { key: key(name)?, operator });
+        return Ok(Requirement {
+            key: key(name)?,
+            operator,
+        });
     }
     for (symbol, negated) in [("!=", true), ("==", false), ("=", false)] {
         if let Some((left, right)) = text.split_once(symbol) {
             let values = vec![value(right)?];
-            let operator = if negated { Operator::NotIn(values) } else { Operator::In(values) };
-            return Ok(Requirement { key: key(left)?, operator });
+            let operator = if negated {
+                Operator::NotIn(values)
+            } else {
+                Operator::In(values)
+            };
+            return Ok(Requirement {
+                key: key(left)?,
+                operator,
+            });
         }
     }
     for (symbol, greater) in [('>', true), ('<', false)] {
         if let Some((left, right)) = text.split_once(symbol) {
             let bound = right.trim().parse().map_err(|_| fail("expected an integer"))?;
-            let operator = if greater { Operator::GreaterThan(bound) } else { Operator::LessThan(bound) };
-            return Ok(Requirement { key: key(left)?, operator });
+            let operator = if greater {
+                Operator::GreaterThan(bound)
+            } else {
+                Operator::LessThan(bound)
+            };
+            return Ok(Requirement {
+                key: key(left)?,
+                operator,
+            });
         }
     }
-    Ok(Requirement { key: key(text)?, operator: Operator::Exists })
+    Ok(Requirement {
+        key: key(text)?,
+        operator: Operator::Exists,
+    })
 }
 
 /// A qualified name: an optional DNS prefix and `/`, then at most 63 characters that begin and end alphanumeric, with
 /// `-`, `_` and `.` between.
 pub fn is_label_key(text: &str) -> bool {
-    let (prefix, name) = text.split_once('/').map_or((None, text), |(prefix, name)| (Some(prefix), name));
+    let (prefix, name) = text
+        .split_once('/')
+        .map_or((None, text), |(prefix, name)| (Some(prefix), name));
     let prefix_ok = prefix.is_none_or(|prefix| {
         !prefix.is_empty()
             && prefix.len() <= 253
             && prefix.split('.').all(|part| {
                 !part.is_empty()
-                    && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                    && part
+                        .bytes()
+                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
                     && !part.starts_with('-')
                     && !part.ends_with('-')
             })
@@ -235,7 +299,9 @@ pub fn is_label_key(text: &str) -> bool {
 pub fn is_label_value(text: &str) -> bool {
     text.is_empty()
         || text.len() <= 63
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
             && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
             && text.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric())
 }
@@ -269,12 +335,19 @@ impl FieldSelector {
             } else if let Some((path, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
                 (path, value, false)
             } else {
-                return Err(SelectorError::Syntax { text: part.to_owned(), reason: "expected '=' or '!='" });
+                return Err(SelectorError::Syntax {
+                    text: part.to_owned(),
+                    reason: "expected '=' or '!='",
+                });
             };
             if !matches!(path, "metadata.name" | "metadata.namespace") && !offered.contains(&path) {
                 return Err(SelectorError::UnknownField(path.to_owned()));
             }
-            requirements.push(FieldRequirement { path: path.to_owned(), value: value.to_owned(), negated });
+            requirements.push(FieldRequirement {
+                path: path.to_owned(),
+                value: value.to_owned(),
+                negated,
+            });
         }
         Ok(FieldSelector { requirements })
     }
@@ -303,7 +376,10 @@ mod tests {
     use serde_json::json;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
-        text.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+        text.split(',')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect()
     }
 
     #[test]
@@ -324,7 +400,11 @@ mod tests {
             ("app.kubernetes.io/name=web", "app.kubernetes.io/name=web", true),
         ];
         for (selector, set, expected) in cases {
-            assert_eq!(LabelSelector::parse(selector).unwrap().matches(&labels(set)), expected, "{selector} on {set}");
+            assert_eq!(
+                LabelSelector::parse(selector).unwrap().matches(&labels(set)),
+                expected,
+                "{selector} on {set}"
+            );
         }
     }
 

@@ -66,7 +66,10 @@ pub struct Proposal {
 impl Proposal {
     /// A proposal of one write.
     pub fn one(cause: Cause, write: Write) -> Proposal {
-        Proposal { cause, writes: vec![write] }
+        Proposal {
+            cause,
+            writes: vec![write],
+        }
     }
 }
 

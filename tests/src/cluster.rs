@@ -51,7 +51,9 @@ fn binary() -> PathBuf {
 
 /// Where the images of the example are.
 pub fn images() -> PathBuf {
-    PathBuf::from(std::env::var_os("ACTORIUM_IMAGES").expect("ACTORIUM_IMAGES names the images: run `cargo xtask test`"))
+    PathBuf::from(
+        std::env::var_os("ACTORIUM_IMAGES").expect("ACTORIUM_IMAGES names the images: run `cargo xtask test`"),
+    )
 }
 
 impl Cluster {
@@ -69,7 +71,12 @@ impl Cluster {
         let tag = format!("t{}x{number}", std::process::id());
         let directory = std::env::temp_dir().join(format!("actorium-{tag}"));
         std::fs::create_dir_all(&directory).expect("the directory for temporary files can be written");
-        Cluster { nodes: Vec::new(), directory, tag, wire: Wire::new(number) }
+        Cluster {
+            nodes: Vec::new(),
+            directory,
+            tag,
+            wire: Wire::new(number),
+        }
     }
 
     /// Adds a node, waits until it is Ready, and says how long that took.
@@ -87,13 +94,21 @@ impl Cluster {
             machine.address.to_string(),
         ];
         if let Some(first) = self.nodes.first() {
-            let token = std::fs::read_to_string(first.data_dir.join("join-token")).expect("the first node left a join token");
+            let token =
+                std::fs::read_to_string(first.data_dir.join("join-token")).expect("the first node left a join token");
             arguments.extend(["--join".to_owned(), format!("{}:7443", first.machine.address)]);
             arguments.extend(["--token".to_owned(), token.trim().to_owned()]);
         }
         arguments.extend(options.arguments);
         let log = self.directory.join(format!("{name}.log"));
-        self.nodes.push(Node { name: name.clone(), machine, data_dir, log, process: None, arguments });
+        self.nodes.push(Node {
+            name: name.clone(),
+            machine,
+            data_dir,
+            log,
+            process: None,
+            arguments,
+        });
         let begun = Instant::now();
         self.start_node(number as usize - 1);
         self.await_ready(&name);
@@ -103,10 +118,24 @@ impl Cluster {
     /// Starts the process of a node that does not run.
     pub fn start_node(&mut self, index: usize) {
         let node = &mut self.nodes[index];
-        let log = File::options().create(true).append(true).open(&node.log).expect("the log can be written");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&node.log)
+            .expect("the log can be written");
         let mut command = Command::new(binary());
-        command.args(["node", "start"]).args(&node.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        node.process = Some(node.machine.place(&mut command).spawn().expect("the node process starts"));
+        command
+            .args(["node", "start"])
+            .args(&node.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        node.process = Some(
+            node.machine
+                .place(&mut command)
+                .spawn()
+                .expect("the node process starts"),
+        );
     }
 
     /// Kills a node process with SIGKILL.
@@ -119,7 +148,9 @@ impl Cluster {
 
     /// Starts a node again that was killed, and waits until the others have taken note of its new life and it is Ready.
     pub fn restart_node(&mut self, index: usize) {
-        let before = self.member(index).map_or(0, |member| member["incarnation"].as_u64().unwrap_or(0));
+        let before = self
+            .member(index)
+            .map_or(0, |member| member["incarnation"].as_u64().unwrap_or(0));
         self.start_node(index);
         self.await_alive(index, before);
         let name = self.nodes[index].name.clone();
@@ -130,7 +161,12 @@ impl Cluster {
     fn member(&self, index: usize) -> Result<Value, String> {
         let (done, text) = self.actorium(self.leader(), &["shell", "-o", "json", "-c", "members"]);
         let members: Value = serde_json::from_str(&text).map_err(|_| text.clone())?;
-        let found = members.as_array().filter(|_| done).into_iter().flatten().find(|m| m["name"] == *self.nodes[index].name);
+        let found = members
+            .as_array()
+            .filter(|_| done)
+            .into_iter()
+            .flatten()
+            .find(|m| m["name"] == *self.nodes[index].name);
         found.cloned().ok_or(text)
     }
 
@@ -139,7 +175,11 @@ impl Cluster {
         wait_for("the member is alive again", READY_BOUND, || {
             let member = self.member(index)?;
             let newer = member["incarnation"].as_u64().unwrap_or(0) > incarnation;
-            if member["state"] == "alive" && newer { Ok(()) } else { Err(member.to_string()) }
+            if member["state"] == "alive" && newer {
+                Ok(())
+            } else {
+                Err(member.to_string())
+            }
         });
     }
 
@@ -154,7 +194,11 @@ impl Cluster {
             let node = self.read(&format!("/api/v1/nodes/{name}"))?;
             let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let ready = conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
-            if ready { Ok(()) } else { Err(format!("{}", node["status"]["conditions"])) }
+            if ready {
+                Ok(())
+            } else {
+                Err(format!("{}", node["status"]["conditions"]))
+            }
         };
         let (outcome, elapsed) = wait_for_or_log(self, &format!("node {name} is Ready"), READY_BOUND, ready);
         outcome.map(|()| elapsed).unwrap_or_else(|text| panic!("{text}"))
@@ -168,7 +212,9 @@ impl Cluster {
     /// kubectl, speaking to a node.
     pub fn kubectl(&self, index: usize) -> Kubectl {
         let path = self.kubeconfig(index);
-        wait_for("the node's kubeconfig", READY_BOUND, || if path.exists() { Ok(()) } else { Err("absent".into()) });
+        wait_for("the node's kubeconfig", READY_BOUND, || {
+            if path.exists() { Ok(()) } else { Err("absent".into()) }
+        });
         Kubectl::new(&path)
     }
 
@@ -179,7 +225,10 @@ impl Cluster {
 
     /// GET from any node that answers.
     pub fn read(&self, path: &str) -> Result<Value, String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| e.to_string())?;
         let mut last = "no node runs".to_owned();
         for (index, node) in self.nodes.iter().enumerate() {
             if node.process.is_none() || !self.kubeconfig(index).exists() {
@@ -187,7 +236,9 @@ impl Cluster {
             }
             let client = self.client(index)?;
             let answer = runtime.block_on(async {
-                tokio::time::timeout(Duration::from_secs(3), client.get(path)).await.map_err(|_| "no answer in 3 s".to_owned())
+                tokio::time::timeout(Duration::from_secs(3), client.get(path))
+                    .await
+                    .map_err(|_| "no answer in 3 s".to_owned())
             });
             match answer {
                 Ok(Ok(value)) => return Ok(value),
@@ -208,7 +259,12 @@ impl Cluster {
     /// Runs `actorium` with a node's kubeconfig: whether it succeeded, and what it printed.
     pub fn actorium(&self, index: usize, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new(binary());
-        let output = command.arg("--kubeconfig").arg(self.kubeconfig(index)).args(arguments).output().expect("it runs");
+        let output = command
+            .arg("--kubeconfig")
+            .arg(self.kubeconfig(index))
+            .args(arguments)
+            .output()
+            .expect("it runs");
         let text = [output.stdout, output.stderr].concat();
         (output.status.success(), String::from_utf8_lossy(&text).into_owned())
     }
@@ -226,13 +282,21 @@ impl Cluster {
                 .arg(&layout)
                 .output()
                 .expect("it runs");
-            assert!(output.status.success(), "import of {}: {}", layout.display(), String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "import of {}: {}",
+                layout.display(),
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
 
     /// The pods that a selector names, newest state.
     pub fn pods(&self, selector: &str) -> Result<Vec<Value>, String> {
-        let path = format!("/api/v1/namespaces/default/pods?labelSelector={}", selector.replace('=', "%3D"));
+        let path = format!(
+            "/api/v1/namespaces/default/pods?labelSelector={}",
+            selector.replace('=', "%3D")
+        );
         Ok(self.read(&path)?["items"].as_array().cloned().unwrap_or_default())
     }
 
@@ -242,7 +306,11 @@ impl Cluster {
             let pods = self.pods(selector)?;
             let states: Vec<String> = pods.iter().map(describe).collect();
             let ready = pods.iter().filter(|pod| is_ready(pod)).count();
-            if ready == count && pods.len() == count { Ok(()) } else { Err(states.join("; ")) }
+            if ready == count && pods.len() == count {
+                Ok(())
+            } else {
+                Err(states.join("; "))
+            }
         };
         let what = format!("{count} pods of {selector} are Ready");
         let (outcome, elapsed) = wait_for_or_log(self, &what, bound, check);
@@ -251,7 +319,9 @@ impl Cluster {
 
     /// The index of the node that leads.
     pub fn leader(&self) -> usize {
-        let asked = (0..self.nodes.len()).find(|index| self.nodes[*index].process.is_some()).expect("a node runs");
+        let asked = (0..self.nodes.len())
+            .find(|index| self.nodes[*index].process.is_some())
+            .expect("a node runs");
         let find = || {
             let (done, text) = self.actorium(asked, &["shell", "-o", "json", "-c", "leader"]);
             let value: Value = serde_json::from_str(&text).map_err(|_| text.clone())?;
@@ -266,7 +336,11 @@ impl Cluster {
         let tail = |node: &Node| {
             let text = std::fs::read_to_string(&node.log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
-            format!("--- {}\n{}", node.name, lines[lines.len().saturating_sub(30)..].join("\n"))
+            format!(
+                "--- {}\n{}",
+                node.name,
+                lines[lines.len().saturating_sub(30)..].join("\n")
+            )
         };
         self.nodes.iter().map(tail).collect::<Vec<_>>().join("\n")
     }
@@ -275,7 +349,9 @@ impl Cluster {
     pub fn pids_of(&self, text: &str) -> Vec<u32> {
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").expect("/proc is mounted").flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             if String::from_utf8_lossy(&line).contains(text) {
                 found.push(pid);
@@ -310,7 +386,13 @@ fn wait_for_or_log(
             Err(reason) => reason,
         };
         if begun.elapsed() > bound {
-            return (Err(format!("{what}: not within {bound:?}; last seen: {reason}\n{}", cluster.logs())), begun.elapsed());
+            return (
+                Err(format!(
+                    "{what}: not within {bound:?}; last seen: {reason}\n{}",
+                    cluster.logs()
+                )),
+                begun.elapsed(),
+            );
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -320,13 +402,23 @@ fn wait_for_or_log(
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
     pod["metadata"]["deletionTimestamp"].is_null()
-        && conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        && conditions
+            .iter()
+            .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 fn describe(pod: &Value) -> String {
     let text = |path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or("-").to_owned();
-    let waiting = pod.pointer("/status/containerStatuses/0/state").map(Value::to_string).unwrap_or_default();
-    format!("{} on {} {} {waiting}", text("/metadata/name"), text("/spec/nodeName"), text("/status/phase"))
+    let waiting = pod
+        .pointer("/status/containerStatuses/0/state")
+        .map(Value::to_string)
+        .unwrap_or_default();
+    format!(
+        "{} on {} {} {waiting}",
+        text("/metadata/name"),
+        text("/spec/nodeName"),
+        text("/status/phase")
+    )
 }
 
 impl Drop for Cluster {

@@ -19,18 +19,26 @@ fn program() -> PathBuf {
 impl Kubectl {
     /// For a kubeconfig.
     pub fn new(kubeconfig: &Path) -> Kubectl {
-        Kubectl { kubeconfig: kubeconfig.to_owned() }
+        Kubectl {
+            kubeconfig: kubeconfig.to_owned(),
+        }
     }
 
     /// Runs it; `arguments` are separated by blanks.
     pub fn output(&self, arguments: &str) -> Output {
-        self.command().args(arguments.split_whitespace()).output().expect("kubectl runs")
+        self.command()
+            .args(arguments.split_whitespace())
+            .output()
+            .expect("kubectl runs")
     }
 
     /// A command to add arguments to.
     pub fn command(&self) -> Command {
         let mut command = Command::new(program());
-        command.arg("--kubeconfig").arg(&self.kubeconfig).env("HOME", self.kubeconfig.parent().unwrap_or(Path::new("/")));
+        command
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .env("HOME", self.kubeconfig.parent().unwrap_or(Path::new("/")));
         command
     }
 
@@ -46,7 +54,11 @@ impl Kubectl {
     /// Runs it and returns what it complains of; panics when it succeeds.
     pub fn refused(&self, arguments: &str) -> String {
         let output = self.output(arguments);
-        assert!(!output.status.success(), "kubectl {arguments} succeeded:\n{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            !output.status.success(),
+            "kubectl {arguments} succeeded:\n{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
@@ -66,10 +78,19 @@ impl Kubectl {
             .stderr(std::process::Stdio::piped())
             .spawn()
             .expect("kubectl runs");
-        child.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("kubectl reads");
+        child
+            .stdin
+            .take()
+            .expect("a pipe")
+            .write_all(text.as_bytes())
+            .expect("kubectl reads");
         let output = child.wait_with_output().expect("kubectl ends");
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.status.success(), "kubectl apply failed:\n{text}{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "kubectl apply failed:\n{text}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text
     }
 }

@@ -3,8 +3,6 @@
 //!
 //! Everything that a test makes carries its process id in its name and is removed when it ends, also when it fails.
 
-// Acting code: it waits for real processes.
-#![allow(clippy::disallowed_methods)]
 
 pub mod cluster;
 pub mod kubectl;

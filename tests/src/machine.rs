@@ -26,18 +26,31 @@ pub struct Machine {
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("the program `ip` (iproute2) runs");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(arguments.split_whitespace())
+        .output()
+        .expect("the program `ip` (iproute2) runs");
+    assert!(
+        output.status.success(),
+        "ip {arguments}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 impl Wire {
     /// A bridge in the test's namespace with the address `.254` of a network that this process alone uses.
     pub fn new(number: u8) -> Wire {
-        assert!(nix::unistd::geteuid().is_root(), "end-to-end tests make network namespaces: run them as root");
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "end-to-end tests make network namespaces: run them as root"
+        );
         let pid = std::process::id();
         // Beside the ranges of pods (10.244.0.0/16) and services (10.96.0.0/12).
         let prefix = [10, 120 + (pid % 100) as u8, number];
-        let wire = Wire { bridge: format!("at{}x{number}", pid % 1_000_000), prefix };
+        let wire = Wire {
+            bridge: format!("at{}x{number}", pid % 1_000_000),
+            prefix,
+        };
         ip(&format!("link add {} type bridge", wire.bridge));
         ip(&format!("address add {}/24 dev {}", wire.address(254), wire.bridge));
         ip(&format!("link set {} up", wire.bridge));
@@ -61,7 +74,11 @@ impl Wire {
         }
         ip(&format!("-n {namespace} address add {address}/24 dev eth0"));
         ip(&format!("-n {namespace} route add default via {}", self.address(254)));
-        Machine { namespace, address, link }
+        Machine {
+            namespace,
+            address,
+            link,
+        }
     }
 }
 
@@ -81,9 +98,7 @@ impl Machine {
     pub fn place<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         let namespace = self.namespace_file();
         // SAFETY: setns is async-signal-safe and touches nothing of the parent.
-        unsafe {
-            command.pre_exec(move || setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from))
-        }
+        unsafe { command.pre_exec(move || setns(&namespace, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)) }
     }
 
     /// Does something on this machine, in a thread of its own.
@@ -113,9 +128,17 @@ impl Machine {
 
     /// Drops all packets to and from this machine, or lets them pass again.
     pub fn cut(&self, cut: bool) {
-        ip(&format!("link set {} {}", self.link, if cut { "nomaster" } else { "up" }));
+        ip(&format!(
+            "link set {} {}",
+            self.link,
+            if cut { "nomaster" } else { "up" }
+        ));
         if !cut {
-            let bridge = self.link.rsplit_once('p').map(|(bridge, _)| bridge.to_owned()).unwrap_or_default();
+            let bridge = self
+                .link
+                .rsplit_once('p')
+                .map(|(bridge, _)| bridge.to_owned())
+                .unwrap_or_default();
             ip(&format!("link set {} master {bridge}", self.link));
         }
     }

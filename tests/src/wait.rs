@@ -11,7 +11,10 @@ pub fn wait_for<T>(what: &str, bound: Duration, mut check: impl FnMut() -> Resul
             Ok(value) => return (value, begun.elapsed()),
             Err(reason) => reason,
         };
-        assert!(begun.elapsed() < bound, "{what}: not within {bound:?}; last seen: {reason}");
+        assert!(
+            begun.elapsed() < bound,
+            "{what}: not within {bound:?}; last seen: {reason}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -25,7 +25,10 @@ fn apply_example(cluster: &Cluster) {
 
 fn service_address(cluster: &Cluster, name: &str) -> SocketAddr {
     let service = cluster.kubectl(0).get(&format!("service {name}"));
-    let ip = service["spec"]["clusterIP"].as_str().expect("the service has a cluster address").to_owned();
+    let ip = service["spec"]["clusterIP"]
+        .as_str()
+        .expect("the service has a cluster address")
+        .to_owned();
     let port = service["spec"]["ports"][0]["port"].as_u64().expect("it has a port");
     format!("{ip}:{port}").parse().expect("an address")
 }
@@ -33,15 +36,23 @@ fn service_address(cluster: &Cluster, name: &str) -> SocketAddr {
 /// Writes ConfigMaps, one after the other, through whichever node answers, until told to stop. Returns the names that were
 /// acknowledged and the longest time without an acknowledgement.
 fn write_until(stop: Arc<AtomicBool>, configs: Vec<std::path::PathBuf>) -> (Vec<String>, Duration) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let clients: Vec<_> = configs.iter().map(|path| shell::client::Client::load(Some(path), None).expect("a client")).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let clients: Vec<_> = configs
+        .iter()
+        .map(|path| shell::client::Client::load(Some(path), None).expect("a client"))
+        .collect();
     let (mut acknowledged, mut gap, mut last) = (Vec::new(), Duration::ZERO, Instant::now());
     let mut number = 0u64;
     let mut through = 0;
     while !stop.load(Ordering::Relaxed) {
         number += 1;
         let name = format!("written-{number}");
-        let body = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{number}"}}}}"#);
+        let body = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}"}},"data":{{"n":"{number}"}}}}"#
+        );
         let written = runtime.block_on(async {
             let path = "/api/v1/namespaces/default/configmaps";
             let client = &clients[through % clients.len()];
@@ -63,7 +74,10 @@ fn write_until(stop: Arc<AtomicBool>, configs: Vec<std::path::PathBuf>) -> (Vec<
 #[test]
 fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
     let mut cluster = Cluster::empty(1);
-    measured("cold start of a one-node cluster to Ready", cluster.add(Default::default()));
+    measured(
+        "cold start of a one-node cluster to Ready",
+        cluster.add(Default::default()),
+    );
     measured("a join, second node", cluster.add(Default::default()));
     measured("a join, third node", cluster.add(Default::default()));
     for index in 0..3 {
@@ -82,15 +96,24 @@ fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
             Ok(page) => Err(page),
             Err(error) => Err(error),
         };
-        wait_for(&format!("a page through the Service from {}", node.name), Duration::from_secs(10), page);
+        wait_for(
+            &format!("a page through the Service from {}", node.name),
+            Duration::from_secs(10),
+            page,
+        );
     }
 
     cluster.kubectl(0).run("scale deployment frontend --replicas=30");
-    measured("scale from 3 to 30 Ready pods", cluster.await_pods("tier=frontend", 30, Duration::from_secs(60)));
+    measured(
+        "scale from 3 to 30 Ready pods",
+        cluster.await_pods("tier=frontend", 30, Duration::from_secs(60)),
+    );
     let image = "set image deployment/frontend frontend=actorium.local/guestbook:v2";
     cluster.kubectl(0).run(image);
     let rollout = Instant::now();
-    cluster.kubectl(0).run("rollout status deployment/frontend --timeout=120s");
+    cluster
+        .kubectl(0)
+        .run("rollout status deployment/frontend --timeout=120s");
     measured("rolling update of 30 pods", rollout.elapsed());
     cluster.await_pods("tier=frontend", 30, Duration::from_secs(60)); // old pods may still be stopping
     for pod in cluster.pods("tier=frontend").expect("pods are listed") {
@@ -111,12 +134,21 @@ fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
     cut_a_node_off(&mut cluster);
     stop.store(true, Ordering::Relaxed);
     let (acknowledged, gap) = writer.join().expect("the writer ends");
-    measured("the longest time in which no write was acknowledged, over all three losses", gap);
+    measured(
+        "the longest time in which no write was acknowledged, over all three losses",
+        gap,
+    );
     println!("measured: acknowledged writes: {}", acknowledged.len());
     assert!(!acknowledged.is_empty(), "no write was acknowledged at all");
-    let stored = cluster.read("/api/v1/namespaces/default/configmaps").expect("config maps are listed");
-    let names: std::collections::BTreeSet<&str> =
-        stored["items"].as_array().expect("items").iter().filter_map(|item| item["metadata"]["name"].as_str()).collect();
+    let stored = cluster
+        .read("/api/v1/namespaces/default/configmaps")
+        .expect("config maps are listed");
+    let names: std::collections::BTreeSet<&str> = stored["items"]
+        .as_array()
+        .expect("items")
+        .iter()
+        .filter_map(|item| item["metadata"]["name"].as_str())
+        .collect();
     for name in &acknowledged {
         assert!(names.contains(name.as_str()), "the acknowledged write {name} is lost");
     }
@@ -131,23 +163,37 @@ fn lose_the_leader(cluster: &mut Cluster) {
     cluster.kill_node(leader);
     let other = (leader + 1) % 3;
     let client = cluster.client(other).expect("a client");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let write = || {
         let body = br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"after-"}}"#.to_vec();
         let path = "/api/v1/namespaces/default/configmaps";
         let request = client.request("POST", path, "application/json", "application/json", body);
         let answer = runtime.block_on(async { tokio::time::timeout(Duration::from_millis(500), request).await });
-        answer.map_err(|_| "no answer".to_owned())?.map_err(|error| error.to_string()).map(|_| ())
+        answer
+            .map_err(|_| "no answer".to_owned())?
+            .map_err(|error| error.to_string())
+            .map(|_| ())
     };
-    wait_for("a write is accepted after the leader's death", Duration::from_secs(15), write);
+    wait_for(
+        "a write is accepted after the leader's death",
+        Duration::from_secs(15),
+        write,
+    );
     measured("writes accepted again after kill -9 of the leader", killed.elapsed());
     cluster.restart_node(leader);
 }
 
 /// A node that does not lead, is Ready, and runs some of the frontends: after earlier losses they are spread again.
 fn worker_with_pods(cluster: &Cluster) -> (usize, String) {
-    cluster.kubectl(cluster.leader()).run("rollout restart deployment/frontend");
-    cluster.kubectl(cluster.leader()).run("rollout status deployment/frontend --timeout=60s");
+    cluster
+        .kubectl(cluster.leader())
+        .run("rollout restart deployment/frontend");
+    cluster
+        .kubectl(cluster.leader())
+        .run("rollout status deployment/frontend --timeout=60s");
     cluster.await_pods("tier=frontend", 9, Duration::from_secs(60));
     let worker = (cluster.leader() + 1) % 3;
     let name = cluster.nodes[worker].name.clone();
@@ -161,20 +207,30 @@ fn worker_with_pods(cluster: &Cluster) -> (usize, String) {
 fn node_is_ready(cluster: &Cluster, name: &str) -> Result<bool, String> {
     let node = cluster.read(&format!("/api/v1/nodes/{name}"))?;
     let conditions = node["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    Ok(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
+    Ok(conditions
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True"))
 }
 
 /// Waits until a lost node is noticed and its frontends run elsewhere.
 fn await_replacement(cluster: &Cluster, lost: &str, since: Instant, how: &str) {
     wait_for("the dead node is noticed", Duration::from_secs(20), || {
-        if node_is_ready(cluster, lost)? { Err("still Ready".to_owned()) } else { Ok(()) }
+        if node_is_ready(cluster, lost)? {
+            Err("still Ready".to_owned())
+        } else {
+            Ok(())
+        }
     });
     measured(&format!("dead node noticed ({how})"), since.elapsed());
     wait_for("its pods run elsewhere", Duration::from_secs(40), || {
         let pods = cluster.pods("tier=frontend")?;
         let elsewhere = |pod: &&serde_json::Value| pod["spec"]["nodeName"] != *lost && tests::cluster::is_ready(pod);
         let count = pods.iter().filter(elsewhere).count();
-        if count == 9 { Ok(()) } else { Err(format!("{count} of 9")) }
+        if count == 9 {
+            Ok(())
+        } else {
+            Err(format!("{count} of 9"))
+        }
     });
     measured(&format!("its pods run elsewhere ({how})"), since.elapsed());
 }

@@ -13,21 +13,34 @@ fn binary() -> Command {
 fn fails_to_start(cluster: &Cluster, arguments: &[&str]) -> String {
     let data_dir = cluster.directory().join("refused");
     let mut command = binary();
-    command.args(["node", "start", "--name", "refused", "--data-dir"]).arg(&data_dir).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .args(["node", "start", "--name", "refused", "--data-dir"])
+        .arg(&data_dir)
+        .args(arguments);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = cluster.nodes[0].machine.place(&mut command).spawn().expect("it runs");
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        wait_for("a node that must not start ends", Duration::from_secs(40), || match child.try_wait() {
-            Ok(Some(status)) => Ok(status),
-            other => Err(format!("{other:?}")),
-        })
+        wait_for(
+            "a node that must not start ends",
+            Duration::from_secs(40),
+            || match child.try_wait() {
+                Ok(Some(status)) => Ok(status),
+                other => Err(format!("{other:?}")),
+            },
+        )
     }));
     if ended.is_err() {
         child.kill().expect("it can be killed");
     }
     let output = child.wait_with_output().expect("it ends");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(ended.is_ok_and(|(status, _)| !status.success()), "the node started:\n{said}");
+    assert!(
+        ended.is_ok_and(|(status, _)| !status.success()),
+        "the node started:\n{said}"
+    );
     assert!(!data_dir.exists(), "a refused node left a directory behind");
     said
 }
@@ -49,9 +62,15 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     let (head, secret) = token.rsplit_once('.').expect("a token has parts");
     let wrong: String = secret.chars().rev().collect();
     let said = join(&format!("{head}.{wrong}"));
-    assert!(said.contains("the secret of join token") && said.contains("is wrong"), "{said}");
+    assert!(
+        said.contains("the secret of join token") && said.contains("is wrong"),
+        "{said}"
+    );
     let said = join("nonsense");
-    assert!(said.contains("copy the whole line that `actorium token create` printed"), "{said}");
+    assert!(
+        said.contains("copy the whole line that `actorium token create` printed"),
+        "{said}"
+    );
     let (done, short) = cluster.actorium(0, &["token", "create", "--ttl", "1s"]);
     assert!(done, "{short}");
     std::thread::sleep(Duration::from_millis(1_100)); // the token's own time
@@ -59,7 +78,10 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     assert!(said.contains("expired at"), "{said}");
 
     // A port in use.
-    let said = fails_to_start(&cluster, &["--address", &address, "--mesh-port", "7443", "--https-port", "7556"]);
+    let said = fails_to_start(
+        &cluster,
+        &["--address", &address, "--mesh-port", "7443", "--https-port", "7556"],
+    );
     assert!(said.contains("7443"), "{said}");
 
     // Objects.
@@ -75,7 +97,10 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     assert!(said.contains("error") && said.contains("yaml"), "{said}");
     let said = apply("apiVersion: v1\nkind: Pod\nmetadata: {name: BAD}\nspec: {containers: [{name: c, image: i}]}\n");
     assert!(said.contains("metadata.name: Invalid value: \"BAD\""), "{said}");
-    assert_eq!(kubectl.refused("get pod none").trim(), "Error from server (NotFound): pods \"none\" not found");
+    assert_eq!(
+        kubectl.refused("get pod none").trim(),
+        "Error from server (NotFound): pods \"none\" not found"
+    );
 
     // Images and commands that do not exist.
     cluster.import_images(0);
@@ -91,14 +116,26 @@ fn a_cluster_refuses_bad_input_and_says_why() {
         let status = &pod["status"]["containerStatuses"][0];
         let reason = status["state"]["waiting"]["reason"].as_str().unwrap_or_default();
         let text = status.to_string();
-        if reasons.contains(&reason) && text.contains(part) { Ok(()) } else { Err(text) }
+        if reasons.contains(&reason) && text.contains(part) {
+            Ok(())
+        } else {
+            Err(text)
+        }
     };
     wait_for("an image that does not exist is named", Duration::from_secs(20), || {
         waiting("no-image", &["ErrImagePull", "ImagePullBackOff"], "127.0.0.1:1/none:1")
     });
-    wait_for("a command that does not exist is named", Duration::from_secs(20), || {
-        waiting("no-command", &["CrashLoopBackOff", "RunContainerError", "ContainerCreating"], "/no/such/program")
-    });
+    wait_for(
+        "a command that does not exist is named",
+        Duration::from_secs(20),
+        || {
+            waiting(
+                "no-command",
+                &["CrashLoopBackOff", "RunContainerError", "ContainerCreating"],
+                "/no/such/program",
+            )
+        },
+    );
     kubectl.run("delete pod no-image no-command --grace-period=1");
 }
 
@@ -107,7 +144,11 @@ fn a_node_without_root_rights_says_so() {
     use std::os::unix::process::CommandExt;
     let directory = std::env::temp_dir().join(format!("actorium-unprivileged-{}", std::process::id()));
     let mut command = binary();
-    command.args(["node", "start", "--name", "x", "--address", "127.0.0.1", "--data-dir"]).arg(&directory).uid(65_534).gid(65_534);
+    command
+        .args(["node", "start", "--name", "x", "--address", "127.0.0.1", "--data-dir"])
+        .arg(&directory)
+        .uid(65_534)
+        .gid(65_534);
     let output = command.output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("root"), "{said}");

@@ -40,7 +40,11 @@ fn pods_do_not_notice_that_their_node_process_was_killed() {
     let running = |name: &str| {
         wait_for(&format!("{name} runs"), Duration::from_secs(20), || {
             let pod = pod(&cluster, name)?;
-            if pod["status"]["phase"] == "Running" { Ok(pod) } else { Err(pod["status"].to_string()) }
+            if pod["status"]["phase"] == "Running" {
+                Ok(pod)
+            } else {
+                Err(pod["status"].to_string())
+            }
         })
         .0
     };
@@ -55,12 +59,20 @@ fn pods_do_not_notice_that_their_node_process_was_killed() {
     // The worker ends while no node process runs.
     wait_for("the worker's process ends", Duration::from_secs(20), || {
         let left = cluster.pids_of("sleep 6; exit 7");
-        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+        if left.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("{left:?}"))
+        }
     });
     cluster.start_node(0);
     let (ended, _) = wait_for("the exit is found", Duration::from_secs(20), || {
         let pod = pod(&cluster, "worker")?;
-        if pod["status"]["phase"] == "Failed" { Ok(pod) } else { Err(pod["status"].to_string()) }
+        if pod["status"]["phase"] == "Failed" {
+            Ok(pod)
+        } else {
+            Err(pod["status"].to_string())
+        }
     });
     assert_eq!(status_of(&ended)["state"]["terminated"]["exitCode"], 7);
     let after = pod(&cluster, "sleeper").expect("it exists");
@@ -105,12 +117,21 @@ fn any_actor_can_be_killed_and_only_it_restarts() {
         serde_json::from_str::<Value>(&text).expect("JSON")["restarts"].clone()
     };
     let pod_path = format!("/nodes/{node}/pods/default/{pod}");
-    for path in ["/cluster/scheduler", "/cluster/router", &format!("/nodes/{node}/agent"), &pod_path] {
+    for path in [
+        "/cluster/scheduler",
+        "/cluster/router",
+        &format!("/nodes/{node}/agent"),
+        &pod_path,
+    ] {
         let before = restarts(path).as_u64().expect("a number");
         cluster.shell(0, &format!("kill {path}"));
         wait_for(&format!("{path} restarts"), Duration::from_secs(10), || {
             let now = restarts(path).as_u64().unwrap_or(0);
-            if now > before { Ok(()) } else { Err(format!("{now} restarts")) }
+            if now > before {
+                Ok(())
+            } else {
+                Err(format!("{now} restarts"))
+            }
         });
     }
     cluster.shell(0, "tell /cluster/default/deployments.apps/web reconcile");
@@ -118,6 +139,8 @@ fn any_actor_can_be_killed_and_only_it_restarts() {
     kubectl.run("scale deployment web --replicas=4");
     cluster.await_pods("app=web", 4, Duration::from_secs(20));
     let now = cluster.pods("app=web").expect("pods");
-    let same = now.iter().any(|p| p["metadata"]["uid"] == pods[0]["metadata"]["uid"] && status_of(p)["restartCount"] == 0);
+    let same = now
+        .iter()
+        .any(|p| p["metadata"]["uid"] == pods[0]["metadata"]["uid"] && status_of(p)["restartCount"] == 0);
     assert!(same, "a pod was replaced or restarted because an actor was killed");
 }

@@ -91,12 +91,21 @@ impl Actor for AgentActor {
         let shared = &arguments.shared;
         let events = shared.runtime.events();
         let sandboxes = shared.runtime.sandboxes().await?;
-        let found = sandboxes.into_iter().map(|sandbox| (sandbox.pod.uid.clone(), sandbox)).collect();
+        let found = sandboxes
+            .into_iter()
+            .map(|sandbox| (sandbox.pod.uid.clone(), sandbox))
+            .collect();
         let followers = vec![
             tokio::spawn(follow_store(Arc::clone(shared), myself.clone())).abort_handle(),
             tokio::spawn(follow_runtime(events, myself)).abort_handle(),
         ];
-        Ok(AgentState { arguments, found, listed: false, dependents: BTreeMap::new(), followers })
+        Ok(AgentState {
+            arguments,
+            found,
+            listed: false,
+            dependents: BTreeMap::new(),
+            followers,
+        })
     }
 
     async fn handle(
@@ -152,8 +161,16 @@ async fn follow_store(shared: Arc<PodSurroundings>, myself: ActorRef<AgentMessag
 async fn list(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>) -> Option<Revision> {
     let selector = format!("spec.nodeName={}", shared.facts.node_name);
     let fields = protocol::selector::FieldSelector::parse(&selector, &["spec.nodeName"]).ok()?;
-    let page = shared.store.list(ListRequest { fields, ..ListRequest::all("pods") }).await;
-    let page = page.inspect_err(|error| tracing::debug!(%error, "pods were not listed")).ok()?;
+    let page = shared
+        .store
+        .list(ListRequest {
+            fields,
+            ..ListRequest::all("pods")
+        })
+        .await;
+    let page = page
+        .inspect_err(|error| tracing::debug!(%error, "pods were not listed"))
+        .ok()?;
     let pods = page.items.into_iter().map(|(_, object)| object).collect();
     myself.send_message(AgentMessage::Listed(pods)).ok()?;
     Some(page.revision)
@@ -162,7 +179,11 @@ async fn list(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>) -> Opti
 /// Forwards events until the watch ends. Returns the revision to continue from, or `None` to list again.
 async fn watch(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>, from: Revision) -> Option<Revision> {
     let resources = ["pods", "configmaps", "secrets"].map(Resource::new).to_vec();
-    let request = WatchRequest { resources, namespace: None, after: Some(from) };
+    let request = WatchRequest {
+        resources,
+        namespace: None,
+        after: Some(from),
+    };
     let mut last = from;
     let mut items = match shared.store.watch(request).await {
         Ok(items) => items,
@@ -211,7 +232,10 @@ impl AgentState {
     /// Sandboxes of pods that were removed while no node process ran.
     fn remove_orphans(&mut self, present: &HashSet<Uid>) {
         let known = &self.arguments.shared.table;
-        let orphans = self.found.drain().filter(|(uid, _)| !present.contains(uid) && known.slot(uid).is_none());
+        let orphans = self
+            .found
+            .drain()
+            .filter(|(uid, _)| !present.contains(uid) && known.slot(uid).is_none());
         for (uid, sandbox) in orphans.collect::<Vec<_>>() {
             let runtime = Arc::clone(&self.arguments.shared.runtime);
             tokio::spawn(async move {
@@ -239,15 +263,25 @@ impl AgentState {
             _ => Source::Secret,
         };
         let reference = Reference::new(source, &*event.key.name);
-        let dependents = self.dependents.get(&(event.key.namespace.to_string(), reference.clone()));
-        for slot in dependents.into_iter().flatten().filter_map(|uid| self.arguments.shared.table.slot(uid)) {
+        let dependents = self
+            .dependents
+            .get(&(event.key.namespace.to_string(), reference.clone()));
+        for slot in dependents
+            .into_iter()
+            .flatten()
+            .filter_map(|uid| self.arguments.shared.table.slot(uid))
+        {
             slot.send(Event::DependencyChanged(reference.clone()));
         }
     }
 
     /// A pod of the same name and another uid took the place of one whose removal was not seen.
     fn replaced(&mut self, event: &StoreEvent) {
-        if let Some(previous) = event.previous.as_ref().filter(|p| p.header.uid != event.object.header.uid) {
+        if let Some(previous) = event
+            .previous
+            .as_ref()
+            .filter(|p| p.header.uid != event.object.header.uid)
+        {
             self.pod_gone(&previous.header.uid);
         }
     }
@@ -274,7 +308,10 @@ impl AgentState {
         let uid = object.header.uid.clone();
         let namespace = pod.metadata.namespace.clone().unwrap_or_default();
         for reference in pod.spec.as_ref().map(references).unwrap_or_default() {
-            self.dependents.entry((namespace.clone(), reference)).or_default().insert(uid.clone());
+            self.dependents
+                .entry((namespace.clone(), reference))
+                .or_default()
+                .insert(uid.clone());
         }
         let pod = Arc::new(pod);
         if let Some(slot) = self.arguments.shared.table.slot(&uid) {
@@ -282,12 +319,18 @@ impl AgentState {
             slot.send(Event::PodChanged(Box::new(Pod::clone(&pod))));
             return;
         }
-        let found = self.found.remove(&uid).map_or(Found::Nothing, |found| Found::Sandbox(Box::new(found)));
+        let found = self
+            .found
+            .remove(&uid)
+            .map_or(Found::Nothing, |found| Found::Sandbox(Box::new(found)));
         let slot = Arc::new(PodSlot::new(self.path_for(&pod), pod, found));
         self.arguments.shared.table.insert(uid, Arc::clone(&slot));
         let spec = pod_child(slot, Arc::clone(&self.arguments.shared));
         // The supervisor ends only with this actor's own supervisor.
-        let _ = self.arguments.supervisor.send_message(SupervisorMessage::Start { spec, reply: None });
+        let _ = self
+            .arguments
+            .supervisor
+            .send_message(SupervisorMessage::Start { spec, reply: None });
     }
 
     /// `/nodes/n1/pods/default/web`; with a part of the uid while the remains of an older pod of this name are removed.
@@ -299,14 +342,28 @@ impl AgentState {
             return path;
         }
         let uid = text(&pod.metadata.uid);
-        folder.child(&format!("{}.{}", text(&pod.metadata.name), uid.get(..8).unwrap_or(&uid)))
+        folder.child(&format!(
+            "{}.{}",
+            text(&pod.metadata.name),
+            uid.get(..8).unwrap_or(&uid)
+        ))
     }
 
     fn runtime_event(&self, event: RuntimeEvent) {
         let (pod, event) = match event {
-            RuntimeEvent::ContainerExited { pod, container, attempt, exit } => {
-                (pod, Event::ContainerExited { container, attempt, exit })
-            }
+            RuntimeEvent::ContainerExited {
+                pod,
+                container,
+                attempt,
+                exit,
+            } => (
+                pod,
+                Event::ContainerExited {
+                    container,
+                    attempt,
+                    exit,
+                },
+            ),
             RuntimeEvent::SandboxDied { pod, reason } => (pod, Event::SandboxDied(reason)),
         };
         if let Some(slot) = self.arguments.shared.table.slot(&pod) {
@@ -318,7 +375,14 @@ impl AgentState {
         const UNDERSTANDS: &str = "ask: state";
         match message {
             AdminMessage::Ask { question, reply } => {
-                let pods = || self.arguments.shared.table.all().into_iter().map(|(_, slot)| slot.path.to_string());
+                let pods = || {
+                    self.arguments
+                        .shared
+                        .table
+                        .all()
+                        .into_iter()
+                        .map(|(_, slot)| slot.path.to_string())
+                };
                 let answer = match question.as_str() {
                     "state" => Ok(json!({
                         "listed": self.listed,
@@ -340,13 +404,18 @@ impl AgentState {
 /// How a pod's actor is started, each time.
 pub fn pod_child(slot: Arc<PodSlot>, shared: Arc<PodSurroundings>) -> ChildSpec {
     let path = slot.path.clone();
-    ChildSpec::actor(path, "pod", RestartPolicy::actor(RestartRule::Permanent), move |context| {
-        let arguments = PodArguments {
-            slot: Arc::clone(&slot),
-            shared: Arc::clone(&shared),
-            view: context.view.clone(),
-            supervisor: context.supervisor.clone(),
-        };
-        (PodActor, arguments)
-    })
+    ChildSpec::actor(
+        path,
+        "pod",
+        RestartPolicy::actor(RestartRule::Permanent),
+        move |context| {
+            let arguments = PodArguments {
+                slot: Arc::clone(&slot),
+                shared: Arc::clone(&shared),
+                view: context.view.clone(),
+                supervisor: context.supervisor.clone(),
+            };
+            (PodActor, arguments)
+        },
+    )
 }

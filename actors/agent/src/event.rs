@@ -43,7 +43,11 @@ struct Known {
 impl EventLog {
     /// The events of a subject, reported by this node.
     pub fn new(subject: Subject, node: impl Into<String>) -> EventLog {
-        EventLog { subject, node: node.into(), known: HashMap::new() }
+        EventLog {
+            subject,
+            node: node.into(),
+            known: HashMap::new(),
+        }
     }
 
     /// The object to write for one occurrence. `serial` makes names unique: the kernel's random bits, or a counter.
@@ -51,14 +55,21 @@ impl EventLog {
         if self.known.len() >= REMEMBERED_MAX {
             self.known.clear();
         }
-        let known = self.known.entry((reason.to_owned(), message.to_owned())).or_insert_with(|| Known {
-            name: format!("{}.{:016x}", self.subject.name, serial as u64),
-            uid: uuid(serial),
-            count: 0,
-            first: now,
-        });
+        let known = self
+            .known
+            .entry((reason.to_owned(), message.to_owned()))
+            .or_insert_with(|| Known {
+                name: format!("{}.{:016x}", self.subject.name, serial as u64),
+                uid: uuid(serial),
+                count: 0,
+                first: now,
+            });
         known.count += 1;
-        let namespace = if self.subject.namespace.is_empty() { "default" } else { &self.subject.namespace };
+        let namespace = if self.subject.namespace.is_empty() {
+            "default"
+        } else {
+            &self.subject.namespace
+        };
         json!({
             "apiVersion": "v1",
             "kind": "Event",
@@ -87,13 +98,28 @@ impl EventLog {
 pub fn uuid(bits: u128) -> String {
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    )
 }
 
 /// Writes an event object. A failure is logged and forgotten.
 pub async fn write(store: Arc<dyn ObjectStore>, cause: Cause, event: Value) {
-    let Some(kind) = api::kinds::find_by_kind("v1", "Event") else { return };
-    let text = |path: &str| event.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let Some(kind) = api::kinds::find_by_kind("v1", "Event") else {
+        return;
+    };
+    let text = |path: &str| {
+        event
+            .pointer(path)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let key = Key::new(kind.resource(), text("/metadata/namespace"), text("/metadata/name"));
     let draft = match kind.draft(&event) {
         Ok(draft) => draft,
@@ -102,7 +128,11 @@ pub async fn write(store: Arc<dyn ObjectStore>, cause: Cause, event: Value) {
             return;
         }
     };
-    let write = Write::Put { key: key.clone(), precondition: Precondition::None, draft };
+    let write = Write::Put {
+        key: key.clone(),
+        precondition: Precondition::None,
+        draft,
+    };
     if let Err(error) = store.propose(Proposal::one(cause, write)).await {
         tracing::debug!(%key, %error, "an event was not written");
     }
@@ -126,7 +156,10 @@ mod tests {
         let second = log.occurred(UnixMillis(9000), 8, true, "BackOff", "again");
         let other = log.occurred(UnixMillis(9000), 9, true, "BackOff", "other");
         assert_eq!(first["metadata"]["name"], second["metadata"]["name"]);
-        assert_eq!((&second["count"], &second["firstTimestamp"]), (&json!(2), &json!("1970-01-01T00:00:01Z")));
+        assert_eq!(
+            (&second["count"], &second["firstTimestamp"]),
+            (&json!(2), &json!("1970-01-01T00:00:01Z"))
+        );
         assert_ne!(first["metadata"]["name"], other["metadata"]["name"]);
         assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     }

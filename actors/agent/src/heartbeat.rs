@@ -84,8 +84,12 @@ impl Actor for Heartbeat {
         myself.send_message(HeartbeatMessage::Tick)?;
         let followers = vec![
             tokio::spawn(follow_readiness(arguments.unready.clone(), myself.clone())).abort_handle(),
-            tokio::spawn(follow_node(Arc::clone(&arguments.store), arguments.facts.name.clone(), myself.clone()))
-                .abort_handle(),
+            tokio::spawn(follow_node(
+                Arc::clone(&arguments.store),
+                arguments.facts.name.clone(),
+                myself.clone(),
+            ))
+            .abort_handle(),
             tokio::spawn(tick(myself)).abort_handle(),
         ];
         Ok(HeartbeatState {
@@ -149,7 +153,11 @@ async fn follow_readiness(mut unready: watch::Receiver<Option<String>>, myself: 
 
 /// The control plane marks a node that it cannot reach; a node that lives corrects that at once.
 async fn follow_node(store: Arc<dyn ObjectStore>, name: String, myself: ActorRef<HeartbeatMessage>) {
-    let request = WatchRequest { resources: vec![Resource::new("nodes")], namespace: None, after: None };
+    let request = WatchRequest {
+        resources: vec![Resource::new("nodes")],
+        namespace: None,
+        after: None,
+    };
     loop {
         if let Ok(mut events) = store.watch(request.clone()).await {
             if myself.send_message(HeartbeatMessage::Tick).is_err() {
@@ -172,7 +180,8 @@ impl HeartbeatState {
         let node = self.register(now).await?;
         self.write_status(&node, now).await?;
         if now.since_ms(self.lease_renewed) >= LEASE_PERIOD_MS {
-            self.renew_lease(node["metadata"]["uid"].as_str().unwrap_or_default(), now).await?;
+            self.renew_lease(node["metadata"]["uid"].as_str().unwrap_or_default(), now)
+                .await?;
             self.lease_renewed = now;
         }
         Ok(())
@@ -185,7 +194,8 @@ impl HeartbeatState {
         if let Some(stored) = store.read(&key).await.map_err(|error| error.to_string())? {
             return stored.value().map_err(|error| error.to_string());
         }
-        self.create(&key, registration(&self.arguments.facts), "v1", "Node", now).await?;
+        self.create(&key, registration(&self.arguments.facts), "v1", "Node", now)
+            .await?;
         let stored = store.read(&key).await.map_err(|error| error.to_string())?;
         let stored = stored.ok_or("the Node object vanished right after its creation")?;
         tracing::info!(node = %self.arguments.facts.name, "the node is registered");
@@ -202,12 +212,24 @@ impl HeartbeatState {
     ) -> Result<(), String> {
         let kind = api::kinds::find_by_kind(api_version, kind).ok_or("the table of kinds lacks a kind")?;
         let uid = uuid((self.arguments.random)());
-        let context = api::write::WriteContext { new_uid: &uid, ..crate::write_context(now) };
+        let context = api::write::WriteContext {
+            new_uid: &uid,
+            ..crate::write_context(now)
+        };
         let written = api::write::prepare_create(kind, &key.namespace, object, &context);
         let object = written.map_err(|refusal| refusal.message)?.object;
         let draft = kind.draft(&object).map_err(|error| error.to_string())?;
-        let write = Write::Put { key: key.clone(), precondition: Precondition::Absent, draft };
-        match self.arguments.store.propose(Proposal::one(Cause::default(), write)).await {
+        let write = Write::Put {
+            key: key.clone(),
+            precondition: Precondition::Absent,
+            draft,
+        };
+        match self
+            .arguments
+            .store
+            .propose(Proposal::one(Cause::default(), write))
+            .await
+        {
             Ok(_) | Err(ProposeError::Refused(Refusal::AlreadyExists { .. })) => Ok(()),
             Err(error) => Err(error.to_string()),
         }
@@ -222,7 +244,12 @@ impl HeartbeatState {
         change: impl Fn(&Value) -> Value,
     ) -> Result<(), String> {
         let kind = api::kinds::find_by_kind(api_version, kind).ok_or("the table of kinds lacks a kind")?;
-        let stored = self.arguments.store.read(key).await.map_err(|error| error.to_string())?;
+        let stored = self
+            .arguments
+            .store
+            .read(key)
+            .await
+            .map_err(|error| error.to_string())?;
         let stored = stored.ok_or_else(|| format!("{key} does not exist"))?;
         let old = stored.value().map_err(|error| error.to_string())?;
         let context = crate::write_context(self.arguments.clock.now());
@@ -230,8 +257,16 @@ impl HeartbeatState {
         let object = written.map_err(|refusal| refusal.message)?.object;
         let draft = kind.draft(&object).map_err(|error| error.to_string())?;
         let precondition = Precondition::Revision(stored.header.revision);
-        let write = Write::Put { key: key.clone(), precondition, draft };
-        self.arguments.store.propose(Proposal::one(Cause::default(), write)).await.map_err(|error| error.to_string())?;
+        let write = Write::Put {
+            key: key.clone(),
+            precondition,
+            draft,
+        };
+        self.arguments
+            .store
+            .propose(Proposal::one(Cause::default(), write))
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(())
     }
 
@@ -251,15 +286,26 @@ impl HeartbeatState {
             }
             new
         };
-        self.update(&key, "v1", "Node", Some(api::kinds::Subresource::Status), change).await?;
+        self.update(&key, "v1", "Node", Some(api::kinds::Subresource::Status), change)
+            .await?;
         self.status_written = now;
         Ok(())
     }
 
     async fn renew_lease(&self, node_uid: &str, now: UnixMillis) -> Result<(), String> {
         let object = lease(&self.arguments.facts, node_uid, now);
-        let key = Key::new("leases.coordination.k8s.io", "kube-node-lease", self.arguments.facts.name.as_str());
-        let exists = self.arguments.store.read(&key).await.map_err(|error| error.to_string())?.is_some();
+        let key = Key::new(
+            "leases.coordination.k8s.io",
+            "kube-node-lease",
+            self.arguments.facts.name.as_str(),
+        );
+        let exists = self
+            .arguments
+            .store
+            .read(&key)
+            .await
+            .map_err(|error| error.to_string())?
+            .is_some();
         if !exists {
             return self.create(&key, object, "coordination.k8s.io/v1", "Lease", now).await;
         }

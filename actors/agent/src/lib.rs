@@ -78,7 +78,10 @@ pub async fn start(
         host_ip: config.facts.address.clone(),
         pod_ip: String::new(),
         allocatable_cpu_milli: config.facts.cpu_milli.saturating_sub(config.facts.reserved_cpu_milli),
-        allocatable_memory_bytes: config.facts.memory_bytes.saturating_sub(config.facts.reserved_memory_bytes),
+        allocatable_memory_bytes: config
+            .facts
+            .memory_bytes
+            .saturating_sub(config.facts.reserved_memory_bytes),
     };
     let shared = Arc::new(PodSurroundings {
         store: Arc::clone(&store),
@@ -98,36 +101,77 @@ pub async fn start(
         view: None,
     };
     let permanent = RestartPolicy::actor(RestartRule::Permanent);
-    let heartbeat = ChildSpec::actor(node.child("heartbeat"), "heartbeat", permanent.clone(), move |context| {
-        (Heartbeat, HeartbeatArguments { view: Some(context.view.clone()), ..heartbeat.clone() })
+    let heartbeat = ChildSpec::actor(node.child("heartbeat"), "heartbeat", permanent, move |context| {
+        (
+            Heartbeat,
+            HeartbeatArguments {
+                view: Some(context.view.clone()),
+                ..heartbeat.clone()
+            },
+        )
     });
     let children = vec![heartbeat, pods_child(&node, &shared, &registry, &config.clock)];
-    let arguments = SupervisorArguments { registry, clock: config.clock, children };
+    let arguments = SupervisorArguments {
+        registry,
+        clock: config.clock,
+        children,
+    };
     let (supervisor, _) = Actor::spawn(None, Supervisor, arguments).await?;
     Ok(supervisor)
 }
 
 /// The supervisor of the pods, with the agent beside them: at each start it begins with the pods that are known.
-fn pods_child(node: &ActorPath, shared: &Arc<PodSurroundings>, registry: &Registry, clock: &Arc<dyn Clock>) -> ChildSpec {
+fn pods_child(
+    node: &ActorPath,
+    shared: &Arc<PodSurroundings>,
+    registry: &Registry,
+    clock: &Arc<dyn Clock>,
+) -> ChildSpec {
     let (node, shared, registry, clock) = (node.clone(), Arc::clone(shared), registry.clone(), Arc::clone(clock));
     let path = node.child("pods");
     let policy = RestartPolicy::actor(RestartRule::Permanent);
     let start: supervision::StartChild = Arc::new(move |context| {
         let (node, shared) = (node.clone(), Arc::clone(&shared));
         let known = shared.table.all();
-        let children = known.into_iter().map(|(_, slot)| pod_child(slot, Arc::clone(&shared))).collect();
-        let arguments = SupervisorArguments { registry: registry.clone(), clock: Arc::clone(&clock), children };
+        let children = known
+            .into_iter()
+            .map(|(_, slot)| pod_child(slot, Arc::clone(&shared)))
+            .collect();
+        let arguments = SupervisorArguments {
+            registry: registry.clone(),
+            clock: Arc::clone(&clock),
+            children,
+        };
         Box::pin(async move {
             let (actor, _) = Actor::spawn_linked(None, Supervisor, arguments, context.supervisor).await?;
-            let agent = AgentArguments { shared, supervisor: actor.clone(), node: node.clone(), view: None };
+            let agent = AgentArguments {
+                shared,
+                supervisor: actor.clone(),
+                node: node.clone(),
+                view: None,
+            };
             let policy = RestartPolicy::actor(RestartRule::Permanent);
             let spec = ChildSpec::actor(node.child("agent"), "agent", policy, move |context| {
-                (AgentActor, AgentArguments { view: Some(context.view.clone()), ..agent.clone() })
+                (
+                    AgentActor,
+                    AgentArguments {
+                        view: Some(context.view.clone()),
+                        ..agent.clone()
+                    },
+                )
             });
             // The supervisor was started a moment ago.
             let _ = actor.send_message(SupervisorMessage::Start { spec, reply: None });
-            Ok(supervision::StartedChild { cell: actor.get_cell(), inbox: Arc::new(actor) })
+            Ok(supervision::StartedChild {
+                cell: actor.get_cell(),
+                inbox: Arc::new(actor),
+            })
         })
     });
-    ChildSpec { path, kind: "supervisor", policy, start }
+    ChildSpec {
+        path,
+        kind: "supervisor",
+        policy,
+        start,
+    }
 }

@@ -89,23 +89,33 @@ pub fn status(facts: &NodeFacts, stored: &Value, unready: Option<&str>, now: Uni
     let kibibytes = |bytes: u64| format!("{}Ki", bytes / 1024);
     let resources = |cpu: u64, memory: u64| {
         json!({
-            "cpu": if cpu % 1000 == 0 { (cpu / 1000).to_string() } else { format!("{cpu}m") },
+            "cpu": if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") },
             "memory": kibibytes(memory),
             "ephemeral-storage": kibibytes(facts.ephemeral_storage_bytes),
             "pods": facts.pods_max.to_string(),
         })
     };
-    let pressure = |kind: &str, reason: &str, message: &str| {
-        condition(stored, kind, "False", reason, message, now)
-    };
+    let pressure = |kind: &str, reason: &str, message: &str| condition(stored, kind, "False", reason, message, now);
     let ready = match unready {
         None => condition(stored, "Ready", "True", "KubeletReady", "the node runs pods", now),
         Some(why) => condition(stored, "Ready", "False", "KubeletNotReady", why, now),
     };
     let own = [
-        pressure("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        pressure("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        pressure("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        pressure(
+            "MemoryPressure",
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+        ),
+        pressure(
+            "DiskPressure",
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        pressure(
+            "PIDPressure",
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
         ready,
     ];
     let stored_conditions = stored["status"]["conditions"].as_array().into_iter().flatten();
@@ -135,7 +145,9 @@ pub fn status(facts: &NodeFacts, stored: &Value, unready: Option<&str>, now: Uni
 
 fn condition(stored: &Value, kind: &str, status: &str, reason: &str, message: &str, now: UnixMillis) -> Value {
     let known = stored["status"]["conditions"].as_array().into_iter().flatten();
-    let before = known.clone().find(|known| known["type"] == kind && known["status"] == status);
+    let before = known
+        .clone()
+        .find(|known| known["type"] == kind && known["status"] == status);
     let since = before.map_or_else(|| json!(now.rfc3339()), |before| before["lastTransitionTime"].clone());
     json!({
         "type": kind, "status": status, "reason": reason, "message": message,
@@ -157,7 +169,14 @@ pub fn status_is_due(stored: &Value, wanted: &Value, last_write: UnixMillis, now
         status
     };
     let part = |name: &str| without_times(&stored["status"])[name] != without_times(wanted)[name];
-    let names = ["addresses", "capacity", "allocatable", "conditions", "daemonEndpoints", "nodeInfo"];
+    let names = [
+        "addresses",
+        "capacity",
+        "allocatable",
+        "conditions",
+        "daemonEndpoints",
+        "nodeInfo",
+    ];
     now.since_ms(last_write) >= STATUS_PERIOD_MS || names.into_iter().any(part)
 }
 
@@ -195,7 +214,10 @@ mod tests {
     #[test]
     fn allocatable_is_capacity_without_what_is_reserved() {
         let status = status(&facts(), &json!({}), None, UnixMillis(0));
-        assert_eq!((&status["capacity"]["cpu"], &status["allocatable"]["cpu"]), (&json!("2"), &json!("1900m")));
+        assert_eq!(
+            (&status["capacity"]["cpu"], &status["allocatable"]["cpu"]),
+            (&json!("2"), &json!("1900m"))
+        );
         assert_eq!(status["capacity"]["memory"], "1048576Ki");
     }
 
@@ -205,7 +227,12 @@ mod tests {
         let stored = json!({"status": first});
         let later = status(&facts(), &stored, None, UnixMillis(60_000));
         assert!(!status_is_due(&stored, &later, UnixMillis(0), UnixMillis(60_000)));
-        assert!(status_is_due(&stored, &later, UnixMillis(0), UnixMillis(STATUS_PERIOD_MS)));
+        assert!(status_is_due(
+            &stored,
+            &later,
+            UnixMillis(0),
+            UnixMillis(STATUS_PERIOD_MS)
+        ));
         let unready = status(&facts(), &stored, Some("no network"), UnixMillis(60_000));
         assert!(status_is_due(&stored, &unready, UnixMillis(0), UnixMillis(60_000)));
     }
@@ -218,7 +245,15 @@ mod tests {
             {"type": "PIDPressure", "status": "False", "lastTransitionTime": "2020-01-01T00:00:00Z"},
         ]}});
         let status = status(&facts(), &stored, None, UnixMillis(0));
-        let of = |kind: &str| status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone();
+        let of = |kind: &str| {
+            status["conditions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|c| c["type"] == kind)
+                .unwrap()
+                .clone()
+        };
         assert_eq!(of("NetworkUnavailable")["status"], "False");
         assert_eq!(of("Ready")["lastTransitionTime"], "1970-01-01T00:00:00Z");
         assert_eq!(of("PIDPressure")["lastTransitionTime"], "2020-01-01T00:00:00Z");

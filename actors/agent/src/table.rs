@@ -86,7 +86,11 @@ impl PodTable {
 
     /// All pods.
     pub fn all(&self) -> Vec<(Uid, Arc<PodSlot>)> {
-        self.slots.read().iter().map(|(uid, slot)| (uid.clone(), Arc::clone(slot))).collect()
+        self.slots
+            .read()
+            .iter()
+            .map(|(uid, slot)| (uid.clone(), Arc::clone(slot)))
+            .collect()
     }
 
     /// Whether an actor has this path.

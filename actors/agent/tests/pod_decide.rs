@@ -8,8 +8,8 @@ use agent::pod::state::{PodState, Run, Sandbox};
 use agent::pod::status::{Phase, phase, status};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
-use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState, PresentImage, RuntimeError, SandboxState};
 use protocol::UnixMillis;
+use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState, PresentImage, RuntimeError, SandboxState};
 use serde_json::{Value, json};
 
 fn pod(spec: Value) -> Pod {
@@ -65,7 +65,10 @@ impl World {
     }
 
     fn answer(&mut self, effect: Effect) -> Option<Event> {
-        let exit_error = || RuntimeError::Exec { program: "/x".into(), reason: "No such file".into() };
+        let exit_error = || RuntimeError::Exec {
+            program: "/x".into(),
+            reason: "No such file".into(),
+        };
         Some(match effect {
             Effect::ResolveDependencies(_) => Event::DependenciesResolved(Dependencies::default()),
             Effect::StartSandbox(spec) => Event::SandboxStarted(Ok(SandboxState {
@@ -75,21 +78,42 @@ impl World {
                 alive: true,
                 containers: vec![],
             })),
-            Effect::EnsureImage { container, reference, .. } => {
+            Effect::EnsureImage {
+                container, reference, ..
+            } => {
                 let result = if self.image_fails {
-                    Err(RuntimeError::ImagePull { reference, reason: "not found".into() })
+                    Err(RuntimeError::ImagePull {
+                        reference,
+                        reason: "not found".into(),
+                    })
                 } else {
-                    Ok(PresentImage { reference, digest: "sha256:1".into(), size_bytes: 1 })
+                    Ok(PresentImage {
+                        reference,
+                        digest: "sha256:1".into(),
+                        size_bytes: 1,
+                    })
                 };
                 Event::ImageEnsured { container, result }
             }
             Effect::StartContainer(spec) => {
                 self.started.push((spec.name.clone(), spec.attempt));
-                let phase = ContainerPhase::Running { pid: 1, started_at: self.now };
+                let phase = ContainerPhase::Running {
+                    pid: 1,
+                    started_at: self.now,
+                };
                 let (name, attempt) = (spec.name.clone(), spec.attempt);
-                let state = ContainerState { name, attempt, image_digest: "sha256:1".into(), phase };
+                let state = ContainerState {
+                    name,
+                    attempt,
+                    image_digest: "sha256:1".into(),
+                    phase,
+                };
                 let result = if self.start_fails { Err(exit_error()) } else { Ok(state) };
-                Event::ContainerStarted { container: spec.name, attempt: spec.attempt, result }
+                Event::ContainerStarted {
+                    container: spec.name,
+                    attempt: spec.attempt,
+                    result,
+                }
             }
             Effect::SignalContainer { container, signal } => {
                 assert_eq!(signal, SIGTERM);
@@ -108,7 +132,9 @@ impl World {
                 self.stopped = true;
                 return None;
             }
-            Effect::WriteStatus(_) | Effect::Record { .. } | Effect::SetTimer { .. } | Effect::UpdateVolume(_) => return None,
+            Effect::WriteStatus(_) | Effect::Record { .. } | Effect::SetTimer { .. } | Effect::UpdateVolume(_) => {
+                return None;
+            }
         })
     }
 
@@ -122,7 +148,11 @@ impl World {
             finished_at: self.now,
             message: String::new(),
         };
-        self.tell(Event::ContainerExited { container: container.into(), attempt, exit });
+        self.tell(Event::ContainerExited {
+            container: container.into(),
+            attempt,
+            exit,
+        });
     }
 
     fn pass(&mut self, ms: u64) {
@@ -148,8 +178,16 @@ fn a_bound_pod_gets_its_sandbox_image_and_container() {
     assert_eq!(world.started, [("c".to_owned(), 0)]);
     assert!(world.running("c"));
     let status = status(&world.state, world.now);
-    assert_eq!((status.phase.as_deref(), status.pod_ip.as_deref()), (Some("Running"), Some("10.244.0.9")));
-    let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!(
+        (status.phase.as_deref(), status.pod_ip.as_deref()),
+        (Some("Running"), Some("10.244.0.9"))
+    );
+    let ready = status
+        .conditions
+        .unwrap()
+        .into_iter()
+        .find(|c| c.type_ == "Ready")
+        .unwrap();
     assert_eq!(ready.status, "True");
 }
 
@@ -177,7 +215,12 @@ fn a_container_that_fails_again_waits_and_says_crash_loop() {
     assert!(world.running("c"), "the first restart is at once");
     world.exit("c", 1);
     assert!(!world.running("c"));
-    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .waiting
+        .unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
     world.pass(9_999);
     assert!(!world.running("c"));
@@ -197,7 +240,13 @@ fn init_containers_run_one_after_the_other_before_the_app() {
     assert_eq!(world.started.last(), Some(&("b".to_owned(), 0)));
     world.exit("b", 2);
     world.exit("b", 0);
-    let last: Vec<&str> = world.started.iter().rev().take(2).map(|(name, _)| name.as_str()).collect();
+    let last: Vec<&str> = world
+        .started
+        .iter()
+        .rev()
+        .take(2)
+        .map(|(name, _)| name.as_str())
+        .collect();
     assert!(last.contains(&"c") && last.contains(&"d"), "{:?}", world.started);
 }
 
@@ -263,10 +312,20 @@ fn an_image_that_cannot_be_pulled_is_tried_again_with_back_off() {
         fresh.tell(Event::SandboxFound(None));
         fresh
     };
-    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .waiting
+        .unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("ErrImagePull"));
     world.pass(10_000);
-    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0].state.clone().unwrap().waiting.unwrap();
+    let waiting = status(&world.state, world.now).container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .waiting
+        .unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("ImagePullBackOff"));
     world.image_fails = false;
     world.pass(20_000);
@@ -277,11 +336,19 @@ fn an_image_that_cannot_be_pulled_is_tried_again_with_back_off() {
 fn a_program_that_does_not_exist_is_a_start_error() {
     let mut world = World::new(one_container("Never"));
     world.exit("c", 0);
-    let mut failing = World { start_fails: true, ..world };
+    let mut failing = World {
+        start_fails: true,
+        ..world
+    };
     failing.state = PodState::new(one_container("Never"), PodFacts::default());
     failing.tell(Event::SandboxFound(None));
     assert_eq!(phase(&failing.state), Phase::Failed);
-    let ended = status(&failing.state, failing.now).container_statuses.unwrap()[0].state.clone().unwrap().terminated.unwrap();
+    let ended = status(&failing.state, failing.now).container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap()
+        .terminated
+        .unwrap();
     assert_eq!((ended.reason.as_deref(), ended.exit_code), (Some("StartError"), 128));
     assert!(ended.message.unwrap().contains("/x"));
 }
@@ -307,9 +374,15 @@ fn a_missing_config_map_is_named_and_found_later() {
     world.state = PodState::new(pod(spec), PodFacts::default());
     world.tell(Event::SandboxFound(None));
     let refused = world.state.record_mut("c").unwrap().run.clone();
-    assert!(matches!(&refused, Run::Refused { message, .. } if message == "configmap \"m\" not found"), "{refused:?}");
+    assert!(
+        matches!(&refused, Run::Refused { message, .. } if message == "configmap \"m\" not found"),
+        "{refused:?}"
+    );
     let reference = agent::pod::dependency::Reference::new(agent::pod::dependency::Source::ConfigMap, "m");
-    let found = Dependencies { contents: [(reference, Some(Default::default()))].into(), services: vec![] };
+    let found = Dependencies {
+        contents: [(reference, Some(Default::default()))].into(),
+        services: vec![],
+    };
     world.tell(Event::DependenciesResolved(found));
     assert!(world.running("c"));
 }
@@ -326,14 +399,30 @@ fn after_a_restart_of_the_node_process_running_containers_are_left_alone() {
             name: "c".into(),
             attempt: 3,
             image_digest: "sha256:1".into(),
-            phase: ContainerPhase::Running { pid: 7, started_at: UnixMillis(6) },
+            phase: ContainerPhase::Running {
+                pid: 7,
+                started_at: UnixMillis(6),
+            },
         }],
     };
     let mut effects = Vec::new();
-    decide(&mut state, UnixMillis(10), Event::SandboxFound(Some(found)), &mut effects);
-    decide(&mut state, UnixMillis(10), Event::DependenciesResolved(Dependencies::default()), &mut effects);
+    decide(
+        &mut state,
+        UnixMillis(10),
+        Event::SandboxFound(Some(found)),
+        &mut effects,
+    );
+    decide(
+        &mut state,
+        UnixMillis(10),
+        Event::DependenciesResolved(Dependencies::default()),
+        &mut effects,
+    );
     let touches = |effect: &Effect| {
-        matches!(effect, Effect::StartContainer(_) | Effect::StartSandbox(_) | Effect::RemoveSandbox | Effect::EnsureImage { .. })
+        matches!(
+            effect,
+            Effect::StartContainer(_) | Effect::StartSandbox(_) | Effect::RemoveSandbox | Effect::EnsureImage { .. }
+        )
     };
     assert!(!effects.iter().any(touches), "{effects:?}");
     assert_eq!(state.record_mut("c").unwrap().attempt, 3);

@@ -84,8 +84,11 @@ impl Client {
                 default_paths(variable("KUBECONFIG").as_deref(), variable("HOME").as_deref())
             }
         };
-        let existing: Vec<PathBuf> =
-            if kubeconfig.is_some() { paths } else { paths.into_iter().filter(|path| path.exists()).collect() };
+        let existing: Vec<PathBuf> = if kubeconfig.is_some() {
+            paths
+        } else {
+            paths.into_iter().filter(|path| path.exists()).collect()
+        };
         let (first, rest) = existing.split_first().ok_or(ClientError::NoKubeconfig)?;
         let mut merged = Kubeconfig::load(first)?;
         for path in rest {
@@ -103,7 +106,9 @@ impl Client {
             expected: "a usable credential",
             reason,
         };
-        let mut builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).user_agent("actorium");
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent("actorium");
         if let Some(pem) = &access.ca_pem {
             let certificates =
                 reqwest::Certificate::from_pem_bundle(pem).map_err(|error| malformed(error.to_string()))?;
@@ -123,7 +128,11 @@ impl Client {
 
     /// The namespace of commands that name none.
     pub fn namespace(&self) -> &str {
-        if self.access.namespace.is_empty() { "default" } else { &self.access.namespace }
+        if self.access.namespace.is_empty() {
+            "default"
+        } else {
+            &self.access.namespace
+        }
     }
 
     /// The CA by which the server is known, PEM.
@@ -144,8 +153,12 @@ impl Client {
         accept: &str,
         body: Vec<u8>,
     ) -> Result<reqwest::Response, ClientError> {
-        let method = reqwest::Method::from_bytes(method.as_bytes()).map_err(|error| ClientError::Usage(error.to_string()))?;
-        let mut request = self.http.request(method, format!("{}{path}", self.access.server)).header("Accept", accept);
+        let method =
+            reqwest::Method::from_bytes(method.as_bytes()).map_err(|error| ClientError::Usage(error.to_string()))?;
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.access.server))
+            .header("Accept", accept);
         if !body.is_empty() {
             request = request.header("Content-Type", content_type).body(body);
         }
@@ -159,7 +172,10 @@ impl Client {
                 reason = cause.to_string();
                 source = cause.source();
             }
-            ClientError::Unreachable { server: self.access.server.clone(), reason }
+            ClientError::Unreachable {
+                server: self.access.server.clone(),
+                reason,
+            }
         })
     }
 
@@ -174,7 +190,10 @@ impl Client {
     ) -> Result<Value, ClientError> {
         let response = self.send(method, path, content_type, accept, body).await?;
         let code = response.status().as_u16();
-        let bytes = response.bytes().await.map_err(|error| self.malformed("a whole answer", &error))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|error| self.malformed("a whole answer", &error))?;
         if code >= 400 {
             return Err(refusal(code, &bytes));
         }
@@ -195,12 +214,18 @@ impl Client {
         let response = self.send("GET", path, "", accept, Vec::new()).await?;
         let code = response.status().as_u16();
         if code >= 400 {
-            let bytes = response.bytes().await.map_err(|error| self.malformed("a whole answer", &error))?;
+            let bytes = response
+                .bytes()
+                .await
+                .map_err(|error| self.malformed("a whole answer", &error))?;
             return Err(refusal(code, &bytes));
         }
         let server = self.access.server.clone();
         Ok(response.bytes_stream().map(move |part| {
-            part.map_err(|error| ClientError::Unreachable { server: server.clone(), reason: error.to_string() })
+            part.map_err(|error| ClientError::Unreachable {
+                server: server.clone(),
+                reason: error.to_string(),
+            })
         }))
     }
 
@@ -208,9 +233,14 @@ impl Client {
     pub async fn admin(&self, request: &AdminRequest) -> Result<AdminReply, ClientError> {
         let body = serde_json::to_vec(request).map_err(|error| self.malformed("a message", &error))?;
         let path = "/actorium/v1/admin";
-        let response = self.send("POST", path, "application/json", "application/json", body).await?;
+        let response = self
+            .send("POST", path, "application/json", "application/json", body)
+            .await?;
         let code = response.status().as_u16();
-        let bytes = response.bytes().await.map_err(|error| self.malformed("a whole answer", &error))?;
+        let bytes = response
+            .bytes()
+            .await
+            .map_err(|error| self.malformed("a whole answer", &error))?;
         if code >= 400 {
             return match serde_json::from_slice::<AdminError>(&bytes) {
                 Ok(error) => Err(error.into()),
@@ -221,7 +251,11 @@ impl Client {
     }
 
     fn malformed(&self, expected: &'static str, error: &dyn std::error::Error) -> ClientError {
-        ClientError::Malformed { server: self.access.server.clone(), expected, reason: error.to_string() }
+        ClientError::Malformed {
+            server: self.access.server.clone(),
+            expected,
+            reason: error.to_string(),
+        }
     }
 }
 

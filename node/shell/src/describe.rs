@@ -6,13 +6,24 @@ use serde_json::Value;
 use crate::render::columns;
 
 /// Fields that machines keep for themselves.
-const HIDDEN: &[&str] = &["managedFields", "resourceVersion", "uid", "generation", "apiVersion", "kind"];
+const HIDDEN: &[&str] = &[
+    "managedFields",
+    "resourceVersion",
+    "uid",
+    "generation",
+    "apiVersion",
+    "kind",
+];
 
 /// The text of an object with its events, oldest first.
 pub fn describe(kind: &str, object: &Value, events: &[Value]) -> String {
     let mut text = String::new();
     let metadata = &object["metadata"];
-    for (label, name) in [("Name", "name"), ("Namespace", "namespace"), ("Created", "creationTimestamp")] {
+    for (label, name) in [
+        ("Name", "name"),
+        ("Namespace", "namespace"),
+        ("Created", "creationTimestamp"),
+    ] {
         if let Some(value) = metadata[name].as_str() {
             line(&mut text, 0, label, value);
         }
@@ -20,13 +31,35 @@ pub fn describe(kind: &str, object: &Value, events: &[Value]) -> String {
     line(&mut text, 0, "Kind", kind);
     for (label, name) in [("Labels", "labels"), ("Annotations", "annotations")] {
         let entries = metadata[name].as_object();
-        let entries = entries.into_iter().flatten().filter(|(key, _)| !key.ends_with("last-applied-configuration"));
+        let entries = entries
+            .into_iter()
+            .flatten()
+            .filter(|(key, _)| !key.ends_with("last-applied-configuration"));
         let listed: Vec<String> = entries.map(|(key, value)| format!("{key}={}", scalar(value))).collect();
-        line(&mut text, 0, label, if listed.is_empty() { "<none>".to_owned() } else { listed.join("\n") }.as_str());
+        line(
+            &mut text,
+            0,
+            label,
+            if listed.is_empty() {
+                "<none>".to_owned()
+            } else {
+                listed.join("\n")
+            }
+            .as_str(),
+        );
     }
-    let owners = metadata["ownerReferences"].as_array().into_iter().flatten().filter(|owner| owner["controller"] == true);
+    let owners = metadata["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|owner| owner["controller"] == true);
     for owner in owners {
-        line(&mut text, 0, "Controlled By", &format!("{}/{}", scalar(&owner["kind"]), scalar(&owner["name"])));
+        line(
+            &mut text,
+            0,
+            "Controlled By",
+            &format!("{}/{}", scalar(&owner["kind"]), scalar(&owner["name"])),
+        );
     }
     if let Some(at) = metadata["deletionTimestamp"].as_str() {
         line(&mut text, 0, "Deleting", &format!("until {at}"));
@@ -48,11 +81,21 @@ pub fn describe(kind: &str, object: &Value, events: &[Value]) -> String {
 }
 
 fn conditions(text: &mut String, object: &Value) {
-    let Some(conditions) = object.pointer("/status/conditions").and_then(Value::as_array) else { return };
-    let mut rows = vec![["Type", "Status", "Since", "Reason", "Message"].map(str::to_owned).to_vec()];
+    let Some(conditions) = object.pointer("/status/conditions").and_then(Value::as_array) else {
+        return;
+    };
+    let mut rows = vec![
+        ["Type", "Status", "Since", "Reason", "Message"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for condition in conditions {
         let cell = |name: &str| condition[name].as_str().unwrap_or_default().to_owned();
-        rows.push(["type", "status", "lastTransitionTime", "reason", "message"].map(cell).to_vec());
+        rows.push(
+            ["type", "status", "lastTransitionTime", "reason", "message"]
+                .map(cell)
+                .to_vec(),
+        );
     }
     text.push_str("Conditions:\n");
     indent(text, &columns(&rows));
@@ -65,7 +108,11 @@ fn event_table(text: &mut String, events: &[Value]) {
     }
     let mut sorted: Vec<&Value> = events.iter().collect();
     sorted.sort_by_key(|event| scalar(&event["lastTimestamp"]));
-    let mut rows = vec![["Type", "Reason", "Last seen", "Count", "From", "Message"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["Type", "Reason", "Last seen", "Count", "From", "Message"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for event in sorted {
         rows.push(vec![
             scalar(&event["type"]),
@@ -102,7 +149,12 @@ fn outline(text: &mut String, depth: usize, name: &str, value: &Value) {
             for item in items {
                 let title = ["name", "type", "key"].iter().find_map(|name| item[*name].as_str());
                 text.push_str(&format!("{}- {}\n", "  ".repeat(depth + 1), title.unwrap_or_default()));
-                for (name, value) in item.as_object().into_iter().flatten().filter(|(name, _)| *name != "name") {
+                for (name, value) in item
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(name, _)| *name != "name")
+                {
                     outline(text, depth + 2, name, value);
                 }
             }
@@ -118,7 +170,11 @@ fn outline(text: &mut String, depth: usize, name: &str, value: &Value) {
 
 fn line(text: &mut String, depth: usize, label: &str, value: &str) {
     let indent = "  ".repeat(depth);
-    let head = format!("{indent}{:<width$}", format!("{label}:"), width = 18usize.saturating_sub(indent.len()));
+    let head = format!(
+        "{indent}{:<width$}",
+        format!("{label}:"),
+        width = 18usize.saturating_sub(indent.len())
+    );
     let mut rows = value.lines();
     text.push_str(&format!("{head} {}\n", rows.next().unwrap_or_default()));
     for row in rows {
@@ -143,7 +199,11 @@ fn heading(name: &str) -> String {
         if begins_word {
             heading.push(' ');
         }
-        heading.extend(if at == 0 { character.to_uppercase().collect::<Vec<_>>() } else { vec![*character] });
+        heading.extend(if at == 0 {
+            character.to_uppercase().collect::<Vec<_>>()
+        } else {
+            vec![*character]
+        });
     }
     heading
 }
@@ -162,7 +222,15 @@ mod tests {
         });
         let events = [json!({"type": "Warning", "reason": "BackOff", "message": "again", "count": 3})];
         let text = describe("Pod", &object, &events);
-        for part in ["Name:              web", "Restart Policy:  Always", "    - c", "Image:        i", "Ready  True", "BackOff", "again"] {
+        for part in [
+            "Name:              web",
+            "Restart Policy:  Always",
+            "    - c",
+            "Image:        i",
+            "Ready  True",
+            "BackOff",
+            "again",
+        ] {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
         }
         assert!(!text.contains("hidden"));

@@ -83,7 +83,9 @@ impl Completer for Typing {
             Completion::Verbs(verbs) => verbs.into_iter().map(|verb| format!("{verb} ")).collect(),
             Completion::Actors { folder, begun } => {
                 let client = Arc::clone(&self.client);
-                let asked = self.runtime.block_on(async move { client.admin(&AdminRequest::Ls { path: folder }).await });
+                let asked = self
+                    .runtime
+                    .block_on(async move { client.admin(&AdminRequest::Ls { path: folder }).await });
                 match asked {
                     Ok(AdminReply::Actors(actors)) => names(&actors, &begun),
                     _ => Vec::new(),
@@ -97,7 +99,11 @@ impl Completer for Typing {
 fn names(actors: &[protocol::admin::ActorEntry], begun: &str) -> Vec<String> {
     let named = actors.iter().filter_map(|actor| {
         let name = actor.path.rsplit('/').next()?;
-        let slash = if actor.kind == "folder" || actor.children > 0 { "/" } else { " " };
+        let slash = if actor.kind == "folder" || actor.children > 0 {
+            "/"
+        } else {
+            " "
+        };
         name.starts_with(begun).then(|| format!("{name}{slash}"))
     });
     named.collect()
@@ -116,7 +122,10 @@ pub async fn run(client: Client, output: Output) -> Result<(), ClientError> {
     let client = Arc::new(client);
     let here = Arc::new(std::sync::Mutex::new("/".to_owned()));
     let runtime = Handle::current();
-    println!("Connected to {}. `help` says what can be said, Tab completes, Ctrl-D leaves.", client.server());
+    println!(
+        "Connected to {}. `help` says what can be said, Tab completes, Ctrl-D leaves.",
+        client.server()
+    );
     let thread = tokio::task::spawn_blocking(move || read_lines(&client, &here, &runtime, output));
     thread.await.map_err(|error| ClientError::Usage(error.to_string()))?
 }
@@ -129,7 +138,11 @@ fn read_lines(
 ) -> Result<(), ClientError> {
     let broken = |error: ReadlineError| ClientError::Usage(format!("the terminal cannot be read: {error}"));
     let mut editor: Editor<Typing, DefaultHistory> = Editor::new().map_err(broken)?;
-    editor.set_helper(Some(Typing { client: Arc::clone(client), runtime: runtime.clone(), here: Arc::clone(here) }));
+    editor.set_helper(Some(Typing {
+        client: Arc::clone(client),
+        runtime: runtime.clone(),
+        here: Arc::clone(here),
+    }));
     let history = history_path();
     if let Some(path) = &history {
         // The first session has no history.

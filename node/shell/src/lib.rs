@@ -74,7 +74,11 @@ pub async fn run(connection: &Connection, command: Command) -> Result<(), Client
     let client = Client::load(connection.kubeconfig.as_ref(), connection.context.as_deref())?;
     match command {
         Command::Shell(shell) => {
-            let output = if shell.output == ShellOutput::Json { Output::Json } else { Output::Text };
+            let output = if shell.output == ShellOutput::Json {
+                Output::Json
+            } else {
+                Output::Text
+            };
             if shell.lines.is_empty() {
                 return interactive::run(client, output).await;
             }

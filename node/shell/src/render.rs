@@ -6,7 +6,12 @@ use serde_json::Value;
 /// Columns, each as wide as its widest cell, two spaces between.
 pub fn columns(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
     let widths: Vec<usize> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = String::new();
     for row in rows {
@@ -37,12 +42,30 @@ fn list(actors: &[ActorEntry]) -> String {
     if actors.is_empty() {
         return "nothing below this path\n".to_owned();
     }
-    let mut rows = vec![["NAME", "KIND", "STATE", "RESTARTS", "DOING"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["NAME", "KIND", "STATE", "RESTARTS", "DOING"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for actor in actors {
         let name = actor.path.rsplit('/').next().unwrap_or_default();
-        let name = if actor.children > 0 || actor.kind == "folder" { format!("{name}/") } else { name.to_owned() };
-        let restarts = if actor.kind == "folder" { String::new() } else { actor.restarts.to_string() };
-        rows.push(vec![name, actor.kind.clone(), actor.state.clone(), restarts, actor.summary.clone()]);
+        let name = if actor.children > 0 || actor.kind == "folder" {
+            format!("{name}/")
+        } else {
+            name.to_owned()
+        };
+        let restarts = if actor.kind == "folder" {
+            String::new()
+        } else {
+            actor.restarts.to_string()
+        };
+        rows.push(vec![
+            name,
+            actor.kind.clone(),
+            actor.state.clone(),
+            restarts,
+            actor.summary.clone(),
+        ]);
     }
     columns(&rows)
 }
@@ -54,9 +77,17 @@ fn tree(actors: &[ActorEntry], root: &str) -> String {
         let depth = actor.path.matches('/').count().saturating_sub(base).max(1);
         let mut line = String::new();
         for level in 1..depth {
-            line.push_str(if has_later(&actors[index..], actor, base + level) { "│  " } else { "   " });
+            line.push_str(if has_later(&actors[index..], actor, base + level) {
+                "│  "
+            } else {
+                "   "
+            });
         }
-        line.push_str(if has_later(&actors[index..], actor, base + depth) { "├─ " } else { "└─ " });
+        line.push_str(if has_later(&actors[index..], actor, base + depth) {
+            "├─ "
+        } else {
+            "└─ "
+        });
         line.push_str(actor.path.rsplit('/').next().unwrap_or_default());
         if actor.kind != "folder" {
             line.push_str(&format!("  ({}, {}", actor.kind, actor.state));
@@ -78,15 +109,30 @@ fn tree(actors: &[ActorEntry], root: &str) -> String {
 fn has_later(rest: &[ActorEntry], actor: &ActorEntry, depth: usize) -> bool {
     let cut = |path: &str| path.split('/').take(depth + 1).collect::<Vec<_>>().join("/");
     let own = cut(&actor.path);
-    let parent = own.rsplit_once('/').map(|(parent, _)| format!("{parent}/")).unwrap_or_default();
-    rest.iter().skip(1).any(|later| later.path.starts_with(&parent) && cut(&later.path) != own)
+    let parent = own
+        .rsplit_once('/')
+        .map(|(parent, _)| format!("{parent}/"))
+        .unwrap_or_default();
+    rest.iter()
+        .skip(1)
+        .any(|later| later.path.starts_with(&parent) && cut(&later.path) != own)
 }
 
 fn member_table(members: &[MemberEntry]) -> String {
-    let mut rows = vec![["NAME", "STATE", "ROLE", "ADDRESS", "INCARNATION"].map(str::to_owned).to_vec()];
+    let mut rows = vec![
+        ["NAME", "STATE", "ROLE", "ADDRESS", "INCARNATION"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for member in members {
         let incarnation = member.incarnation.to_string();
-        rows.push(vec![member.name.clone(), member.state.clone(), member.role.clone(), member.address.clone(), incarnation]);
+        rows.push(vec![
+            member.name.clone(),
+            member.state.clone(),
+            member.role.clone(),
+            member.address.clone(),
+            incarnation,
+        ]);
     }
     columns(&rows)
 }
@@ -103,17 +149,35 @@ fn pretty(text: &str) -> String {
 pub fn table(table: &Value, wide: bool, with_namespace: bool, headers: bool) -> String {
     let empty = Vec::new();
     let definitions = table["columnDefinitions"].as_array().unwrap_or(&empty);
-    let shown: Vec<usize> =
-        (0..definitions.len()).filter(|at| wide || definitions[*at]["priority"].as_u64() == Some(0)).collect();
+    let shown: Vec<usize> = (0..definitions.len())
+        .filter(|at| wide || definitions[*at]["priority"].as_u64() == Some(0))
+        .collect();
     let mut rows = Vec::new();
     if headers {
-        let names = shown.iter().map(|at| definitions[*at]["name"].as_str().unwrap_or_default().to_uppercase());
-        rows.push(with_namespace.then(|| "NAMESPACE".to_owned()).into_iter().chain(names).collect());
+        let names = shown
+            .iter()
+            .map(|at| definitions[*at]["name"].as_str().unwrap_or_default().to_uppercase());
+        rows.push(
+            with_namespace
+                .then(|| "NAMESPACE".to_owned())
+                .into_iter()
+                .chain(names)
+                .collect(),
+        );
     }
     for row in table["rows"].as_array().unwrap_or(&empty) {
-        let namespace = row.pointer("/object/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
+        let namespace = row
+            .pointer("/object/metadata/namespace")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let cells = shown.iter().map(|at| cell(&row["cells"][*at]));
-        rows.push(with_namespace.then(|| namespace.to_owned()).into_iter().chain(cells).collect());
+        rows.push(
+            with_namespace
+                .then(|| namespace.to_owned())
+                .into_iter()
+                .chain(cells)
+                .collect(),
+        );
     }
     columns(&rows)
 }
@@ -144,9 +208,15 @@ mod tests {
 
     #[test]
     fn a_tree_shows_who_hangs_below_whom() {
-        let actors =
-            [entry("/a", "folder"), entry("/a/b", "pod"), entry("/a/c", "folder"), entry("/a/c/d", "pod"), entry("/e", "router")];
-        let expected = "/\n├─ a\n│  ├─ b  (pod, running)\n│  └─ c\n│     └─ d  (pod, running)\n└─ e  (router, running)\n";
+        let actors = [
+            entry("/a", "folder"),
+            entry("/a/b", "pod"),
+            entry("/a/c", "folder"),
+            entry("/a/c/d", "pod"),
+            entry("/e", "router"),
+        ];
+        let expected =
+            "/\n├─ a\n│  ├─ b  (pod, running)\n│  └─ c\n│     └─ d  (pod, running)\n└─ e  (router, running)\n";
         assert_eq!(tree(&actors, "/"), expected);
     }
 
@@ -157,6 +227,9 @@ mod tests {
             "rows": [{"cells": ["web", "10.0.0.1"], "object": {"metadata": {"namespace": "d"}}}],
         });
         assert_eq!(table(&value, false, false, true), "NAME\nweb\n");
-        assert_eq!(table(&value, true, true, true), "NAMESPACE  NAME  IP\nd          web   10.0.0.1\n");
+        assert_eq!(
+            table(&value, true, true, true),
+            "NAMESPACE  NAME  IP\nd          web   10.0.0.1\n"
+        );
     }
 }

@@ -9,7 +9,9 @@ use crate::client::ClientError;
 /// (`deployments.apps`).
 pub fn kind_named(word: &str) -> Result<&'static Kind, ClientError> {
     let lower = word.to_lowercase();
-    let (name, group) = lower.split_once('.').map_or((lower.as_str(), None), |(name, group)| (name, Some(group)));
+    let (name, group) = lower
+        .split_once('.')
+        .map_or((lower.as_str(), None), |(name, group)| (name, Some(group)));
     let fits = |kind: &&Kind| {
         let named = kind.plural == name
             || kind.singular == name
@@ -19,13 +21,20 @@ pub fn kind_named(word: &str) -> Result<&'static Kind, ClientError> {
     };
     kinds().iter().find(fits).ok_or_else(|| {
         let known: Vec<&str> = kinds().iter().map(|kind| kind.plural).collect();
-        ClientError::Usage(format!("the server doesn't have a resource type {word:?}; it has: {}", known.join(", ")))
+        ClientError::Usage(format!(
+            "the server doesn't have a resource type {word:?}; it has: {}",
+            known.join(", ")
+        ))
     })
 }
 
 /// The path of a kind's collection in a namespace; `None` for all namespaces.
 pub fn collection(kind: &Kind, namespace: Option<&str>) -> String {
-    let root = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
+    let root = if kind.group.is_empty() {
+        "/api".to_owned()
+    } else {
+        format!("/apis/{}", kind.group)
+    };
     match namespace.filter(|_| kind.namespaced) {
         Some(namespace) => format!("{root}/{}/namespaces/{namespace}/{}", kind.version, kind.plural),
         None => format!("{root}/{}/{}", kind.version, kind.plural),
@@ -37,20 +46,28 @@ pub fn object_path(object: &Value, namespace: &str) -> Result<(String, &'static 
     let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind_name, name) = (text("/apiVersion"), text("/kind"), text("/metadata/name"));
     let kind = find_by_kind(api_version, kind_name).ok_or_else(|| {
-        ClientError::Usage(format!("no kind {kind_name:?} in version {api_version:?} is known to the server"))
+        ClientError::Usage(format!(
+            "no kind {kind_name:?} in version {api_version:?} is known to the server"
+        ))
     })?;
     if name.is_empty() {
         return Err(ClientError::Usage(format!("a {kind_name} has no metadata.name")));
     }
     let own = text("/metadata/namespace");
     let namespace = if own.is_empty() { namespace } else { own };
-    Ok((format!("{}/{name}", collection(kind, Some(namespace))), kind, name.to_owned()))
+    Ok((
+        format!("{}/{name}", collection(kind, Some(namespace))),
+        kind,
+        name.to_owned(),
+    ))
 }
 
 /// `pod/web` or `pod web other`: kind and names.
 pub fn names(words: &[String]) -> Result<(&'static Kind, Vec<String>), ClientError> {
     let Some((first, rest)) = words.split_first() else {
-        return Err(ClientError::Usage("name a kind, such as pods, and perhaps an object".to_owned()));
+        return Err(ClientError::Usage(
+            "name a kind, such as pods, and perhaps an object".to_owned(),
+        ));
     };
     match first.split_once('/') {
         Some((kind, name)) => {
@@ -74,16 +91,30 @@ mod tests {
         for word in ["deploy", "deployments", "Deployment", "deployment", "deployments.apps"] {
             assert_eq!(kind_named(word).unwrap().kind, "Deployment", "{word}");
         }
-        assert!(kind_named("things").unwrap_err().to_string().contains("the server doesn't have a resource type \"things\""));
+        assert!(
+            kind_named("things")
+                .unwrap_err()
+                .to_string()
+                .contains("the server doesn't have a resource type \"things\"")
+        );
     }
 
     #[test]
     fn paths_follow_group_and_namespace() {
-        assert_eq!(collection(kind_named("po").unwrap(), Some("d")), "/api/v1/namespaces/d/pods");
-        assert_eq!(collection(kind_named("deploy").unwrap(), None), "/apis/apps/v1/deployments");
+        assert_eq!(
+            collection(kind_named("po").unwrap(), Some("d")),
+            "/api/v1/namespaces/d/pods"
+        );
+        assert_eq!(
+            collection(kind_named("deploy").unwrap(), None),
+            "/apis/apps/v1/deployments"
+        );
         assert_eq!(collection(kind_named("nodes").unwrap(), Some("d")), "/api/v1/nodes");
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "x"}});
-        assert_eq!(object_path(&object, "d").unwrap().0, "/api/v1/namespaces/x/configmaps/c");
+        assert_eq!(
+            object_path(&object, "d").unwrap().0,
+            "/api/v1/namespaces/x/configmaps/c"
+        );
     }
 
     #[test]

@@ -47,8 +47,9 @@ pub enum SentenceError {
 }
 
 /// The verbs, for completion.
-pub const VERBS: &[&str] =
-    &["ls", "tree", "ask", "tell", "stats", "kill", "cd", "pwd", "members", "leader", "help", "exit"];
+pub const VERBS: &[&str] = &[
+    "ls", "tree", "ask", "tell", "stats", "kill", "cd", "pwd", "members", "leader", "help", "exit",
+];
 
 /// What can be said.
 pub const HELP: &str = "\
@@ -70,13 +71,19 @@ A path may be relative to where you are; .. is the level above.
 /// Reads a line. `here` is the path that relative ones begin at.
 pub fn parse(line: &str, here: &str) -> Result<Sentence, SentenceError> {
     let words = split(line)?;
-    let Some((verb, rest)) = words.split_first() else { return Ok(Sentence::Nothing) };
+    let Some((verb, rest)) = words.split_first() else {
+        return Ok(Sentence::Nothing);
+    };
     let path = |at: usize| rest.get(at).map(|word| resolve(here, word));
     let here_or = |at: usize| path(at).unwrap_or_else(|| here.to_owned());
     let need = |at: usize, verb, what, usage| path(at).ok_or(SentenceError::Missing { verb, what, usage });
     let tail = |verb, what, usage| {
         let tail = rest.get(1..).unwrap_or_default().join(" ");
-        if tail.is_empty() { Err(SentenceError::Missing { verb, what, usage }) } else { Ok(tail) }
+        if tail.is_empty() {
+            Err(SentenceError::Missing { verb, what, usage })
+        } else {
+            Ok(tail)
+        }
     };
     let message = match verb.as_str() {
         "ls" => AdminRequest::Ls { path: here_or(0) },
@@ -84,8 +91,13 @@ pub fn parse(line: &str, here: &str) -> Result<Sentence, SentenceError> {
             // `tree 2` is levels, not a path.
             let only_levels = rest.len() == 1 && rest[0].parse::<u32>().is_ok();
             let levels = if only_levels { rest.first() } else { rest.get(1) };
-            let depth = levels.map_or(Ok(0), |text| text.parse().map_err(|_| SentenceError::Number(text.clone())))?;
-            AdminRequest::Tree { path: if only_levels { here.to_owned() } else { here_or(0) }, depth }
+            let depth = levels.map_or(Ok(0), |text| {
+                text.parse().map_err(|_| SentenceError::Number(text.clone()))
+            })?;
+            AdminRequest::Tree {
+                path: if only_levels { here.to_owned() } else { here_or(0) },
+                depth,
+            }
         }
         "ask" => AdminRequest::Ask {
             path: need(0, "ask", "a path", "ask PATH QUESTION")?,
@@ -96,7 +108,9 @@ pub fn parse(line: &str, here: &str) -> Result<Sentence, SentenceError> {
             message: tail("tell", "a message", "tell PATH MESSAGE")?,
         },
         "stats" => AdminRequest::Stats { path: here_or(0) },
-        "kill" => AdminRequest::Kill { path: need(0, "kill", "a path", "kill PATH")? },
+        "kill" => AdminRequest::Kill {
+            path: need(0, "kill", "a path", "kill PATH")?,
+        },
         "members" => AdminRequest::Members,
         "leader" => AdminRequest::Leader,
         "cd" => return Ok(Sentence::Go(path(0).unwrap_or_else(|| "/".to_owned()))),
@@ -139,7 +153,11 @@ fn split(line: &str) -> Result<Vec<String>, SentenceError> {
 
 /// A path as it is meant from `here`.
 pub fn resolve(here: &str, path: &str) -> String {
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{here}/{path}") };
+    let joined = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("{here}/{path}")
+    };
     let mut segments: Vec<&str> = Vec::new();
     for segment in joined.split('/') {
         match segment {
@@ -180,11 +198,23 @@ pub fn complete(line: &str, here: &str) -> (usize, Completion) {
     if line[..start].split_whitespace().count() != 1 {
         return (start, Completion::Nothing);
     }
-    let (folder, begun) = word.rsplit_once('/').map_or(("", word), |(folder, begun)| (folder, begun));
+    let (folder, begun) = word
+        .rsplit_once('/')
+        .map_or(("", word), |(folder, begun)| (folder, begun));
     let absolute = word.starts_with('/');
-    let folder = if absolute { format!("/{folder}") } else { folder.to_owned() };
+    let folder = if absolute {
+        format!("/{folder}")
+    } else {
+        folder.to_owned()
+    };
     let at = start + word.len() - begun.len();
-    (at, Completion::Actors { folder: resolve(here, &folder), begun: begun.to_owned() })
+    (
+        at,
+        Completion::Actors {
+            folder: resolve(here, &folder),
+            begun: begun.to_owned(),
+        },
+    )
 }
 
 #[cfg(test)]
@@ -197,15 +227,40 @@ mod tests {
             Ok(Sentence::Message(message)) => message,
             other => panic!("{line}: {other:?}"),
         };
-        assert_eq!(message("ls"), AdminRequest::Ls { path: "/nodes/n1".into() });
+        assert_eq!(
+            message("ls"),
+            AdminRequest::Ls {
+                path: "/nodes/n1".into()
+            }
+        );
         assert_eq!(message("ls .."), AdminRequest::Ls { path: "/nodes".into() });
-        assert_eq!(message("tree 2"), AdminRequest::Tree { path: "/nodes/n1".into(), depth: 2 });
-        assert_eq!(message("tree / 1"), AdminRequest::Tree { path: "/".into(), depth: 1 });
+        assert_eq!(
+            message("tree 2"),
+            AdminRequest::Tree {
+                path: "/nodes/n1".into(),
+                depth: 2
+            }
+        );
+        assert_eq!(
+            message("tree / 1"),
+            AdminRequest::Tree {
+                path: "/".into(),
+                depth: 1
+            }
+        );
         assert_eq!(
             message("ask pods/default/web 'why not ready'"),
-            AdminRequest::Ask { path: "/nodes/n1/pods/default/web".into(), question: "why not ready".into() }
+            AdminRequest::Ask {
+                path: "/nodes/n1/pods/default/web".into(),
+                question: "why not ready".into()
+            }
         );
-        assert_eq!(message("kill /cluster"), AdminRequest::Kill { path: "/cluster".into() });
+        assert_eq!(
+            message("kill /cluster"),
+            AdminRequest::Kill {
+                path: "/cluster".into()
+            }
+        );
         assert_eq!(parse("cd", "/x"), Ok(Sentence::Go("/".into())));
         assert_eq!(parse("   ", "/"), Ok(Sentence::Nothing));
     }
@@ -223,7 +278,10 @@ mod tests {
     #[test]
     fn verbs_and_actors_are_completed() {
         assert_eq!(complete("le", "/"), (0, Completion::Verbs(vec!["leader"])));
-        let actors = |folder: &str, begun: &str| Completion::Actors { folder: folder.into(), begun: begun.into() };
+        let actors = |folder: &str, begun: &str| Completion::Actors {
+            folder: folder.into(),
+            begun: begun.into(),
+        };
         assert_eq!(complete("ls /nodes/n", "/"), (10, actors("/nodes", "n")));
         assert_eq!(complete("ls /no", "/x"), (4, actors("/", "no")));
         assert_eq!(complete("ls pods/de", "/nodes/n1"), (8, actors("/nodes/n1/pods", "de")));

@@ -28,7 +28,11 @@ pub struct Scope {
 
 impl Scope {
     fn namespace<'a>(&'a self, client: &'a Client) -> Option<&'a str> {
-        if self.all_namespaces { None } else { Some(self.namespace.as_deref().unwrap_or(client.namespace())) }
+        if self.all_namespaces {
+            None
+        } else {
+            Some(self.namespace.as_deref().unwrap_or(client.namespace()))
+        }
     }
 }
 
@@ -92,12 +96,17 @@ pub async fn get(client: &Client, get: &Get) -> Result<(), ClientError> {
         if as_table {
             let empty = value["rows"].as_array().is_none_or(Vec::is_empty);
             if empty && !get.watch {
-                let place = namespace.filter(|_| kind.namespaced).map_or(String::new(), |n| format!(" in {n} namespace"));
+                let place = namespace
+                    .filter(|_| kind.namespaced)
+                    .map_or(String::new(), |n| format!(" in {n} namespace"));
                 eprintln!("No resources found{place}.");
                 continue;
             }
             let wide = get.output == Some(Format::Wide);
-            print!("{}", render::table(&value, wide, get.scope.all_namespaces && kind.namespaced, headers));
+            print!(
+                "{}",
+                render::table(&value, wide, get.scope.all_namespaces && kind.namespaced, headers)
+            );
             headers = false;
         } else {
             print_objects(kind.singular, &value, get.output)?;
@@ -112,28 +121,34 @@ pub async fn get(client: &Client, get: &Get) -> Result<(), ClientError> {
 fn print_objects(singular: &str, value: &Value, format: Option<Format>) -> Result<(), ClientError> {
     let failed = |error: String| ClientError::Usage(error);
     match format {
-        Some(Format::Yaml) => print!("{}", serde_norway::to_string(value).map_err(|error| failed(error.to_string()))?),
+        Some(Format::Yaml) => print!(
+            "{}",
+            serde_norway::to_string(value).map_err(|error| failed(error.to_string()))?
+        ),
         Some(Format::Name) => {
-            let items = value["items"].as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
+            let items = value["items"]
+                .as_array()
+                .cloned()
+                .unwrap_or_else(|| vec![value.clone()]);
             for item in items {
                 println!("{singular}/{}", item["metadata"]["name"].as_str().unwrap_or_default());
             }
         }
-        _ => println!("{}", serde_json::to_string_pretty(value).map_err(|error| failed(error.to_string()))?),
+        _ => println!(
+            "{}",
+            serde_json::to_string_pretty(value).map_err(|error| failed(error.to_string()))?
+        ),
     }
     Ok(())
 }
 
 /// Prints what changes from now on, a line each.
-async fn watch(
-    client: &Client,
-    base: &str,
-    query: &[String],
-    get: &Get,
-    namespaced: bool,
-) -> Result<(), ClientError> {
+async fn watch(client: &Client, base: &str, query: &[String], get: &Get, namespaced: bool) -> Result<(), ClientError> {
     let listed = client.get(&format!("{base}?limit=1&{}", query.join("&"))).await?;
-    let revision = listed.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or("0");
+    let revision = listed
+        .pointer("/metadata/resourceVersion")
+        .and_then(Value::as_str)
+        .unwrap_or("0");
     let path = format!("{base}?watch=true&resourceVersion={revision}&{}", query.join("&"));
     let mut parts = Box::pin(client.stream(&path, TABLE).await?);
     let mut pending = Vec::new();
@@ -144,7 +159,10 @@ async fn watch(
             let line: Vec<u8> = pending.drain(..=end).collect();
             let event: Value = serde_json::from_slice(&line).unwrap_or_default();
             if event["type"] == "ERROR" {
-                let message = event.pointer("/object/message").and_then(Value::as_str).unwrap_or("the watch failed");
+                let message = event
+                    .pointer("/object/message")
+                    .and_then(Value::as_str)
+                    .unwrap_or("the watch failed");
                 return Err(ClientError::Usage(message.to_owned()));
             }
             let mut table = event["object"].clone();
@@ -154,7 +172,10 @@ async fn watch(
                 table["columnDefinitions"] = columns.clone();
             }
             let wide = get.output == Some(Format::Wide);
-            print!("{}", render::table(&table, wide, get.scope.all_namespaces && namespaced, false));
+            print!(
+                "{}",
+                render::table(&table, wide, get.scope.all_namespaces && namespaced, false)
+            );
             // A closed pipe ends the command at the next line.
             let _ = std::io::stdout().flush();
         }
@@ -178,7 +199,10 @@ pub async fn describe_objects(client: &Client, what: &Describe) -> Result<(), Cl
     let (kind, listed) = names(&what.what)?;
     let base = collection(kind, what.scope.namespace(client));
     let objects = match listed.as_slice() {
-        [] => client.get(&base).await?["items"].as_array().cloned().unwrap_or_default(),
+        [] => client.get(&base).await?["items"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default(),
         listed => {
             let mut objects = Vec::new();
             for name in listed {
@@ -189,14 +213,30 @@ pub async fn describe_objects(client: &Client, what: &Describe) -> Result<(), Cl
     };
     let events_kind = kind_named("events")?;
     for (index, object) in objects.iter().enumerate() {
-        let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default");
-        let uid = object.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
-        let path = format!("{}?fieldSelector=involvedObject.uid%3D{uid}", collection(events_kind, Some(namespace)));
+        let namespace = object
+            .pointer("/metadata/namespace")
+            .and_then(Value::as_str)
+            .unwrap_or("default");
+        let uid = object
+            .pointer("/metadata/uid")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        let path = format!(
+            "{}?fieldSelector=involvedObject.uid%3D{uid}",
+            collection(events_kind, Some(namespace))
+        );
         let events = client.get(&path).await?;
         if index > 0 {
             println!("\n");
         }
-        print!("{}", describe(kind.kind, object, events["items"].as_array().map(Vec::as_slice).unwrap_or_default()));
+        print!(
+            "{}",
+            describe(
+                kind.kind,
+                object,
+                events["items"].as_array().map(Vec::as_slice).unwrap_or_default()
+            )
+        );
     }
     Ok(())
 }
@@ -240,7 +280,9 @@ pub async fn apply(client: &Client, apply: &Apply) -> Result<(), ClientError> {
         };
         let body = object.to_string().into_bytes();
         let path = format!("{path}?{query}");
-        let after = client.request("PATCH", &path, "application/apply-patch+yaml", "application/json", body).await?;
+        let after = client
+            .request("PATCH", &path, "application/apply-patch+yaml", "application/json", body)
+            .await?;
         let version = |value: &Value| value["metadata"]["resourceVersion"].clone();
         let outcome = match before {
             None => "created",
@@ -257,15 +299,23 @@ pub async fn apply(client: &Client, apply: &Apply) -> Result<(), ClientError> {
 fn objects_of(paths: &[PathBuf]) -> Result<Vec<Value>, ClientError> {
     let mut objects = Vec::new();
     for path in paths {
-        let failed = |reason: String| ClientError::File { path: path.clone(), reason };
+        let failed = |reason: String| ClientError::File {
+            path: path.clone(),
+            reason,
+        };
         if path == Path::new("-") {
             let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| failed(error.to_string()))?;
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|error| failed(error.to_string()))?;
             objects.extend(documents(path, &text)?);
         } else if path.is_dir() {
             let entries = std::fs::read_dir(path).map_err(|error| failed(error.to_string()))?;
             let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            files.retain(|file| file.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
+            files.retain(|file| {
+                file.extension()
+                    .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+            });
             files.sort();
             if files.is_empty() {
                 return Err(failed("no .yaml, .yml or .json file in this folder".to_owned()));
@@ -283,8 +333,10 @@ fn objects_of(paths: &[PathBuf]) -> Result<Vec<Value>, ClientError> {
 fn documents(path: &Path, text: &str) -> Result<Vec<Value>, ClientError> {
     let mut objects = Vec::new();
     for document in serde_norway::Deserializer::from_str(text) {
-        let value = Value::deserialize(document)
-            .map_err(|error| ClientError::File { path: path.to_owned(), reason: format!("malformed YAML: {error}") })?;
+        let value = Value::deserialize(document).map_err(|error| ClientError::File {
+            path: path.to_owned(),
+            reason: format!("malformed YAML: {error}"),
+        })?;
         match value {
             Value::Null => {}
             Value::Object(ref fields) if fields.get("kind").is_some_and(|kind| kind == "List") => {
@@ -324,7 +376,11 @@ pub async fn delete(client: &Client, delete: &Delete) -> Result<(), ClientError>
         "background" => "Background",
         "foreground" => "Foreground",
         "orphan" => "Orphan",
-        other => return Err(ClientError::Usage(format!("--cascade {other:?}: background, foreground or orphan"))),
+        other => {
+            return Err(ClientError::Usage(format!(
+                "--cascade {other:?}: background, foreground or orphan"
+            )));
+        }
     };
     let mut body = serde_json::json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy});
     if let Some(seconds) = delete.grace_period {
@@ -341,22 +397,36 @@ pub async fn delete(client: &Client, delete: &Delete) -> Result<(), ClientError>
         let base = collection(kind, namespace);
         match (&delete.selector, listed.is_empty()) {
             (Some(selector), true) => {
-                let found = client.get(&format!("{base}?labelSelector={}", encoded(selector))).await?;
+                let found = client
+                    .get(&format!("{base}?labelSelector={}", encoded(selector)))
+                    .await?;
                 for item in found["items"].as_array().into_iter().flatten() {
                     let (path, kind, name) = object_path(item, client.namespace())?;
                     targets.push((path, kind.singular, name));
                 }
             }
-            (None, true) => return Err(ClientError::Usage("name the objects to delete, or a selector with -l".to_owned())),
-            (_, false) => targets.extend(listed.into_iter().map(|name| (format!("{base}/{name}"), kind.singular, name))),
+            (None, true) => {
+                return Err(ClientError::Usage(
+                    "name the objects to delete, or a selector with -l".to_owned(),
+                ));
+            }
+            (_, false) => targets.extend(
+                listed
+                    .into_iter()
+                    .map(|name| (format!("{base}/{name}"), kind.singular, name)),
+            ),
         }
     }
     if targets.is_empty() {
-        return Err(ClientError::Usage("nothing to delete: name a kind and objects, or files with -f".to_owned()));
+        return Err(ClientError::Usage(
+            "nothing to delete: name a kind and objects, or files with -f".to_owned(),
+        ));
     }
     for (path, singular, name) in targets {
         let bytes = body.to_string().into_bytes();
-        client.request("DELETE", &path, "application/json", "application/json", bytes).await?;
+        client
+            .request("DELETE", &path, "application/json", "application/json", bytes)
+            .await?;
         println!("{singular} {name:?} deleted");
     }
     Ok(())
@@ -392,7 +462,11 @@ pub async fn logs(client: &Client, logs: &Logs) -> Result<(), ClientError> {
     let pod = logs.pod.split_once('/').map_or(logs.pod.as_str(), |(_, name)| name);
     let namespace = logs.namespace.as_deref().unwrap_or(client.namespace());
     let mut path = format!("{}/{pod}/log?", collection(kind_named("pods")?, Some(namespace)));
-    let flags = [("follow", logs.follow), ("previous", logs.previous), ("timestamps", logs.timestamps)];
+    let flags = [
+        ("follow", logs.follow),
+        ("previous", logs.previous),
+        ("timestamps", logs.timestamps),
+    ];
     for (name, _) in flags.into_iter().filter(|(_, set)| *set) {
         path.push_str(&format!("{name}=true&"));
     }
@@ -415,7 +489,15 @@ pub async fn logs(client: &Client, logs: &Logs) -> Result<(), ClientError> {
 /// A query value, percent-encoded.
 fn encoded(text: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|byte| if keep(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if keep(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -426,7 +508,14 @@ mod tests {
     fn a_file_gives_its_documents_and_the_items_of_lists() {
         let text = "a: 1\n---\n---\nkind: List\nitems: [{b: 2}, {c: 3}]\n";
         let objects = documents(Path::new("x"), text).unwrap();
-        assert_eq!(objects, [serde_json::json!({"a": 1}), serde_json::json!({"b": 2}), serde_json::json!({"c": 3})]);
+        assert_eq!(
+            objects,
+            [
+                serde_json::json!({"a": 1}),
+                serde_json::json!({"b": 2}),
+                serde_json::json!({"c": 3})
+            ]
+        );
         let error = documents(Path::new("x.yaml"), "a: [").unwrap_err().to_string();
         assert!(error.starts_with("x.yaml: malformed YAML:"), "{error}");
     }

@@ -121,10 +121,22 @@ impl Actor for PodActor {
             Some(Found::Sandbox(sandbox)) => myself.send_message(found(Some(*sandbox)))?,
             None => look_for_sandbox(&arguments, &identity, myself.clone()),
         }
-        let event = if removed { Event::PodRemoved } else { Event::PodChanged(Box::new(pod.clone())) };
+        let event = if removed {
+            Event::PodRemoved
+        } else {
+            Event::PodChanged(Box::new(pod.clone()))
+        };
         myself.send_message(PodMessage::Event(Box::new(event)))?;
         let pod = PodState::new(pod, facts);
-        Ok(PodActorState { pod, identity, events, arguments, timer: None, writing: false, next_status: None })
+        Ok(PodActorState {
+            pod,
+            identity,
+            events,
+            arguments,
+            timer: None,
+            writing: false,
+            next_status: None,
+        })
     }
 
     async fn handle(
@@ -183,9 +195,17 @@ fn look_for_sandbox(arguments: &PodArguments, identity: &PodIdentity, myself: Ac
 }
 
 fn summary(state: &PodState) -> String {
-    let ready = state.containers.iter().filter(|record| !record.init && record.is_running()).count();
+    let ready = state
+        .containers
+        .iter()
+        .filter(|record| !record.init && record.is_running())
+        .count();
     let all = state.containers.iter().filter(|record| !record.init).count();
-    let word = if state.termination.is_some() { "Terminating" } else { phase(state).word() };
+    let word = if state.termination.is_some() {
+        "Terminating"
+    } else {
+        phase(state).word()
+    };
     format!("{word}, {ready}/{all} ready")
 }
 
@@ -196,13 +216,22 @@ impl PodActorState {
         match effect {
             Effect::ResolveDependencies(references) => self.resolve(myself, references),
             Effect::StartSandbox(spec) => self.start_sandbox(myself, *spec),
-            Effect::EnsureImage { container, reference, policy, credentials } => answer_with(myself, async move {
+            Effect::EnsureImage {
+                container,
+                reference,
+                policy,
+                credentials,
+            } => answer_with(myself, async move {
                 let result = runtime.ensure_image(&reference, policy, &credentials).await;
                 Event::ImageEnsured { container, result }
             }),
             Effect::StartContainer(spec) => answer_with(myself, async move {
                 let result = runtime.start_container(&uid, &spec).await;
-                Event::ContainerStarted { container: spec.name.clone(), attempt: spec.attempt, result }
+                Event::ContainerStarted {
+                    container: spec.name.clone(),
+                    attempt: spec.attempt,
+                    result,
+                }
             }),
             Effect::SignalContainer { container, signal } => {
                 tokio::spawn(async move {
@@ -219,12 +248,18 @@ impl PodActorState {
                 });
             }
             Effect::RemoveSandbox => {
-                answer_with(myself, async move { Event::SandboxRemoved(runtime.remove_sandbox(&uid).await) });
+                answer_with(myself, async move {
+                    Event::SandboxRemoved(runtime.remove_sandbox(&uid).await)
+                });
             }
             Effect::WriteStatus(status) if self.writing => self.next_status = Some(status),
             Effect::WriteStatus(status) => self.write_status(myself, status),
             Effect::RemovePod => self.remove_pod(myself),
-            Effect::Record { warning, reason, message } => self.record(warning, reason, &message),
+            Effect::Record {
+                warning,
+                reason,
+                message,
+            } => self.record(warning, reason, &message),
             Effect::SetTimer { token, at } => self.set_timer(myself, token, at),
             Effect::Stop => self.stop(),
         }
@@ -233,11 +268,16 @@ impl PodActorState {
     fn start_sandbox(&self, myself: &ActorRef<PodMessage>, mut spec: SandboxSpec) {
         spec.resolv_conf = (self.arguments.shared.resolv_conf)(&self.pod.pod);
         let runtime = Arc::clone(&self.arguments.shared.runtime);
-        answer_with(myself, async move { Event::SandboxStarted(runtime.start_sandbox(&spec).await) });
+        answer_with(myself, async move {
+            Event::SandboxStarted(runtime.start_sandbox(&spec).await)
+        });
     }
 
     fn resolve(&self, myself: &ActorRef<PodMessage>, references: Vec<Reference>) {
-        let (store, namespace) = (Arc::clone(&self.arguments.shared.store), self.identity.namespace.clone());
+        let (store, namespace) = (
+            Arc::clone(&self.arguments.shared.store),
+            self.identity.namespace.clone(),
+        );
         let name = self.identity.name.clone();
         answer_with(myself, async move {
             loop {
@@ -277,7 +317,9 @@ impl PodActorState {
 
     fn record(&mut self, warning: bool, reason: &str, message: &str) {
         let shared = &self.arguments.shared;
-        let object = self.events.occurred(shared.clock.now(), (shared.random)(), warning, reason, message);
+        let object = self
+            .events
+            .occurred(shared.clock.now(), (shared.random)(), warning, reason, message);
         tokio::spawn(event::write(Arc::clone(&shared.store), Cause::default(), object));
     }
 
@@ -401,10 +443,18 @@ fn service_address(value: &Value) -> Option<ServiceAddress> {
     if cluster_ip.is_empty() || cluster_ip == "None" {
         return None;
     }
-    let ports = value.pointer("/spec/ports").and_then(Value::as_array).into_iter().flatten();
+    let ports = value
+        .pointer("/spec/ports")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let port = |port: &Value| {
         let text = |name: &str, or: &str| port.get(name).and_then(Value::as_str).unwrap_or(or).to_owned();
-        Some((text("name", ""), u16::try_from(port.get("port")?.as_u64()?).ok()?, text("protocol", "TCP")))
+        Some((
+            text("name", ""),
+            u16::try_from(port.get("port")?.as_u64()?).ok()?,
+            text("protocol", "TCP"),
+        ))
     };
     Some(ServiceAddress {
         name: value.pointer("/metadata/name")?.as_str()?.to_owned(),
@@ -416,7 +466,9 @@ fn service_address(value: &Value) -> Option<ServiceAddress> {
 /// Writes a pod's status against the newest object. Conditions that others own are kept. False when it must be decided
 /// again.
 async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: &PodStatus) -> bool {
-    let Some(kind) = api::kinds::find_by_kind("v1", "Pod") else { return false };
+    let Some(kind) = api::kinds::find_by_kind("v1", "Pod") else {
+        return false;
+    };
     let key = Key::new(kind.resource(), identity.namespace.as_str(), identity.name.as_str());
     for _ in 0..WRITE_ATTEMPTS_MAX {
         let stored = match shared.store.read(&key).await {
@@ -427,7 +479,9 @@ async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: 
                 return false;
             }
         };
-        let (Ok(old), Ok(status)) = (stored.value(), serde_json::to_value(status)) else { return false };
+        let (Ok(old), Ok(status)) = (stored.value(), serde_json::to_value(status)) else {
+            return false;
+        };
         let mut new = old.clone();
         new["status"] = with_foreign_conditions(status, &old["status"]);
         let context = crate::write_context(shared.clock.now());
@@ -439,12 +493,18 @@ async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: 
                 return true;
             }
         };
-        let Ok(draft) = kind.draft(&written.object) else { return false };
+        let Ok(draft) = kind.draft(&written.object) else {
+            return false;
+        };
         if draft.changes_nothing(&stored) {
             return true;
         }
         let precondition = Precondition::Revision(stored.header.revision);
-        let write = Write::Put { key: key.clone(), precondition, draft };
+        let write = Write::Put {
+            key: key.clone(),
+            precondition,
+            draft,
+        };
         match shared.store.propose(Proposal::one(Cause::default(), write)).await {
             Ok(_) => return true,
             Err(ProposeError::Refused(Refusal::Conflict { .. })) => {}
@@ -460,8 +520,17 @@ async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: 
 
 /// Conditions in the store whose type the status does not speak of stay as they are.
 fn with_foreign_conditions(mut status: Value, stored: &Value) -> Value {
-    let kinds: Vec<Value> = status["conditions"].as_array().into_iter().flatten().map(|own| own["type"].clone()).collect();
-    let foreign = stored["conditions"].as_array().into_iter().flatten().filter(|known| !kinds.contains(&known["type"]));
+    let kinds: Vec<Value> = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|own| own["type"].clone())
+        .collect();
+    let foreign = stored["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|known| !kinds.contains(&known["type"]));
     let foreign: Vec<Value> = foreign.cloned().collect();
     if let Some(own) = status["conditions"].as_array_mut() {
         own.extend(foreign);
@@ -483,7 +552,16 @@ async fn remove_pod(store: &dyn ObjectStore, identity: &PodIdentity) -> bool {
             return false;
         }
         let precondition = Precondition::Revision(stored.header.revision);
-        match store.propose(Proposal::one(Cause::default(), Write::Delete { key: key.clone(), precondition })).await {
+        match store
+            .propose(Proposal::one(
+                Cause::default(),
+                Write::Delete {
+                    key: key.clone(),
+                    precondition,
+                },
+            ))
+            .await
+        {
             Ok(_) | Err(ProposeError::Refused(Refusal::NotFound { .. })) => return true,
             Err(ProposeError::Refused(_)) => {}
             Err(_) => break,
@@ -492,4 +570,3 @@ async fn remove_pod(store: &dyn ObjectStore, identity: &PodIdentity) -> bool {
     tokio::time::sleep(Duration::from_millis(500)).await;
     false
 }
-

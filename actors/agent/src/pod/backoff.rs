@@ -29,7 +29,11 @@ impl Backoff {
         if ran_ms >= RESET_AFTER_MS {
             self.failures = 0;
         }
-        self.until = if self.failures == 0 { now } else { now.plus_ms(delay_ms(self.failures - 1)) };
+        self.until = if self.failures == 0 {
+            now
+        } else {
+            now.plus_ms(delay_ms(self.failures - 1))
+        };
         self.failures = self.failures.saturating_add(1);
     }
 
@@ -65,7 +69,11 @@ fn delay_ms(failures: u32) -> u64 {
 /// A delay as Kubernetes prints it in messages: `10s`, `1m20s`, `5m0s`.
 pub fn spelled(ms: u64) -> String {
     let seconds = ms / 1000;
-    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+    if seconds < 60 {
+        format!("{seconds}s")
+    } else {
+        format!("{}m{}s", seconds / 60, seconds % 60)
+    }
 }
 
 #[cfg(test)]

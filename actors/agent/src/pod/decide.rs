@@ -140,7 +140,13 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
         Event::PodChanged(pod) => pod_changed(state, now, *pod),
         Event::PodRemoved => {
             state.forgotten = true;
-            state.termination.get_or_insert(Termination { kill_at: now, signalled: false }).kill_at = now;
+            state
+                .termination
+                .get_or_insert(Termination {
+                    kill_at: now,
+                    signalled: false,
+                })
+                .kill_at = now;
         }
         Event::SandboxFound(found) => sandbox_found(state, now, found, effects),
         Event::DependenciesResolved(dependencies) => {
@@ -154,18 +160,33 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
         Event::SandboxStarted(result) => sandbox_started(state, now, result, effects),
         Event::SandboxDied(reason) => sandbox_died(state, now, &reason, effects),
         Event::SandboxRemoved(Ok(())) => {
-            state.sandbox = if state.termination.is_some() { Sandbox::Removed } else { Sandbox::Absent };
+            end_what_ran(state, now);
+            state.sandbox = if state.termination.is_some() {
+                Sandbox::Removed
+            } else {
+                Sandbox::Absent
+            };
         }
         Event::SandboxRemoved(Err(error)) => {
             warn(effects, "FailedKillPod", format!("error killing pod: {error}"));
             state.sandbox_backoff.failed_pull(now);
-            state.sandbox = Sandbox::Failed { message: error.to_string() };
+            state.sandbox = Sandbox::Failed {
+                message: error.to_string(),
+            };
         }
         Event::ImageEnsured { container, result } => image_ensured(state, now, &container, result, effects),
-        Event::ContainerStarted { container, attempt, result } => {
+        Event::ContainerStarted {
+            container,
+            attempt,
+            result,
+        } => {
             container_started(state, now, &container, attempt, result, effects);
         }
-        Event::ContainerExited { container, attempt, exit } => {
+        Event::ContainerExited {
+            container,
+            attempt,
+            exit,
+        } => {
             if let Some(record) = state.record_mut(&container)
                 && record.attempt == attempt
                 && record.may_run()
@@ -196,7 +217,12 @@ fn pod_changed(state: &mut PodState, now: UnixMillis, pod: Pod) {
         let kill_at = now.plus_ms(grace_seconds * 1000);
         match &mut state.termination {
             Some(termination) => termination.kill_at = termination.kill_at.min(kill_at),
-            None => state.termination = Some(Termination { kill_at, signalled: false }),
+            None => {
+                state.termination = Some(Termination {
+                    kill_at,
+                    signalled: false,
+                })
+            }
         }
     }
     if state.written.is_none() {
@@ -217,7 +243,12 @@ fn sandbox_found(state: &mut PodState, now: UnixMillis, found: Option<SandboxSta
         Some(found) => {
             state.adopt(&found);
             if !found.alive {
-                sandbox_died(state, now, "its parent process was gone when the node process started", effects);
+                sandbox_died(
+                    state,
+                    now,
+                    "its parent process was gone when the node process started",
+                    effects,
+                );
             }
         }
     }
@@ -235,12 +266,20 @@ fn sandbox_started(
     match result {
         Ok(started) => {
             state.facts.pod_ip = started.addresses.first().map(ToString::to_string).unwrap_or_default();
-            state.sandbox = Sandbox::Running { addresses: started.addresses };
+            state.sandbox = Sandbox::Running {
+                addresses: started.addresses,
+            };
         }
         Err(error) => {
-            warn(effects, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+            warn(
+                effects,
+                "FailedCreatePodSandBox",
+                format!("Failed to create pod sandbox: {error}"),
+            );
             state.sandbox_backoff.failed_pull(now);
-            state.sandbox = Sandbox::Failed { message: error.to_string() };
+            state.sandbox = Sandbox::Failed {
+                message: error.to_string(),
+            };
         }
     }
 }
@@ -251,7 +290,11 @@ fn sandbox_died(state: &mut PodState, now: UnixMillis, reason: &str, effects: &m
     if !matches!(state.sandbox, Sandbox::Running { .. }) {
         return;
     }
-    warn(effects, "SandboxChanged", format!("Pod sandbox died ({reason}); it will be killed and re-created."));
+    warn(
+        effects,
+        "SandboxChanged",
+        format!("Pod sandbox died ({reason}); it will be killed and re-created."),
+    );
     for record in &mut state.containers {
         match &record.run {
             Run::Running { started_at } => {
@@ -276,7 +319,9 @@ fn image_ensured(
     result: Result<PresentImage, RuntimeError>,
     effects: &mut Vec<Effect>,
 ) {
-    let Some(record) = state.record_mut(container) else { return };
+    let Some(record) = state.record_mut(container) else {
+        return;
+    };
     if record.image != Image::Pulling {
         return;
     }
@@ -284,7 +329,11 @@ fn image_ensured(
         Ok(image) => {
             record.pull_backoff = Default::default();
             let message = format!("Container image {:?} is present on the node", image.reference);
-            effects.push(Effect::Record { warning: false, reason: "Pulled", message });
+            effects.push(Effect::Record {
+                warning: false,
+                reason: "Pulled",
+                message,
+            });
             Image::Present { digest: image.digest }
         }
         Err(error) => {
@@ -295,9 +344,27 @@ fn image_ensured(
             };
             record.pull_backoff.failed_pull(now);
             warn(effects, "Failed", format!("Error: {reason}: {error}"));
-            Image::Failed { reason, message: error.to_string() }
+            Image::Failed {
+                reason,
+                message: error.to_string(),
+            }
         }
     };
+}
+
+/// Without a sandbox no container runs, whether or not its exit was told: a removal may be answered before the exits that it
+/// caused.
+fn end_what_ran(state: &mut PodState, now: UnixMillis) {
+    for record in &mut state.containers {
+        match &record.run {
+            Run::Running { started_at } => {
+                let ending = Ending::lost(now, *started_at);
+                ended(record, now, ending);
+            }
+            Run::Starting => record.run = Run::Waiting,
+            _ => {}
+        }
+    }
 }
 
 fn container_started(
@@ -308,14 +375,20 @@ fn container_started(
     result: Result<ContainerState, RuntimeError>,
     effects: &mut Vec<Effect>,
 ) {
-    let Some(record) = state.record_mut(container) else { return };
+    let Some(record) = state.record_mut(container) else {
+        return;
+    };
     if record.attempt != attempt || record.run != Run::Starting {
         return;
     }
     match result {
         Ok(started) => {
             let message = format!("Container {container} started");
-            effects.push(Effect::Record { warning: false, reason: "Started", message });
+            effects.push(Effect::Record {
+                warning: false,
+                reason: "Started",
+                message,
+            });
             match started.phase {
                 ContainerPhase::Running { started_at, .. } => record.run = Run::Running { started_at },
                 ContainerPhase::Exited(exit) => ended(record, now, Ending::of(exit)),
@@ -323,11 +396,18 @@ fn container_started(
         }
         Err(RuntimeError::Configuration { reason }) => {
             warn(effects, "Failed", format!("Error: {reason}"));
-            record.run = Run::Refused { reason: "CreateContainerConfigError", message: reason };
+            record.run = Run::Refused {
+                reason: "CreateContainerConfigError",
+                message: reason,
+            };
             state.resolve_again_at = Some(now.plus_ms(RESOLVE_AGAIN_MS));
         }
         Err(error) => {
-            warn(effects, "Failed", format!("Error: failed to start container {container:?}: {error}"));
+            warn(
+                effects,
+                "Failed",
+                format!("Error: failed to start container {container:?}: {error}"),
+            );
             ended(record, now, Ending::start_error(now, error.to_string()));
         }
     }
@@ -342,7 +422,11 @@ fn ended(record: &mut ContainerRecord, now: UnixMillis, ending: Ending) {
 fn announce_backoff(state: &PodState, now: UnixMillis, container: &str, effects: &mut Vec<Effect>) {
     for record in status::crash_loops(state, now).filter(|record| record.name == container) {
         let delay = spelled(record.restart_backoff.delay_ms());
-        warn(effects, "BackOff", format!("Back-off {delay} restarting failed container {container}"));
+        warn(
+            effects,
+            "BackOff",
+            format!("Back-off {delay} restarting failed container {container}"),
+        );
     }
 }
 
@@ -374,8 +458,12 @@ fn ask_dependencies(state: &mut PodState, effects: &mut Vec<Effect>) {
 
 /// A running pod sees new content of its ConfigMaps and Secrets in its volumes.
 fn update_volumes(state: &mut PodState, effects: &mut Vec<Effect>) {
-    let (Sandbox::Running { .. }, Some(dependencies)) = (&state.sandbox, &state.dependencies) else { return };
-    let Ok(current) = volumes(&state.pod, dependencies, &state.facts) else { return };
+    let (Sandbox::Running { .. }, Some(dependencies)) = (&state.sandbox, &state.dependencies) else {
+        return;
+    };
+    let Ok(current) = volumes(&state.pod, dependencies, &state.facts) else {
+        return;
+    };
     for volume in &current {
         let is_files = matches!(volume.source, VolumeSource::Files { .. });
         if is_files && !state.volumes.contains(volume) {
@@ -386,7 +474,11 @@ fn update_volumes(state: &mut PodState, effects: &mut Vec<Effect>) {
 }
 
 fn warn(effects: &mut Vec<Effect>, reason: &'static str, message: String) {
-    effects.push(Effect::Record { warning: true, reason, message });
+    effects.push(Effect::Record {
+        warning: true,
+        reason,
+        message,
+    });
 }
 
 /// Looks at the whole state and asks for what is missing.
@@ -408,7 +500,9 @@ fn advance(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
 }
 
 fn terminate(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
-    let Some(termination) = &mut state.termination else { return };
+    let Some(termination) = &mut state.termination else {
+        return;
+    };
     match &state.sandbox {
         Sandbox::Running { .. } => {
             let running = || state.containers.iter().filter(|record| record.is_running());
@@ -416,8 +510,15 @@ fn terminate(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
                 if !termination.signalled {
                     for record in running() {
                         let message = format!("Stopping container {}", record.name);
-                        effects.push(Effect::Record { warning: false, reason: "Killing", message });
-                        effects.push(Effect::SignalContainer { container: record.name.clone(), signal: SIGTERM });
+                        effects.push(Effect::Record {
+                            warning: false,
+                            reason: "Killing",
+                            message,
+                        });
+                        effects.push(Effect::SignalContainer {
+                            container: record.name.clone(),
+                            signal: SIGTERM,
+                        });
                     }
                     termination.signalled = state.containers.iter().all(|record| record.run != Run::Starting);
                 }
@@ -454,7 +555,10 @@ fn stop_sidecars(state: &mut PodState, effects: &mut Vec<Effect>) {
         return;
     }
     for record in state.containers.iter().filter(|record| record.is_running()) {
-        effects.push(Effect::SignalContainer { container: record.name.clone(), signal: SIGTERM });
+        effects.push(Effect::SignalContainer {
+            container: record.name.clone(),
+            signal: SIGTERM,
+        });
     }
 }
 
@@ -475,7 +579,9 @@ fn run(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
 }
 
 fn start_sandbox(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
-    let Some(dependencies) = &state.dependencies else { return };
+    let Some(dependencies) = &state.dependencies else {
+        return;
+    };
     if state.volume_problem.is_some() {
         return;
     }
@@ -504,8 +610,14 @@ fn ensure_images(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect
             Image::Failed { .. } => !record.pull_backoff.waits(now),
             Image::Pulling | Image::Present { .. } => false,
         };
-        let list = if record.init { spec.init_containers.as_deref().unwrap_or_default() } else { &spec.containers };
-        let (true, Some(container)) = (due, list.get(record.index)) else { continue };
+        let list = if record.init {
+            spec.init_containers.as_deref().unwrap_or_default()
+        } else {
+            &spec.containers
+        };
+        let (true, Some(container)) = (due, list.get(record.index)) else {
+            continue;
+        };
         let reference = container.image.clone().unwrap_or_default();
         effects.push(Effect::EnsureImage {
             container: record.name.clone(),
@@ -551,7 +663,9 @@ fn start_containers(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Eff
 
 fn start_container(state: &mut PodState, at: usize, now: UnixMillis, effects: &mut Vec<Effect>) {
     let record = &state.containers[at];
-    let (Image::Present { .. }, Some(dependencies)) = (&record.image, &state.dependencies) else { return };
+    let (Image::Present { .. }, Some(dependencies)) = (&record.image, &state.dependencies) else {
+        return;
+    };
     let Some(container) = state.spec_of(record) else { return };
     match plan::container(&state.pod, container, record.attempt, dependencies, &state.facts) {
         Ok(spec) => {
@@ -561,7 +675,10 @@ fn start_container(state: &mut PodState, at: usize, now: UnixMillis, effects: &m
         Err(problem) => {
             warn(effects, "Failed", format!("Error: {problem}"));
             let message = problem.to_string();
-            state.containers[at].run = Run::Refused { reason: "CreateContainerConfigError", message };
+            state.containers[at].run = Run::Refused {
+                reason: "CreateContainerConfigError",
+                message,
+            };
             state.resolve_again_at = Some(now.plus_ms(RESOLVE_AGAIN_MS));
         }
     }

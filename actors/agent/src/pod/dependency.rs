@@ -44,7 +44,10 @@ pub struct Reference {
 impl Reference {
     /// A reference.
     pub fn new(source: Source, name: impl Into<String>) -> Reference {
-        Reference { source, name: name.into() }
+        Reference {
+            source,
+            name: name.into(),
+        }
     }
 }
 
@@ -87,7 +90,12 @@ pub fn references(spec: &PodSpec) -> BTreeSet<Reference> {
                 found.insert(Reference::new(Source::Secret, secret.name.clone()));
             }
         }
-        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+        for from in container
+            .env
+            .iter()
+            .flatten()
+            .filter_map(|variable| variable.value_from.as_ref())
+        {
             if let Some(map) = &from.config_map_key_ref {
                 found.insert(Reference::new(Source::ConfigMap, map.name.clone()));
             }
@@ -112,7 +120,11 @@ fn volume_references(volume: &Volume, found: &mut BTreeSet<Reference>) {
     if let Some(name) = volume.secret.as_ref().and_then(|secret| secret.secret_name.clone()) {
         found.insert(Reference::new(Source::Secret, name));
     }
-    for projection in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
+    for projection in volume
+        .projected
+        .iter()
+        .flat_map(|projected| projected.sources.iter().flatten())
+    {
         if let Some(map) = &projection.config_map {
             found.insert(Reference::new(Source::ConfigMap, map.name.clone()));
         }

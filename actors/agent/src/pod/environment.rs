@@ -126,8 +126,14 @@ fn add_env_from(
 ) -> Result<(), ConfigurationError> {
     for from in container.env_from.iter().flatten() {
         let prefix = from.prefix.clone().unwrap_or_default();
-        let map = from.config_map_ref.as_ref().map(|r| (Source::ConfigMap, r.name.clone(), r.optional));
-        let secret = from.secret_ref.as_ref().map(|r| (Source::Secret, r.name.clone(), r.optional));
+        let map = from
+            .config_map_ref
+            .as_ref()
+            .map(|r| (Source::ConfigMap, r.name.clone(), r.optional));
+        let secret = from
+            .secret_ref
+            .as_ref()
+            .map(|r| (Source::Secret, r.name.clone(), r.optional));
         for (source, name, optional) in map.into_iter().chain(secret) {
             match dependencies.content(source, &name) {
                 Some(content) => {
@@ -136,7 +142,12 @@ fn add_env_from(
                     }
                 }
                 None if optional == Some(true) => {}
-                None => return Err(ConfigurationError::Absent { word: source.word(), name }),
+                None => {
+                    return Err(ConfigurationError::Absent {
+                        word: source.word(),
+                        name,
+                    });
+                }
             }
         }
     }
@@ -175,7 +186,10 @@ fn value_of(
     match content.and_then(|content| content.get(key)) {
         Some(value) => Ok(Some(String::from_utf8_lossy(value).into_owned())),
         None if optional == Some(true) => Ok(None),
-        None if content.is_none() => Err(ConfigurationError::Absent { word: source.word(), name: name.clone() }),
+        None if content.is_none() => Err(ConfigurationError::Absent {
+            word: source.word(),
+            name: name.clone(),
+        }),
         None => Err(ConfigurationError::KeyAbsent {
             key: key.clone(),
             word,
@@ -239,7 +253,10 @@ pub fn resource_value(
         _ => return Err(unknown()),
     };
     let parse = |text: &str| {
-        let quantity = |_| ConfigurationError::Quantity { what: path.to_owned(), text: text.to_owned() };
+        let quantity = |_| ConfigurationError::Quantity {
+            what: path.to_owned(),
+            text: text.to_owned(),
+        };
         Quantity::parse(text).map_err(quantity)
     };
     let quantity = match requested {
@@ -249,7 +266,11 @@ pub fn resource_value(
         None if resource == "memory" => Quantity::from_units(facts.allocatable_memory_bytes as i64),
         None => Quantity::from_units(0),
     };
-    let divisor_milli = if divisor.is_empty() || divisor == "0" { 1000 } else { parse(divisor)?.milli().max(1) };
+    let divisor_milli = if divisor.is_empty() || divisor == "0" {
+        1000
+    } else {
+        parse(divisor)?.milli().max(1)
+    };
     let quotient = i128::from(quantity.milli()) + i128::from(divisor_milli) - 1;
     Ok((quotient / i128::from(divisor_milli)).to_string())
 }
@@ -345,9 +366,14 @@ mod tests {
     fn every_source_of_the_environment_is_used_in_order() {
         let pod = pod();
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let facts = PodFacts { pod_ip: "10.244.1.5".into(), ..PodFacts::default() };
-        let variables: BTreeMap<_, _> =
-            environment(&pod, container, &dependencies(), &facts).unwrap().into_iter().collect();
+        let facts = PodFacts {
+            pod_ip: "10.244.1.5".into(),
+            ..PodFacts::default()
+        };
+        let variables: BTreeMap<_, _> = environment(&pod, container, &dependencies(), &facts)
+            .unwrap()
+            .into_iter()
+            .collect();
         for (name, value) in [
             ("P_x", "y"),
             ("A", "1"),
@@ -360,7 +386,10 @@ mod tests {
         ] {
             assert_eq!(variables.get(name).map(String::as_str), Some(value), "{name}");
         }
-        assert!(!variables.contains_key("KEY"), "an optional key that is absent sets nothing");
+        assert!(
+            !variables.contains_key("KEY"),
+            "an optional key that is absent sets nothing"
+        );
     }
 
     #[test]

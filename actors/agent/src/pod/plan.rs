@@ -37,7 +37,10 @@ pub fn sandbox(
     let empty = PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let security = spec.security_context.as_ref();
-    let sysctls = security.and_then(|context| context.sysctls.as_ref()).into_iter().flatten();
+    let sysctls = security
+        .and_then(|context| context.sysctls.as_ref())
+        .into_iter()
+        .flatten();
     let aliases = spec.host_aliases.iter().flatten();
     Ok(SandboxSpec {
         pod: identity(pod),
@@ -47,8 +50,12 @@ pub fn sandbox(
         host_ipc: spec.host_ipc.unwrap_or(false),
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         resolv_conf,
-        host_aliases: aliases.map(|alias| (alias.ip.clone(), alias.hostnames.clone().unwrap_or_default())).collect(),
-        sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        host_aliases: aliases
+            .map(|alias| (alias.ip.clone(), alias.hostnames.clone().unwrap_or_default()))
+            .collect(),
+        sysctls: sysctls
+            .map(|sysctl| (sysctl.name.clone(), sysctl.value.clone()))
+            .collect(),
         resources: pod_limits(spec)?,
         volumes: volumes(pod, dependencies, facts)?,
         fs_group: security.and_then(|context| context.fs_group).map(|group| group as u32),
@@ -65,7 +72,12 @@ fn hostname(pod: &Pod) -> String {
 
 /// The pod's own limits: the sum of its containers', where every one has a limit.
 fn pod_limits(spec: &PodSpec) -> Result<ResourceLimits, ConfigurationError> {
-    let mut all = ResourceLimits { cpu_request_milli: Some(0), cpu_limit_milli: Some(0), memory_limit_bytes: Some(0), pids_max: None };
+    let mut all = ResourceLimits {
+        cpu_request_milli: Some(0),
+        cpu_limit_milli: Some(0),
+        memory_limit_bytes: Some(0),
+        pids_max: None,
+    };
     let add = |sum: Option<u64>, part: Option<u64>| Some(sum?.saturating_add(part?));
     for container in &spec.containers {
         let limits = limits(container)?;
@@ -101,11 +113,20 @@ fn quantity(
     list: &str,
     name: &str,
 ) -> Result<Option<Quantity>, ConfigurationError> {
-    let values = resources.and_then(|r| if list == "limits" { r.limits.as_ref() } else { r.requests.as_ref() });
+    let values = resources.and_then(|r| {
+        if list == "limits" {
+            r.limits.as_ref()
+        } else {
+            r.requests.as_ref()
+        }
+    });
     let Some(text) = values.and_then(|values| values.get(name)) else {
         return Ok(None);
     };
-    let wrong = |_| ConfigurationError::Quantity { what: format!("{list}.{name}"), text: text.0.clone() };
+    let wrong = |_| ConfigurationError::Quantity {
+        what: format!("{list}.{name}"),
+        text: text.0.clone(),
+    };
     Quantity::parse(&text.0).map(Some).map_err(wrong)
 }
 
@@ -118,10 +139,17 @@ pub fn container(
     facts: &PodFacts,
 ) -> Result<ContainerSpec, ConfigurationError> {
     let env = environment(pod, container, dependencies, facts)?;
-    let lookup: BTreeMap<&str, &str> = env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let lookup: BTreeMap<&str, &str> = env
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
     let expanded = |text: &String| expand(text, |name| lookup.get(name).map(|value| (*value).to_owned()));
     let words = |list: &Option<Vec<String>>| list.iter().flatten().map(expanded).collect::<Vec<_>>();
-    let mounts = container.volume_mounts.iter().flatten().map(|mount| mount_spec(pod, mount, &expanded));
+    let mounts = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .map(|mount| mount_spec(pod, mount, &expanded));
     let (command, args) = (words(&container.command), words(&container.args));
     let mounts = mounts.collect::<Result<Vec<_>, _>>()?;
     let policy = container.termination_message_policy.as_deref();
@@ -177,12 +205,20 @@ fn security(pod: &Pod, container: &Container) -> SecuritySpec {
         .or_else(|| of_pod.and_then(|context| context.seccomp_profile.as_ref()));
     let capabilities = own.and_then(|context| context.capabilities.as_ref());
     let privileged = own.and_then(|context| context.privileged).unwrap_or(false);
-    let mut supplemental: Vec<u32> =
-        of_pod.and_then(|c| c.supplemental_groups.as_ref()).into_iter().flatten().map(|group| *group as u32).collect();
+    let mut supplemental: Vec<u32> = of_pod
+        .and_then(|c| c.supplemental_groups.as_ref())
+        .into_iter()
+        .flatten()
+        .map(|group| *group as u32)
+        .collect();
     supplemental.extend(of_pod.and_then(|context| context.fs_group).map(|group| group as u32));
     SecuritySpec {
-        run_as_user: id(own.and_then(|c| c.run_as_user).or_else(|| of_pod.and_then(|c| c.run_as_user))),
-        run_as_group: id(own.and_then(|c| c.run_as_group).or_else(|| of_pod.and_then(|c| c.run_as_group))),
+        run_as_user: id(own
+            .and_then(|c| c.run_as_user)
+            .or_else(|| of_pod.and_then(|c| c.run_as_user))),
+        run_as_group: id(own
+            .and_then(|c| c.run_as_group)
+            .or_else(|| of_pod.and_then(|c| c.run_as_group))),
         run_as_non_root: own
             .and_then(|c| c.run_as_non_root)
             .or_else(|| of_pod.and_then(|c| c.run_as_non_root))
@@ -210,15 +246,25 @@ pub fn pull_policy(container: &Container) -> PullPolicy {
 /// `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg`.
 pub fn credentials(pod: &Pod, image: &str, dependencies: &Dependencies) -> Vec<RegistryCredential> {
     let registry = image.split('/').next().unwrap_or_default();
-    let secrets = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    let secrets = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.image_pull_secrets.iter().flatten());
     let mut found = Vec::new();
     for secret in secrets {
-        let Some(content) = dependencies.content(Source::Secret, &secret.name) else { continue };
+        let Some(content) = dependencies.content(Source::Secret, &secret.name) else {
+            continue;
+        };
         let config = content.get(".dockerconfigjson").or_else(|| content.get(".dockercfg"));
         let Some(parsed) = config.and_then(|bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok()) else {
             continue;
         };
-        let entries = parsed.get("auths").unwrap_or(&parsed).as_object().cloned().unwrap_or_default();
+        let entries = parsed
+            .get("auths")
+            .unwrap_or(&parsed)
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
         for (host, entry) in entries {
             let host = host.trim_start_matches("https://").trim_start_matches("http://");
             if host.split('/').next() == Some(registry) {
@@ -237,7 +283,10 @@ fn credential(entry: &serde_json::Value) -> Option<RegistryCredential> {
     }
     let decoded = base64::engine::general_purpose::STANDARD.decode(text("auth")?).ok()?;
     let (username, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-    Some(RegistryCredential { username: username.to_owned(), password: password.to_owned() })
+    Some(RegistryCredential {
+        username: username.to_owned(),
+        password: password.to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -247,17 +296,30 @@ mod tests {
     use serde_json::json;
 
     fn pod(spec: serde_json::Value) -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "u"}, "spec": spec})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "d", "uid": "u"}, "spec": spec}))
+            .unwrap()
     }
 
     #[test]
     fn limits_of_the_pod_are_sums_only_when_every_container_has_one() {
         let bounded = json!({"name": "a", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}});
         let open = json!({"name": "b", "resources": {"requests": {"cpu": "100m"}}});
-        let both = pod_limits(pod(json!({"containers": [bounded.clone(), bounded.clone()]})).spec.as_ref().unwrap()).unwrap();
-        assert_eq!((both.cpu_limit_milli, both.memory_limit_bytes), (Some(1000), Some(128 << 20)));
+        let both = pod_limits(
+            pod(json!({"containers": [bounded.clone(), bounded.clone()]}))
+                .spec
+                .as_ref()
+                .unwrap(),
+        )
+        .unwrap();
+        assert_eq!(
+            (both.cpu_limit_milli, both.memory_limit_bytes),
+            (Some(1000), Some(128 << 20))
+        );
         let mixed = pod_limits(pod(json!({"containers": [bounded, open]})).spec.as_ref().unwrap()).unwrap();
-        assert_eq!((mixed.cpu_request_milli, mixed.cpu_limit_milli, mixed.memory_limit_bytes), (Some(600), None, None));
+        assert_eq!(
+            (mixed.cpu_request_milli, mixed.cpu_limit_milli, mixed.memory_limit_bytes),
+            (Some(600), None, None)
+        );
     }
 
     #[test]
@@ -277,7 +339,13 @@ mod tests {
         let pod = pod(json!({"containers": [{
             "name": "a", "env": [{"name": "N", "value": "7"}], "command": ["run"], "args": ["--n=$(N)", "$$(N)", "$(M)"],
         }]}));
-        let spec = container(&pod, &pod.spec.as_ref().unwrap().containers[0], 0, &Dependencies::default(), &PodFacts::default());
+        let spec = container(
+            &pod,
+            &pod.spec.as_ref().unwrap().containers[0],
+            0,
+            &Dependencies::default(),
+            &PodFacts::default(),
+        );
         assert_eq!(spec.unwrap().args, ["--n=7", "$(N)", "$(M)"]);
     }
 
@@ -286,9 +354,17 @@ mod tests {
         let pod = pod(json!({"containers": [], "imagePullSecrets": [{"name": "s"}]}));
         let config = json!({"auths": {"https://r.example:5000/v1": {"auth": "dTpw"}, "other": {"username": "x", "password": "y"}}});
         let content = BTreeMap::from([(".dockerconfigjson".to_owned(), config.to_string().into_bytes())]);
-        let dependencies =
-            Dependencies { contents: BTreeMap::from([(Reference::new(Source::Secret, "s"), Some(content))]), services: vec![] };
+        let dependencies = Dependencies {
+            contents: BTreeMap::from([(Reference::new(Source::Secret, "s"), Some(content))]),
+            services: vec![],
+        };
         let found = credentials(&pod, "r.example:5000/app:1", &dependencies);
-        assert_eq!(found, [RegistryCredential { username: "u".into(), password: "p".into() }]);
+        assert_eq!(
+            found,
+            [RegistryCredential {
+                username: "u".into(),
+                password: "p".into()
+            }]
+        );
     }
 }

@@ -102,19 +102,35 @@ impl Ending {
 
     /// Of a container whose program could not be executed. Kubernetes shows exit code 128 for it.
     pub fn start_error(now: UnixMillis, message: String) -> Ending {
-        Ending { exit: without_run(128, now, message), reason: "StartError" }
+        Ending {
+            exit: without_run(128, now, message),
+            reason: "StartError",
+        }
     }
 
     /// Of a container that was lost with its sandbox.
     pub fn lost(now: UnixMillis, started_at: UnixMillis) -> Ending {
         let message = "The container could not be located when the pod's sandbox died".to_owned();
-        let exit = ContainerExit { started_at, ..without_run(137, now, message) };
-        Ending { exit, reason: "ContainerStatusUnknown" }
+        let exit = ContainerExit {
+            started_at,
+            ..without_run(137, now, message)
+        };
+        Ending {
+            exit,
+            reason: "ContainerStatusUnknown",
+        }
     }
 }
 
 fn without_run(exit_code: i32, now: UnixMillis, message: String) -> ContainerExit {
-    ContainerExit { exit_code, signal: None, oom_killed: false, started_at: now, finished_at: now, message }
+    ContainerExit {
+        exit_code,
+        signal: None,
+        oom_killed: false,
+        started_at: now,
+        finished_at: now,
+        message,
+    }
 }
 
 /// One container of the pod.
@@ -215,8 +231,13 @@ impl PodState {
                 pull_backoff: Backoff::default(),
             }
         };
-        let mut containers: Vec<ContainerRecord> =
-            spec.init_containers.iter().flatten().enumerate().map(record(true)).collect();
+        let mut containers: Vec<ContainerRecord> = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(record(true))
+            .collect();
         containers.extend(spec.containers.iter().enumerate().map(record(false)));
         let written = pod.status.clone();
         PodState {
@@ -242,7 +263,11 @@ impl PodState {
     /// The container's specification.
     pub fn spec_of(&self, record: &ContainerRecord) -> Option<&Container> {
         let spec = self.pod.spec.as_ref()?;
-        if record.init { spec.init_containers.as_ref()?.get(record.index) } else { spec.containers.get(record.index) }
+        if record.init {
+            spec.init_containers.as_ref()?.get(record.index)
+        } else {
+            spec.containers.get(record.index)
+        }
     }
 
     /// The record of a container by name.
@@ -257,14 +282,22 @@ impl PodState {
 
     /// Takes over what the runtime found on the node: a sandbox whose parent process lives.
     pub fn adopt(&mut self, found: &SandboxState) {
-        self.sandbox = Sandbox::Running { addresses: found.addresses.clone() };
+        self.sandbox = Sandbox::Running {
+            addresses: found.addresses.clone(),
+        };
         self.facts.pod_ip = found.addresses.first().map(ToString::to_string).unwrap_or_default();
         for container in &found.containers {
-            let Some(record) = self.record_mut(&container.name) else { continue };
+            let Some(record) = self.record_mut(&container.name) else {
+                continue;
+            };
             record.attempt = container.attempt;
-            record.image = Image::Present { digest: container.image_digest.clone() };
+            record.image = Image::Present {
+                digest: container.image_digest.clone(),
+            };
             record.run = match &container.phase {
-                ContainerPhase::Running { started_at, .. } => Run::Running { started_at: *started_at },
+                ContainerPhase::Running { started_at, .. } => Run::Running {
+                    started_at: *started_at,
+                },
                 ContainerPhase::Exited(exit) => Run::Ended(Ending::of(exit.clone())),
             };
         }
@@ -274,16 +307,23 @@ impl PodState {
     pub fn assert_invariants(&self) {
         let sandbox_runs = matches!(self.sandbox, Sandbox::Running { .. });
         for record in &self.containers {
+            // A removal that failed leaves containers about which nothing is known.
+            let on_its_way_out = matches!(self.sandbox, Sandbox::Removing | Sandbox::Failed { .. });
             assert!(
-                !record.may_run() || sandbox_runs || matches!(self.sandbox, Sandbox::Removing),
+                !record.may_run() || sandbox_runs || on_its_way_out,
                 "container {} runs without a sandbox",
                 record.name
             );
         }
         let app_runs = self.containers.iter().any(|record| !record.init && record.may_run());
-        let init_done = self.containers.iter().filter(|record| record.init && !self.is_sidecar(record)).all(|record| {
-            matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code == 0)
-        });
-        assert!(!app_runs || init_done, "a container of the app runs before every init container is done");
+        let init_done = self
+            .containers
+            .iter()
+            .filter(|record| record.init && !self.is_sidecar(record))
+            .all(|record| matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code == 0));
+        assert!(
+            !app_runs || init_done,
+            "a container of the app runs before every init container is done"
+        );
     }
 }

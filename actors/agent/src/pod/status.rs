@@ -51,20 +51,35 @@ pub fn phase(state: &PodState) -> Phase {
     let gave_up = |record: &&ContainerRecord| matches!(record.run, Run::Ended(_)) && !restarts(state, record);
     let badly = |record: &ContainerRecord| matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code != 0);
     let (init, app): (Vec<_>, Vec<_>) = state.containers.iter().partition(|record| record.init);
-    if init.iter().filter(|record| !state.is_sidecar(record)).any(|record| gave_up(record) && badly(record)) {
+    if init
+        .iter()
+        .filter(|record| !state.is_sidecar(record))
+        .any(|record| gave_up(record) && badly(record))
+    {
         return Phase::Failed;
     }
     if !app.is_empty() && app.iter().all(gave_up) {
-        return if app.iter().any(|record| badly(record)) { Phase::Failed } else { Phase::Succeeded };
+        return if app.iter().any(|record| badly(record)) {
+            Phase::Failed
+        } else {
+            Phase::Succeeded
+        };
     }
-    let started = |record: &ContainerRecord| record.attempt > 0 || matches!(record.run, Run::Running { .. } | Run::Ended(_));
-    if app.iter().any(|record| started(record)) { Phase::Running } else { Phase::Pending }
+    let started =
+        |record: &ContainerRecord| record.attempt > 0 || matches!(record.run, Run::Running { .. } | Run::Ended(_));
+    if app.iter().any(|record| started(record)) {
+        Phase::Running
+    } else {
+        Phase::Pending
+    }
 }
 
 /// Whether a container that ended is started again.
 pub fn restarts(state: &PodState, record: &ContainerRecord) -> bool {
     let Run::Ended(ending) = &record.run else { return false };
-    let own = state.spec_of(record).and_then(|container| container.restart_policy.as_deref());
+    let own = state
+        .spec_of(record)
+        .and_then(|container| container.restart_policy.as_deref());
     let of_pod = state.pod.spec.as_ref().and_then(|spec| spec.restart_policy.as_deref());
     let failed = ending.exit.exit_code != 0;
     match own.or(of_pod).unwrap_or("Always") {
@@ -77,17 +92,32 @@ pub fn restarts(state: &PodState, record: &ContainerRecord) -> bool {
 
 /// Containers that wait for their restart, having failed.
 pub fn crash_loops(state: &PodState, now: UnixMillis) -> impl Iterator<Item = &ContainerRecord> {
-    state.containers.iter().filter(move |record| restarts(state, record) && record.restart_backoff.waits(now))
+    state
+        .containers
+        .iter()
+        .filter(move |record| restarts(state, record) && record.restart_backoff.waits(now))
 }
 
 /// Takes over restart counts from the API object when the node has no sandbox of the pod: the machine was restarted.
 pub fn resume(state: &mut PodState, now: UnixMillis) {
     let status = state.pod.status.clone().unwrap_or_default();
-    let all = status.init_container_statuses.into_iter().flatten().chain(status.container_statuses.into_iter().flatten());
+    let all = status
+        .init_container_statuses
+        .into_iter()
+        .flatten()
+        .chain(status.container_statuses.into_iter().flatten());
     for known in all {
-        let was_started = known.state.as_ref().is_some_and(|state| state.running.is_some() || state.terminated.is_some())
-            || known.last_state.as_ref().is_some_and(|state| state.terminated.is_some());
-        let Some(record) = state.record_mut(&known.name) else { continue };
+        let was_started = known
+            .state
+            .as_ref()
+            .is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+            || known
+                .last_state
+                .as_ref()
+                .is_some_and(|state| state.terminated.is_some());
+        let Some(record) = state.record_mut(&known.name) else {
+            continue;
+        };
         if was_started {
             record.attempt = known.restart_count.max(0) as u32 + 1;
             record.last_ending = Some(Ending::lost(now, now));
@@ -98,11 +128,20 @@ pub fn resume(state: &mut PodState, now: UnixMillis) {
 
 /// The whole status.
 pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
-    let previous = state.written.clone().or_else(|| state.pod.status.clone()).unwrap_or_default();
+    let previous = state
+        .written
+        .clone()
+        .or_else(|| state.pod.status.clone())
+        .unwrap_or_default();
     let phase = phase(state);
     let (init, app): (Vec<_>, Vec<_>) = state.containers.iter().partition(|record| record.init);
     let of = |records: Vec<&ContainerRecord>| -> Option<Vec<ContainerStatus>> {
-        (!records.is_empty()).then(|| records.into_iter().map(|record| container_status(state, record, now)).collect())
+        (!records.is_empty()).then(|| {
+            records
+                .into_iter()
+                .map(|record| container_status(state, record, now))
+                .collect()
+        })
     };
     let addresses: Vec<String> = match &state.sandbox {
         Sandbox::Running { addresses } if addresses.is_empty() => vec![state.facts.host_ip.clone()],
@@ -114,13 +153,18 @@ pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
         phase: Some(phase.word().to_owned()),
         conditions: Some(conditions(state, &previous, phase, now)),
         host_ip: Some(state.facts.host_ip.clone()),
-        host_ips: Some(vec![HostIP { ip: state.facts.host_ip.clone() }]),
+        host_ips: Some(vec![HostIP {
+            ip: state.facts.host_ip.clone(),
+        }]),
         pod_ip: addresses.first().cloned(),
         pod_ips: (!addresses.is_empty()).then(|| addresses.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: previous.start_time.clone().or_else(|| Some(seconds(now))),
         init_container_statuses: of(init),
         container_statuses: of(app),
-        qos_class: previous.qos_class.clone().or_else(|| Some(qos_class(state.pod.spec.as_ref()).to_owned())),
+        qos_class: previous
+            .qos_class
+            .clone()
+            .or_else(|| Some(qos_class(state.pod.spec.as_ref()).to_owned())),
         observed_generation: state.pod.metadata.generation,
         ..previous
     }
@@ -140,11 +184,16 @@ fn container_status(state: &PodState, record: &ContainerRecord, now: UnixMillis)
     let waits_for_restart = matches!(record.run, Run::Ended(_)) && restarts(state, record);
     let last = match &record.run {
         Run::Ended(ending) if waits_for_restart => Some((ending, record.attempt)),
-        _ => record.last_ending.as_ref().map(|ending| (ending, record.attempt.saturating_sub(1))),
+        _ => record
+            .last_ending
+            .as_ref()
+            .map(|ending| (ending, record.attempt.saturating_sub(1))),
     };
     ContainerStatus {
         name: record.name.clone(),
-        image: container.and_then(|container| container.image.clone()).unwrap_or_default(),
+        image: container
+            .and_then(|container| container.image.clone())
+            .unwrap_or_default(),
         image_id: digest,
         container_id: started_once.then(|| id(record.attempt)),
         ready: running && (!record.init || state.is_sidecar(record)) || done,
@@ -167,18 +216,26 @@ fn container_state(
     id: &impl Fn(u32) -> String,
 ) -> ContainerState {
     let waiting = |reason: &str, message: Option<String>| ContainerState {
-        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        waiting: Some(ContainerStateWaiting {
+            reason: Some(reason.to_owned()),
+            message,
+        }),
         ..ContainerState::default()
     };
     match &record.run {
         Run::Running { started_at } => ContainerState {
-            running: Some(ContainerStateRunning { started_at: Some(seconds(*started_at)) }),
+            running: Some(ContainerStateRunning {
+                started_at: Some(seconds(*started_at)),
+            }),
             ..ContainerState::default()
         },
         Run::Ended(_) if waits_for_restart => {
             let name = state.pod.metadata.name.clone().unwrap_or_default();
             let delay = spelled(record.restart_backoff.delay_ms());
-            let message = format!("back-off {delay} restarting failed container={} pod={name}", record.name);
+            let message = format!(
+                "back-off {delay} restarting failed container={} pod={name}",
+                record.name
+            );
             if record.restart_backoff.waits(now) {
                 waiting("CrashLoopBackOff", Some(message))
             } else {
@@ -193,7 +250,10 @@ fn container_state(
         Run::Waiting | Run::Starting => match (&record.image, &state.volume_problem, &state.sandbox) {
             (Image::Failed { reason, message }, ..) => {
                 let backing_off = *reason == "ErrImagePull" && record.pull_backoff.delay_ms() > 0;
-                waiting(if backing_off { "ImagePullBackOff" } else { reason }, Some(message.clone()))
+                waiting(
+                    if backing_off { "ImagePullBackOff" } else { reason },
+                    Some(message.clone()),
+                )
             }
             (_, Some(problem), _) => waiting("ContainerCreating", Some(problem.clone())),
             (_, _, Sandbox::Failed { message }) => waiting("ContainerCreating", Some(message.clone())),
@@ -217,11 +277,15 @@ fn terminated(ending: &Ending, container_id: String) -> ContainerStateTerminated
 
 /// Whether every init container is done, sidecars running.
 fn initialized(state: &PodState) -> bool {
-    state.containers.iter().filter(|record| record.init).all(|record| match &record.run {
-        Run::Running { .. } => state.is_sidecar(record),
-        Run::Ended(ending) => !state.is_sidecar(record) && ending.exit.exit_code == 0,
-        _ => false,
-    })
+    state
+        .containers
+        .iter()
+        .filter(|record| record.init)
+        .all(|record| match &record.run {
+            Run::Running { .. } => state.is_sidecar(record),
+            Run::Ended(ending) => !state.is_sidecar(record) && ending.exit.exit_code == 0,
+            _ => false,
+        })
 }
 
 fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMillis) -> Vec<PodCondition> {
@@ -235,7 +299,9 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
     let incomplete: Vec<&str> = state
         .containers
         .iter()
-        .filter(|record| record.init && !matches!(&record.run, Run::Ended(e) if e.exit.exit_code == 0) && !record.is_running())
+        .filter(|record| {
+            record.init && !matches!(&record.run, Run::Ended(e) if e.exit.exit_code == 0) && !record.is_running()
+        })
         .map(|record| record.name.as_str())
         .collect();
     let sandboxed = matches!(state.sandbox, Sandbox::Running { .. }) && !phase.is_final();
@@ -254,7 +320,12 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
         )),
     };
     let mut conditions = vec![
-        condition("PodReadyToStartContainers", if sandboxed { None } else { Some(("", String::new())) }, previous, now),
+        condition(
+            "PodReadyToStartContainers",
+            if sandboxed { None } else { Some(("", String::new())) },
+            previous,
+            now,
+        ),
         condition("Initialized", initialized, previous, now),
         condition("Ready", ready.clone(), previous, now),
         condition("ContainersReady", ready, previous, now),
@@ -272,7 +343,9 @@ fn condition(kind: &str, wrong: Option<(&str, String)>, previous: &PodStatus, no
     let status = if wrong.is_none() { "True" } else { "False" };
     let (reason, message) = wrong.unwrap_or_default();
     let before = previous.conditions.iter().flatten().find(|known| known.type_ == kind);
-    let since = before.filter(|known| known.status == status).and_then(|known| known.last_transition_time.clone());
+    let since = before
+        .filter(|known| known.status == status)
+        .and_then(|known| known.last_transition_time.clone());
     PodCondition {
         type_: kind.to_owned(),
         status: status.to_owned(),
@@ -290,7 +363,10 @@ fn qos_class(spec: Option<&PodSpec>) -> &'static str {
     let (mut any, mut guaranteed) = (false, true);
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
         let resources = container.resources.clone().unwrap_or_default();
-        let (limits, requests) = (resources.limits.unwrap_or_default(), resources.requests.unwrap_or_default());
+        let (limits, requests) = (
+            resources.limits.unwrap_or_default(),
+            resources.requests.unwrap_or_default(),
+        );
         for name in ["cpu", "memory"] {
             let (limit, request) = (limits.get(name), requests.get(name).or(limits.get(name)));
             any |= limit.is_some() || request.is_some();

@@ -21,7 +21,14 @@ pub fn volumes(
     facts: &PodFacts,
 ) -> Result<Vec<VolumeSpec>, ConfigurationError> {
     let listed = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    listed.map(|volume| Ok(VolumeSpec { name: volume.name.clone(), source: source(pod, volume, dependencies, facts)? })).collect()
+    listed
+        .map(|volume| {
+            Ok(VolumeSpec {
+                name: volume.name.clone(),
+                source: source(pod, volume, dependencies, facts)?,
+            })
+        })
+        .collect()
 }
 
 fn source(
@@ -41,7 +48,10 @@ fn source(
             }
             None => None,
         };
-        return Ok(VolumeSource::EmptyDir { memory: empty.medium.as_deref() == Some("Memory"), size_limit_bytes });
+        return Ok(VolumeSource::EmptyDir {
+            memory: empty.medium.as_deref() == Some("Memory"),
+            size_limit_bytes,
+        });
     }
     if let Some(host) = &volume.host_path {
         return Ok(VolumeSource::HostPath {
@@ -49,17 +59,35 @@ fn source(
             kind: host.type_.clone().unwrap_or_default(),
         });
     }
-    let reader = Reader { pod, dependencies, facts };
+    let reader = Reader {
+        pod,
+        dependencies,
+        facts,
+    };
     let mut files = Files::new();
     if let Some(map) = &volume.config_map {
         let mode = map.default_mode.unwrap_or(DEFAULT_MODE);
-        reader.content(Source::ConfigMap, &map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+        reader.content(
+            Source::ConfigMap,
+            &map.name,
+            map.items.as_deref(),
+            map.optional,
+            mode,
+            &mut files,
+        )?;
         return Ok(VolumeSource::Files { files, memory: false });
     }
     if let Some(secret) = &volume.secret {
         let name = secret.secret_name.clone().unwrap_or_default();
         let mode = secret.default_mode.unwrap_or(DEFAULT_MODE);
-        reader.content(Source::Secret, &name, secret.items.as_deref(), secret.optional, mode, &mut files)?;
+        reader.content(
+            Source::Secret,
+            &name,
+            secret.items.as_deref(),
+            secret.optional,
+            mode,
+            &mut files,
+        )?;
         return Ok(VolumeSource::Files { files, memory: true });
     }
     if let Some(downward) = &volume.downward_api {
@@ -71,14 +99,24 @@ fn source(
         let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
         for projection in projected.sources.iter().flatten() {
             if let Some(map) = &projection.config_map {
-                reader.content(Source::ConfigMap, &map.name, map.items.as_deref(), map.optional, mode, &mut files)?;
+                reader.content(
+                    Source::ConfigMap,
+                    &map.name,
+                    map.items.as_deref(),
+                    map.optional,
+                    mode,
+                    &mut files,
+                )?;
             } else if let Some(secret) = &projection.secret {
                 let items = secret.items.as_deref();
                 reader.content(Source::Secret, &secret.name, items, secret.optional, mode, &mut files)?;
             } else if let Some(downward) = &projection.downward_api {
                 reader.downward(downward.items.iter().flatten(), mode, &mut files)?;
             } else {
-                return Err(unsupported(volume, "a projection other than configMap, secret and downwardAPI"));
+                return Err(unsupported(
+                    volume,
+                    "a projection other than configMap, secret and downwardAPI",
+                ));
             }
         }
         return Ok(VolumeSource::Files { files, memory: true });
@@ -87,13 +125,18 @@ fn source(
 }
 
 fn unsupported(volume: &Volume, kind: &str) -> ConfigurationError {
-    ConfigurationError::Volume { name: volume.name.clone(), kind: kind.to_owned() }
+    ConfigurationError::Volume {
+        name: volume.name.clone(),
+        kind: kind.to_owned(),
+    }
 }
 
 /// The name of the source that the volume uses, for the message.
 fn kind_of(volume: &Volume) -> String {
     let value = serde_json::to_value(volume).unwrap_or_default();
-    let named = value.as_object().and_then(|fields| fields.keys().find(|key| *key != "name").cloned());
+    let named = value
+        .as_object()
+        .and_then(|fields| fields.keys().find(|key| *key != "name").cloned());
     named.unwrap_or_else(|| "no source".to_owned())
 }
 
@@ -117,11 +160,20 @@ impl Reader<'_> {
             if optional == Some(true) {
                 return Ok(());
             }
-            return Err(ConfigurationError::Absent { word: source.word(), name: name.to_owned() });
+            return Err(ConfigurationError::Absent {
+                word: source.word(),
+                name: name.to_owned(),
+            });
         };
         let Some(items) = items.filter(|items| !items.is_empty()) else {
             for (key, value) in content {
-                files.insert(key.clone(), FileContent { content: value.clone(), mode: mode as u32 });
+                files.insert(
+                    key.clone(),
+                    FileContent {
+                        content: value.clone(),
+                        mode: mode as u32,
+                    },
+                );
             }
             return Ok(());
         };
@@ -129,13 +181,23 @@ impl Reader<'_> {
             match content.get(&item.key) {
                 Some(value) => {
                     let mode = item.mode.unwrap_or(mode) as u32;
-                    files.insert(item.path.clone(), FileContent { content: value.clone(), mode });
+                    files.insert(
+                        item.path.clone(),
+                        FileContent {
+                            content: value.clone(),
+                            mode,
+                        },
+                    );
                 }
                 None if optional == Some(true) => {}
                 None => {
                     return Err(ConfigurationError::KeyAbsent {
                         key: item.key.clone(),
-                        word: if source == Source::Secret { "Secret" } else { "ConfigMap" },
+                        word: if source == Source::Secret {
+                            "Secret"
+                        } else {
+                            "ConfigMap"
+                        },
                         namespace: self.pod.metadata.namespace.clone().unwrap_or_default(),
                         name: name.to_owned(),
                     });
@@ -163,7 +225,13 @@ impl Reader<'_> {
                 _ => return Err(ConfigurationError::Field(item.path.clone())),
             };
             let mode = item.mode.unwrap_or(mode) as u32;
-            files.insert(item.path.clone(), FileContent { content: text.into_bytes(), mode });
+            files.insert(
+                item.path.clone(),
+                FileContent {
+                    content: text.into_bytes(),
+                    mode,
+                },
+            );
         }
         Ok(())
     }
@@ -198,7 +266,13 @@ mod tests {
             json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "k", "path": "dir/file", "mode": 256}]}}),
             &settings(),
         );
-        let files = BTreeMap::from([("dir/file".to_owned(), FileContent { content: b"v".to_vec(), mode: 0o400 })]);
+        let files = BTreeMap::from([(
+            "dir/file".to_owned(),
+            FileContent {
+                content: b"v".to_vec(),
+                mode: 0o400,
+            },
+        )]);
         assert_eq!(source, Ok(VolumeSource::Files { files, memory: false }));
     }
 
@@ -206,15 +280,30 @@ mod tests {
     fn absent_sources_are_errors_unless_optional() {
         let absent = volume_of(json!({"name": "v", "secret": {"secretName": "s"}}), &settings());
         assert_eq!(absent.unwrap_err().to_string(), "secret \"s\" not found");
-        let optional = volume_of(json!({"name": "v", "secret": {"secretName": "s", "optional": true}}), &settings());
-        assert_eq!(optional, Ok(VolumeSource::Files { files: Files::new(), memory: true }));
-        let key = volume_of(json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "z", "path": "z"}]}}), &settings());
+        let optional = volume_of(
+            json!({"name": "v", "secret": {"secretName": "s", "optional": true}}),
+            &settings(),
+        );
+        assert_eq!(
+            optional,
+            Ok(VolumeSource::Files {
+                files: Files::new(),
+                memory: true
+            })
+        );
+        let key = volume_of(
+            json!({"name": "v", "configMap": {"name": "m", "items": [{"key": "z", "path": "z"}]}}),
+            &settings(),
+        );
         assert_eq!(key.unwrap_err().to_string(), "couldn't find key z in ConfigMap d/m");
     }
 
     #[test]
     fn a_volume_of_another_kind_is_named() {
         let error = volume_of(json!({"name": "v", "nfs": {"server": "s", "path": "/"}}), &settings()).unwrap_err();
-        assert_eq!(error.to_string(), "volume \"v\" is of a kind that this node cannot provide: nfs");
+        assert_eq!(
+            error.to_string(),
+            "volume \"v\" is of a kind that this node cannot provide: nfs"
+        );
     }
 }
