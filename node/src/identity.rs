@@ -52,6 +52,16 @@ pub enum IdentityFailure {
         /// What is wrong.
         reason: String,
     },
+    /// The node's address is one that pods or services may get.
+    #[error("this node's address {address} lies in the cluster's {setting} {range}: give the node another address, or make the cluster with another --{setting}")]
+    AddressInRange {
+        /// The address.
+        address: std::net::Ipv4Addr,
+        /// The range.
+        range: String,
+        /// Which setting.
+        setting: &'static str,
+    },
     /// The data belongs to another node.
     #[error(
         "the data directory belongs to node {found}, but the configuration names this node {wanted}: start it with --name {found}, or with another --data-dir"
@@ -121,6 +131,7 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
         }
         None => found(config, now, random)?,
     };
+    check_address(config, &settled.settings)?;
     let record = NodeRecord {
         name: config.name.clone(),
         raft_id: settled.raft_id,
@@ -134,6 +145,17 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
     write_record(&path, &record)?;
     pki.store(&settled.identity)?;
     Ok(settled)
+}
+
+/// A node whose own address lies in the range of pods or services would have its traffic taken for theirs.
+fn check_address(config: &NodeConfiguration, settings: &ClusterSettings) -> Result<(), IdentityFailure> {
+    let std::net::IpAddr::V4(address) = config.address else { return Ok(()) };
+    for (range, setting) in [(settings.cluster_cidr, "cluster-cidr"), (settings.service_cidr, "service-cidr")] {
+        if range.contains(address) {
+            return Err(IdentityFailure::AddressInRange { address, range: range.to_string(), setting });
+        }
+    }
+    Ok(())
 }
 
 /// What all nodes of the cluster agree on, as a node's data directory has it.

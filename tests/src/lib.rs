@@ -3,7 +3,6 @@
 //!
 //! Everything that a test makes carries its process id in its name and is removed when it ends, also when it fails.
 
-
 pub mod cluster;
 pub mod kubectl;
 pub mod machine;

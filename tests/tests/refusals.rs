@@ -84,6 +84,10 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     );
     assert!(said.contains("7443"), "{said}");
 
+    // An address that pods or services may get.
+    let said = fails_to_start(&cluster, &["--address", "10.96.0.77", "--mesh-port", "7555", "--https-port", "7556"]);
+    assert!(said.contains("lies in the cluster's service-cidr 10.96.0.0/12"), "{said}");
+
     // Objects.
     let kubectl = cluster.kubectl(0);
     let file = cluster.directory().join("bad.yaml");

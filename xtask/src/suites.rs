@@ -49,6 +49,10 @@ pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
         .env("ACTORIUM_KUBECTL", clients.kubectl)
         .env("ACTORIUM_HELM", clients.helm)
         .env("ACTORIUM_REGISTRY", clients.registry);
+    if arguments.suite.is_some() {
+        // A suite prints what it measured.
+        test.args(["--", "--nocapture"]);
+    }
     command::run(&mut test)
 }
 
