@@ -295,15 +295,8 @@ fn sandbox_died(state: &mut PodState, now: UnixMillis, reason: &str, effects: &m
         "SandboxChanged",
         format!("Pod sandbox died ({reason}); it will be killed and re-created."),
     );
+    end_what_ran(state, now);
     for record in &mut state.containers {
-        match &record.run {
-            Run::Running { started_at } => {
-                let ending = Ending::lost(now, *started_at);
-                ended(record, now, ending);
-            }
-            Run::Starting => record.run = Run::Waiting,
-            _ => {}
-        }
         if record.init && state.termination.is_none() && matches!(record.run, Run::Ended(_)) {
             next_attempt(record);
         }
