@@ -3,7 +3,7 @@
 //!
 //! `route` and `accept` read a request, `access` says who may, `read`, `watch`, `write` and `logs` serve it, `service` puts them
 //! together, `edge` carries HTTP and `session` the long-lived streams. What an object means is `api`'s business: nothing
-//! here names a kind, but for the addresses that a Service is given.
+//! here names a kind, but for the addresses that a Service is given, the namespaces that stay, and the answer to a deletion.
 
 // An acting crate: it tells the time of requests.
 #![allow(clippy::disallowed_methods)]

@@ -25,6 +25,10 @@ const ATTEMPTS_MAX: u32 = 16;
 /// The resource of the objects that keep a cluster address from being given twice.
 const IP_ADDRESSES: &str = "ipaddresses.networking.k8s.io";
 
+/// Whose deletion is answered with the object that went, where others are answered with a Status: clients with types, such
+/// as Python's, refuse the other one (`ReturnDeletedObject` in Kubernetes).
+const ANSWERED_WITH_OBJECT: [(&str, &str); 3] = [("", "pods"), ("", "services"), ("", "serviceaccounts")];
+
 /// What writes need from their surroundings.
 pub struct Writer {
     /// The store.
@@ -547,7 +551,8 @@ impl Writer {
         check_mortal(target.kind, target.name.as_deref().unwrap_or_default())?;
         let options = delete_options(request)?;
         let (object, removed) = self.delete_one(target.kind, &key_of(target), &options, with).await?;
-        if removed {
+        let shown = (target.kind.group, target.kind.plural);
+        if removed && !ANSWERED_WITH_OBJECT.contains(&shown) {
             let name = target.name.as_deref().unwrap_or_default();
             return Ok(ApiResponse::value(
                 200,

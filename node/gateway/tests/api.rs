@@ -340,7 +340,12 @@ async fn services_get_addresses_of_their_own_and_give_them_back() {
     assert_ne!(code, 201, "one address was given twice: {status}");
     let (code, status) = call(&api, "POST", path, service("c", Some("192.0.2.1"))).await;
     assert_eq!(code, 422, "{status}");
-    call(&api, "DELETE", &format!("{path}/a"), Value::Null).await;
+    let (_, gone) = call(&api, "DELETE", &format!("{path}/a"), Value::Null).await;
+    assert_eq!(
+        gone["spec"]["clusterIP"],
+        json!(ip),
+        "the deletion of a Service is answered with it"
+    );
     let (code, again) = call(&api, "POST", path, service("b", Some(&ip))).await;
     assert_eq!(
         (code, again["spec"]["clusterIP"].as_str()),
