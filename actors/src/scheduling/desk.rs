@@ -122,7 +122,15 @@ impl Desk {
     /// Pods that wait, by stage, and how many were bound here.
     pub fn summary(&self) -> String {
         let lengths = self.scheduler.queue_lengths();
-        format!("{} bound, {} waiting: {lengths:?}", self.bound, self.pending.len())
+        format!(
+            "{} bound, {} waiting ({} active, {} backing off, {} unschedulable, {} gated)",
+            self.bound,
+            self.pending.len(),
+            lengths.active,
+            lengths.backing_off,
+            lengths.unschedulable,
+            lengths.gated
+        )
     }
 
     /// Decides for at most so many pods.

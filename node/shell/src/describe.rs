@@ -147,8 +147,11 @@ fn outline(text: &mut String, depth: usize, name: &str, value: &Value) {
         Value::Array(items) if items.iter().any(Value::is_object) => {
             text.push_str(&format!("{}{label}:\n", "  ".repeat(depth)));
             for item in items {
-                let title = ["name", "type", "key"].iter().find_map(|name| item[*name].as_str());
-                text.push_str(&format!("{}- {}\n", "  ".repeat(depth + 1), title.unwrap_or_default()));
+                let title = ["name", "type", "key", "ip"]
+                    .iter()
+                    .find_map(|name| item[*name].as_str());
+                text.push_str(format!("{}- {}", "  ".repeat(depth + 1), title.unwrap_or_default()).trim_end());
+                text.push('\n');
                 for (name, value) in item
                     .as_object()
                     .into_iter()

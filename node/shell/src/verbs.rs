@@ -75,8 +75,30 @@ pub struct Get {
     pub no_headers: bool,
 }
 
-/// Runs `get`.
+/// Runs `get`; `deploy,svc` is several of them, one after the other.
 pub async fn get(client: &Client, get: &Get) -> Result<(), ClientError> {
+    let kinds: Vec<&str> = get.what[0].split(',').filter(|kind| !kind.is_empty()).collect();
+    if kinds.len() < 2 {
+        return get_kind(client, get).await;
+    }
+    if get.watch {
+        return Err(ClientError::Usage(
+            "--watch follows one kind; run it once for each".to_owned(),
+        ));
+    }
+    for (index, kind) in kinds.into_iter().enumerate() {
+        if index > 0 && !matches!(get.output, Some(Format::Json | Format::Yaml | Format::Name)) {
+            println!();
+        }
+        let what = std::iter::once(kind.to_owned())
+            .chain(get.what[1..].iter().cloned())
+            .collect();
+        get_kind(client, &Get { what, ..get.clone() }).await?;
+    }
+    Ok(())
+}
+
+async fn get_kind(client: &Client, get: &Get) -> Result<(), ClientError> {
     let (kind, listed) = names(&get.what)?;
     let namespace = get.scope.namespace(client);
     let base = collection(kind, namespace);
