@@ -191,6 +191,10 @@ impl Writer {
         bits: u64,
     ) -> Result<Result<(Object, Vec<String>), (String, ProposeError)>, Status> {
         let reserved = self.assign_addresses(kind, &mut written.object, bits).await?;
+        if kind.has(Subresource::Status) && written.object["status"].is_null() {
+            // Go writes an empty status, and clients with types read through it.
+            written.object["status"] = json!({});
+        }
         let metadata = &written.object["metadata"];
         let text = |name: &str| metadata[name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (text("name"), text("namespace"));

@@ -362,6 +362,7 @@ async fn scale_and_status_are_subresources() {
     let object = json!({"metadata": {"name": "w"}, "spec": {"replicas": 2, "selector": {"matchLabels": {"a": "b"}}, "template": template}});
     let (code, created) = call(&api, "POST", path, object).await;
     assert_eq!(code, 201, "{created}");
+    assert_eq!(created["status"], json!({}), "a status is there from the beginning");
     let (code, scale) = call(&api, "GET", &format!("{path}/w/scale"), Value::Null).await;
     assert_eq!(
         (code, &scale["spec"]["replicas"], &scale["kind"]),
