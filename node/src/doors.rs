@@ -249,7 +249,7 @@ impl ClusterAdmin {
     }
 
     async fn whole_tree(&self, path: &str, depth: u32) -> Vec<ActorEntry> {
-        let base = path.matches(|c| c == '/').count() as u32 - u32::from(path == "/");
+        let base = path.matches('/').count() as u32 - u32::from(path == "/");
         let mut entries = Vec::new();
         if path.trim_matches('/').is_empty() {
             entries.push(folder("/cluster"));

@@ -53,7 +53,9 @@ pub enum IdentityFailure {
         reason: String,
     },
     /// The node's address is one that pods or services may get.
-    #[error("this node's address {address} lies in the cluster's {setting} {range}: give the node another address, or make the cluster with another --{setting}")]
+    #[error(
+        "this node's address {address} lies in the cluster's {setting} {range}: give the node another address, or make the cluster with another --{setting}"
+    )]
     AddressInRange {
         /// The address.
         address: std::net::Ipv4Addr,
@@ -149,10 +151,19 @@ pub async fn settle(config: &NodeConfiguration, now: UnixMillis, random: u64) ->
 
 /// A node whose own address lies in the range of pods or services would have its traffic taken for theirs.
 fn check_address(config: &NodeConfiguration, settings: &ClusterSettings) -> Result<(), IdentityFailure> {
-    let std::net::IpAddr::V4(address) = config.address else { return Ok(()) };
-    for (range, setting) in [(settings.cluster_cidr, "cluster-cidr"), (settings.service_cidr, "service-cidr")] {
+    let std::net::IpAddr::V4(address) = config.address else {
+        return Ok(());
+    };
+    for (range, setting) in [
+        (settings.cluster_cidr, "cluster-cidr"),
+        (settings.service_cidr, "service-cidr"),
+    ] {
         if range.contains(address) {
-            return Err(IdentityFailure::AddressInRange { address, range: range.to_string(), setting });
+            return Err(IdentityFailure::AddressInRange {
+                address,
+                range: range.to_string(),
+                setting,
+            });
         }
     }
     Ok(())

@@ -19,7 +19,7 @@ pub fn facts(config: &NodeConfiguration) -> NodeFacts {
         https_port: config.https_port,
         cpu_milli: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64) * 1000,
         memory_bytes: memory_bytes(),
-        ephemeral_storage_bytes: disk.map_or(0, |disk| disk.blocks() as u64 * disk.fragment_size() as u64),
+        ephemeral_storage_bytes: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
         pods_max: PODS_MAX,
         reserved_cpu_milli: config.reserved.cpu_milli,
         reserved_memory_bytes: config.reserved.memory_bytes,

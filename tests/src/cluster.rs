@@ -20,6 +20,8 @@ const READY_BOUND: Duration = Duration::from_secs(30);
 pub struct NodeOptions {
     /// More arguments of `actorium node start`.
     pub arguments: Vec<String>,
+    /// Its data lie on a disk of their own, of so many bytes.
+    pub disk_bytes: Option<u64>,
 }
 
 /// A node.
@@ -33,6 +35,7 @@ pub struct Node {
     log: PathBuf,
     process: Option<Child>,
     arguments: Vec<String>,
+    own_disk: bool,
 }
 
 /// A cluster. Dropping it removes everything: pods, processes, namespaces, data.
@@ -100,6 +103,20 @@ impl Cluster {
             arguments.extend(["--token".to_owned(), token.trim().to_owned()]);
         }
         arguments.extend(options.arguments);
+        if let Some(bytes) = options.disk_bytes {
+            std::fs::create_dir_all(&data_dir).expect("the mount point can be made");
+            let size = format!("size={bytes}");
+            let tmpfs = Some("tmpfs");
+            nix::mount::mount(
+                tmpfs,
+                &data_dir,
+                tmpfs,
+                nix::mount::MsFlags::empty(),
+                Some(size.as_str()),
+            )
+            .expect("root may mount a tmpfs");
+        }
+        let own_disk = options.disk_bytes.is_some();
         let log = self.directory.join(format!("{name}.log"));
         self.nodes.push(Node {
             name: name.clone(),
@@ -108,6 +125,7 @@ impl Cluster {
             log,
             process: None,
             arguments,
+            own_disk,
         });
         let begun = Instant::now();
         self.start_node(number as usize - 1);
@@ -435,6 +453,11 @@ impl Drop for Cluster {
                 && !output.status.success()
             {
                 eprintln!("reset of {}: {}", node.name, String::from_utf8_lossy(&output.stderr));
+            }
+            if node.own_disk
+                && let Err(error) = nix::mount::umount2(&node.data_dir, nix::mount::MntFlags::MNT_DETACH)
+            {
+                eprintln!("the disk of {} was not unmounted: {error}", node.name);
             }
         }
         if std::thread::panicking() && std::env::var_os("ACTORIUM_KEEP").is_some() {

@@ -150,7 +150,10 @@ fn images_come_from_a_registry_as_the_pull_policy_says() {
     let free = TcpListener::bind((gateway, 0)).and_then(|listener| listener.local_addr());
     let address = free.expect("the wire's address is this machine's");
     let arguments = vec!["--insecure-registry".to_owned(), address.to_string()];
-    cluster.add(NodeOptions { arguments });
+    cluster.add(NodeOptions {
+        arguments,
+        ..NodeOptions::default()
+    });
     let registry = Registry::start(cluster.directory(), address);
     let layout = tests::cluster::images().join("busybox-1");
     let digest = registry.push(&layout, "demo/busybox", "1");

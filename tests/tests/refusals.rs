@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Cluster, wait_for};
+use tests::{Cluster, NodeOptions, wait_for};
 
 fn binary() -> Command {
     Command::new(std::env::var_os("ACTORIUM_BIN").expect("ACTORIUM_BIN names the program: run `cargo xtask test`"))
@@ -85,8 +85,14 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     assert!(said.contains("7443"), "{said}");
 
     // An address that pods or services may get.
-    let said = fails_to_start(&cluster, &["--address", "10.96.0.77", "--mesh-port", "7555", "--https-port", "7556"]);
-    assert!(said.contains("lies in the cluster's service-cidr 10.96.0.0/12"), "{said}");
+    let said = fails_to_start(
+        &cluster,
+        &["--address", "10.96.0.77", "--mesh-port", "7555", "--https-port", "7556"],
+    );
+    assert!(
+        said.contains("lies in the cluster's service-cidr 10.96.0.0/12"),
+        "{said}"
+    );
 
     // Objects.
     let kubectl = cluster.kubectl(0);
@@ -157,4 +163,55 @@ fn a_node_without_root_rights_says_so() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("root"), "{said}");
     assert!(!directory.exists(), "a node that did not start left a directory");
+}
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_nothing() {
+    const DISK_BYTES: u64 = 256 << 20;
+    let mut cluster = Cluster::empty(7);
+    cluster.add(NodeOptions {
+        disk_bytes: Some(DISK_BYTES),
+        ..NodeOptions::default()
+    });
+    let kubectl = cluster.kubectl(0);
+    kubectl.run("create configmap before --from-literal=a=b");
+    // All but 8 MiB are taken, as by somebody else's files: less than what the store keeps in reserve.
+    let ballast = cluster.nodes[0].data_dir.join("ballast");
+    let free = nix::sys::statvfs::statvfs(&cluster.nodes[0].data_dir).expect("the disk tells its room");
+    let free_bytes = free.blocks_available() * free.fragment_size();
+    let file = std::fs::File::create(&ballast).expect("a file");
+    let taken = (free_bytes - (8 << 20)) as i64;
+    nix::fcntl::fallocate(&file, nix::fcntl::FallocateFlags::empty(), 0, taken).expect("there is room for the ballast");
+    wait_for("writes are refused", Duration::from_secs(10), || {
+        let output = kubectl.output("create configmap during --from-literal=a=b");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        kubectl.output("delete configmap during --ignore-not-found");
+        let clear = said.contains("bytes free") && said.contains("free some space");
+        if clear { Ok(()) } else { Err(said) }
+    });
+    assert!(kubectl.run("get configmap before").contains("before"), "reads go on");
+    std::fs::remove_file(&ballast).expect("the ballast can be removed");
+    wait_for("writes are accepted again", Duration::from_secs(10), || {
+        let output = kubectl.output("create configmap after --from-literal=a=b");
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    });
+    cluster.kill_node(0);
+    cluster.start_node(0);
+    wait_for(
+        "what was acknowledged is there after a restart",
+        Duration::from_secs(20),
+        || {
+            let list = cluster.read("/api/v1/namespaces/default/configmaps")?;
+            let names = list["items"].to_string();
+            if names.contains("\"before\"") && names.contains("\"after\"") {
+                Ok(())
+            } else {
+                Err(names)
+            }
+        },
+    );
 }

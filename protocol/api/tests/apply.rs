@@ -357,5 +357,8 @@ fn kubectl_takes_over_what_its_client_side_apply_wrote_and_nothing_else() {
     // Somebody has scaled since: that is a conflict again.
     let mut scaled = stored.clone();
     scaled["spec"]["replicas"] = json!(7);
-    assert_eq!(apply(Some(&scaled), "kubectl", 1, false, replicas(4)).unwrap_err().code, 409);
+    assert_eq!(
+        apply(Some(&scaled), "kubectl", 1, false, replicas(4)).unwrap_err().code,
+        409
+    );
 }

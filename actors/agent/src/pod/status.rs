@@ -230,11 +230,15 @@ fn container_state(
             ..ContainerState::default()
         },
         Run::Ended(_) if waits_for_restart => {
-            let name = state.pod.metadata.name.clone().unwrap_or_default();
-            let delay = spelled(record.restart_backoff.delay_ms());
+            let text = |value: &Option<String>| value.clone().unwrap_or_default();
+            let metadata = &state.pod.metadata;
             let message = format!(
-                "back-off {delay} restarting failed container={} pod={name}",
-                record.name
+                "back-off {} restarting failed container={} pod={}_{}({})",
+                spelled(record.restart_backoff.delay_ms()),
+                record.name,
+                text(&metadata.name),
+                text(&metadata.namespace),
+                text(&metadata.uid)
             );
             if record.restart_backoff.waits(now) {
                 waiting("CrashLoopBackOff", Some(message))
