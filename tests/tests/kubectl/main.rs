@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use shell::client::ClientError;
 use tests::{Cluster, Kubectl, wait_for};
 
-use session::{Following, Session, config_map, deployment, pod, text, words};
+use session::{Session, config_map, deployment, pod, text};
 
 const SOON: Duration = Duration::from_secs(30);
 
