@@ -11,7 +11,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use protocol::runtime::{RuntimeEvent, SandboxState};
 use protocol::store::{Change, ListRequest, StoreEvent, WatchItem, WatchRequest};
-use protocol::{Object, Resource, Revision, Uid};
+use protocol::{Cause, Object, Resource, Revision, Uid};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
 use supervision::{ActorPath, ActorView, AdminMessage, ChildSpec, RestartPolicy, RestartRule, SupervisorMessage};
@@ -216,7 +216,7 @@ impl AgentState {
     fn listed(&mut self, pods: &[Arc<Object>]) {
         let present: HashSet<Uid> = pods.iter().map(|object| object.header.uid.clone()).collect();
         for object in pods {
-            self.pod_present(object);
+            self.pod_present(object, Cause::default());
         }
         for (uid, slot) in self.arguments.shared.table.all() {
             if !present.contains(&uid) {
@@ -252,10 +252,10 @@ impl AgentState {
         let source = match event.key.resource.as_str() {
             "pods" => {
                 return match event.change {
-                    Change::Deleted => self.pod_gone(&event.object.header.uid),
+                    Change::Deleted => self.pod_gone(&event.object.header.uid, event.cause),
                     Change::Created | Change::Updated => {
                         self.replaced(event);
-                        self.pod_present(&event.object);
+                        self.pod_present(&event.object, event.cause);
                     }
                 };
             }
@@ -282,22 +282,23 @@ impl AgentState {
             .as_ref()
             .filter(|p| p.header.uid != event.object.header.uid)
         {
-            self.pod_gone(&previous.header.uid);
+            self.pod_gone(&previous.header.uid, event.cause);
         }
     }
 
-    fn pod_gone(&mut self, uid: &Uid) {
+    fn pod_gone(&mut self, uid: &Uid, cause: Cause) {
         for dependents in self.dependents.values_mut() {
             dependents.remove(uid);
         }
         self.dependents.retain(|_, dependents| !dependents.is_empty());
         if let Some(slot) = self.arguments.shared.table.slot(uid) {
             *slot.removed.lock() = true;
+            *slot.cause.lock() = cause;
             slot.send(Event::PodRemoved);
         }
     }
 
-    fn pod_present(&mut self, object: &Object) {
+    fn pod_present(&mut self, object: &Object, cause: Cause) {
         let pod: Pod = match object.parse() {
             Ok(pod) => pod,
             Err(error) => {
@@ -316,6 +317,7 @@ impl AgentState {
         let pod = Arc::new(pod);
         if let Some(slot) = self.arguments.shared.table.slot(&uid) {
             *slot.latest.lock() = Arc::clone(&pod);
+            *slot.cause.lock() = cause;
             slot.send(Event::PodChanged(Box::new(Pod::clone(&pod))));
             return;
         }
@@ -324,6 +326,7 @@ impl AgentState {
             .remove(&uid)
             .map_or(Found::Nothing, |found| Found::Sandbox(Box::new(found)));
         let slot = Arc::new(PodSlot::new(self.path_for(&pod), pod, found));
+        *slot.cause.lock() = cause;
         self.arguments.shared.table.insert(uid, Arc::clone(&slot));
         let spec = pod_child(slot, Arc::clone(&self.arguments.shared));
         // The supervisor ends only with this actor's own supervisor.

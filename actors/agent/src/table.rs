@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::{Mutex, RwLock};
-use protocol::Uid;
 use protocol::runtime::SandboxState;
+use protocol::{Cause, Uid};
 use ractor::ActorRef;
 use supervision::ActorPath;
 
@@ -25,6 +25,8 @@ pub struct PodSlot {
     pub found: Mutex<Option<Found>>,
     /// Whether the API object is gone.
     pub removed: Mutex<bool>,
+    /// What set the last change of the API object in motion: the actor's writes and effects carry it on.
+    pub cause: Mutex<Cause>,
     mailbox: Mutex<Option<ActorRef<PodMessage>>>,
 }
 
@@ -44,6 +46,7 @@ impl PodSlot {
             latest: Mutex::new(pod),
             found: Mutex::new(Some(found)),
             removed: Mutex::new(false),
+            cause: Mutex::new(Cause::default()),
             mailbox: Mutex::new(None),
         }
     }

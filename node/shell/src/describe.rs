@@ -229,7 +229,7 @@ mod tests {
             "Name:              web",
             "Restart Policy:  Always",
             "    - c",
-            "Image:        i",
+            "Image:       i",
             "Ready  True",
             "BackOff",
             "again",

@@ -210,7 +210,13 @@ fn summary(state: &PodState) -> String {
 }
 
 impl PodActorState {
+    /// What set the pod's last change in motion.
+    fn cause(&self) -> Cause {
+        *self.arguments.slot.cause.lock()
+    }
+
     fn carry_out(&mut self, myself: &ActorRef<PodMessage>, effect: Effect) {
+        tracing::debug!(cause = %self.cause(), pod = %self.identity.name, ?effect, "effect");
         let (runtime, uid) = (Arc::clone(&self.arguments.shared.runtime), self.identity.uid.clone());
         let name = self.identity.name.clone();
         match effect {
@@ -295,9 +301,9 @@ impl PodActorState {
     fn write_status(&mut self, myself: &ActorRef<PodMessage>, status: Box<PodStatus>) {
         self.writing = true;
         let shared = Arc::clone(&self.arguments.shared);
-        let (identity, myself) = (self.identity.clone(), myself.clone());
+        let (identity, myself, cause) = (self.identity.clone(), myself.clone(), self.cause());
         tokio::spawn(async move {
-            let done = write_status(&shared, &identity, &status).await;
+            let done = write_status(&shared, &identity, &status, cause).await;
             if !done {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
@@ -306,9 +312,10 @@ impl PodActorState {
     }
 
     fn remove_pod(&self, myself: &ActorRef<PodMessage>) {
+        let cause = self.cause();
         let (store, identity) = (Arc::clone(&self.arguments.shared.store), self.identity.clone());
         answer_with(myself, async move {
-            match remove_pod(store.as_ref(), &identity).await {
+            match remove_pod(store.as_ref(), &identity, cause).await {
                 true => Event::PodRemoved,
                 false => Event::RemovalRefused,
             }
@@ -320,7 +327,7 @@ impl PodActorState {
         let object = self
             .events
             .occurred(shared.clock.now(), (shared.random)(), warning, reason, message);
-        tokio::spawn(event::write(Arc::clone(&shared.store), Cause::default(), object));
+        tokio::spawn(event::write(Arc::clone(&shared.store), self.cause(), object));
     }
 
     fn set_timer(&mut self, myself: &ActorRef<PodMessage>, token: u64, at: protocol::UnixMillis) {
@@ -465,7 +472,7 @@ fn service_address(value: &Value) -> Option<ServiceAddress> {
 
 /// Writes a pod's status against the newest object. Conditions that others own are kept. False when it must be decided
 /// again.
-async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: &PodStatus) -> bool {
+async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: &PodStatus, cause: Cause) -> bool {
     let Some(kind) = api::kinds::find_by_kind("v1", "Pod") else {
         return false;
     };
@@ -505,7 +512,7 @@ async fn write_status(shared: &PodSurroundings, identity: &PodIdentity, status: 
             precondition,
             draft,
         };
-        match shared.store.propose(Proposal::one(Cause::default(), write)).await {
+        match shared.store.propose(Proposal::one(cause, write)).await {
             Ok(_) => return true,
             Err(ProposeError::Refused(Refusal::Conflict { .. })) => {}
             Err(ProposeError::Refused(_)) => return true,
@@ -539,7 +546,7 @@ fn with_foreign_conditions(mut status: Value, stored: &Value) -> Value {
 }
 
 /// Removes the API object of a pod of which nothing is left. True when it is gone.
-async fn remove_pod(store: &dyn ObjectStore, identity: &PodIdentity) -> bool {
+async fn remove_pod(store: &dyn ObjectStore, identity: &PodIdentity, cause: Cause) -> bool {
     let key = Key::new("pods", identity.namespace.as_str(), identity.name.as_str());
     for _ in 0..WRITE_ATTEMPTS_MAX {
         let stored = match store.read(&key).await {
@@ -554,7 +561,7 @@ async fn remove_pod(store: &dyn ObjectStore, identity: &PodIdentity) -> bool {
         let precondition = Precondition::Revision(stored.header.revision);
         match store
             .propose(Proposal::one(
-                Cause::default(),
+                cause,
                 Write::Delete {
                     key: key.clone(),
                     precondition,

@@ -53,6 +53,11 @@ impl Backoff {
         self.until
     }
 
+    /// How often it failed in a row.
+    pub fn failures(&self) -> u32 {
+        self.failures
+    }
+
     /// The delay that is being waited, in milliseconds, for messages.
     pub fn delay_ms(&self) -> u64 {
         match self.failures {

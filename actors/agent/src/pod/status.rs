@@ -253,7 +253,7 @@ fn container_state(
         Run::Refused { reason, message } => waiting(reason, Some(message.clone())),
         Run::Waiting | Run::Starting => match (&record.image, &state.volume_problem, &state.sandbox) {
             (Image::Failed { reason, message }, ..) => {
-                let backing_off = *reason == "ErrImagePull" && record.pull_backoff.delay_ms() > 0;
+                let backing_off = *reason == "ErrImagePull" && record.pull_backoff.failures() > 1;
                 waiting(
                     if backing_off { "ImagePullBackOff" } else { reason },
                     Some(message.clone()),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use caps::Capability;
 use seccompiler::{
@@ -460,7 +461,10 @@ pub fn shared_file(directory: &Path, mask: CapabilityMask) -> io::Result<PathBuf
             bytes.extend(instruction.k.to_ne_bytes());
         }
     }
-    let temporary = directory.join(format!("seccomp-{mask:x}.{}.tmp", std::process::id()));
+    // A name of its own for each writer: the first containers of a node start at the same time.
+    static WRITERS: AtomicU64 = AtomicU64::new(0);
+    let writer = WRITERS.fetch_add(1, Ordering::Relaxed);
+    let temporary = directory.join(format!("seccomp-{mask:x}.{}-{writer}.tmp", std::process::id()));
     fs::write(&temporary, bytes)?;
     fs::rename(&temporary, &path)?;
     Ok(path)
@@ -524,6 +528,24 @@ mod tests {
         let programs = compile(0xa804_25fb).unwrap();
         assert_eq!(programs.len(), 2, "clone3 has a filter of its own");
         assert!(programs.iter().all(|program| program.len() < 4096));
+    }
+
+    #[test]
+    fn containers_that_start_together_do_not_disturb_each_others_filter() {
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| shared_file(directory.path(), 0xa804_25fb)))
+                .collect();
+            for start in starts {
+                assert!(start.join().unwrap().unwrap().exists());
+            }
+        });
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "a temporary file was left"
+        );
     }
 
     #[test]
