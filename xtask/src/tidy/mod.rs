@@ -147,7 +147,7 @@ fn pure_crates(workspace: &Workspace) -> Vec<PathBuf> {
     workspace
         .packages
         .iter()
-        .filter(|package| ["protocol", "api", "scheduler"].contains(&package.name.as_str()))
+        .filter(|package| ["protocol", "api", "access", "scheduler"].contains(&package.name.as_str()))
         .filter_map(|package| package.manifest_path.parent().map(Path::to_path_buf))
         .map(|directory| workspace.relative(&directory).join("src"))
         .collect()
