@@ -44,6 +44,7 @@ pub fn create(
         field_manager: FIELD_MANAGER,
         field_validation: api::write::FieldValidation::Ignore,
         user: USER,
+        groups: &[],
         duplicate_fields: &[],
     };
     let written = api::write::prepare_create(kind, namespace, value, &context)

@@ -122,6 +122,7 @@ pub async fn store_token(store: &dyn ObjectStore, record: &TokenRecord) -> Resul
         new_uid: &uid,
         field_manager: "actorium",
         user: "actorium",
+        groups: &[],
         ..WriteContext::default()
     };
     let written = api::write::prepare_create(kind, "kube-system", token_secret(record), &context).map_err(malformed)?;

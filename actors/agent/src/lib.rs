@@ -61,6 +61,7 @@ pub(crate) fn write_context(now: UnixMillis) -> api::write::WriteContext<'static
         field_manager: "kubelet",
         field_validation: api::write::FieldValidation::Ignore,
         user: "system:node",
+        groups: &[],
         ..api::write::WriteContext::default()
     }
 }

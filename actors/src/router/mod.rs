@@ -233,7 +233,7 @@ impl RouterState {
         self.watch = None;
         let revision = self.store.revision().await?;
         let mut fresh = Index::default();
-        for kind in api::kinds::kinds() {
+        for kind in api::kinds::stored_kinds() {
             let mut request = ListRequest::all(kind.resource());
             request.at = Some(revision);
             for (key, object) in list_all(self.store.as_ref(), request).await? {

@@ -183,7 +183,7 @@ impl Reactor {
 
     fn all(&self) -> Vec<(Key, Arc<Object>)> {
         let mut found = Vec::new();
-        for kind in api::kinds::kinds() {
+        for kind in api::kinds::stored_kinds() {
             if let Ok(page) = at_once(self.store.list(ListRequest::all(kind.resource()))) {
                 found.extend(page.items);
             }

@@ -18,5 +18,6 @@ pub mod request;
 pub mod route;
 pub mod service;
 pub mod session;
+pub mod virtual_kind;
 pub mod watch;
 pub mod write;

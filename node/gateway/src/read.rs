@@ -36,6 +36,9 @@ impl Selectors {
         let offered = target.kind.selectable_fields;
         let mut fields = FieldSelector::parse(request.parameter("fieldSelector"), offered)
             .map_err(|error| Status::bad_request(error.to_string()))?;
+        for requirement in &mut fields.requirements {
+            requirement.path = target.kind.stored_field(&requirement.path).to_owned();
+        }
         if let Some(name) = &target.name {
             fields.requirements.push(protocol::selector::FieldRequirement {
                 path: "metadata.name".to_owned(),
@@ -119,19 +122,31 @@ pub fn one(
     now: UnixMillis,
 ) -> Result<ApiResponse, Status> {
     let (form, encoding) = negotiate(&request.accept)?;
-    if (form, encoding) == (Form::Objects, Encoding::Json) {
+    if (form, encoding) == (Form::Objects, Encoding::Json) && kind.conversion.is_none() {
         return Ok(ApiResponse::json(code, object.body.0.clone()));
     }
-    let value = object.value().map_err(Status::internal)?;
+    let value = kind.served(object.value().map_err(Status::internal)?);
+    shown(request, kind, code, &value, now)
+}
+
+/// An object that is stored nowhere, or is told in another version than it is stored in, in the form that the client wants.
+pub fn shown(
+    request: &ApiRequest,
+    kind: &Kind,
+    code: u16,
+    value: &Value,
+    now: UnixMillis,
+) -> Result<ApiResponse, Status> {
+    let (form, encoding) = negotiate(&request.accept)?;
     let value = match form {
         Form::Table => {
-            let meta = json!({"resourceVersion": object.header.revision.to_string()});
-            table::table(kind, std::iter::once(&value), meta, include_object(request)?, now)
+            let meta = json!({"resourceVersion": value["metadata"]["resourceVersion"]});
+            &table::table(kind, std::iter::once(value), meta, include_object(request)?, now)
         }
-        Form::Metadata => table::partial_metadata(&value),
+        Form::Metadata => &table::partial_metadata(value),
         Form::Objects | Form::AggregatedDiscovery => value,
     };
-    encoded(code, &value, encoding)
+    encoded(code, value, encoding)
 }
 
 /// A value as JSON or YAML.
@@ -260,7 +275,6 @@ fn parse_continue(token: &str, list: &ListRequest) -> Result<(Revision, Key), St
 
 /// A page of a list in the form that the client wants.
 pub fn page(request: &ApiRequest, kind: &Kind, page: &ListPage, now: UnixMillis) -> Result<ApiResponse, Status> {
-    let (form, encoding) = negotiate(&request.accept)?;
     let mut meta = json!({"resourceVersion": page.revision.to_string()});
     if let Some((last, _)) = page.items.last().filter(|_| page.more) {
         meta["continue"] = continue_token(page.revision, last).into();
@@ -268,14 +282,26 @@ pub fn page(request: &ApiRequest, kind: &Kind, page: &ListPage, now: UnixMillis)
             meta["remainingItemCount"] = remaining.into();
         }
     }
-    if (form, encoding) == (Form::Objects, Encoding::Json) {
+    if negotiate(&request.accept)? == (Form::Objects, Encoding::Json) && kind.conversion.is_none() {
         return Ok(ApiResponse::json(200, plain_list(kind, page, &meta)));
     }
     let values = page
         .items
         .iter()
-        .map(|(_, object)| object.value().map_err(Status::internal));
+        .map(|(_, object)| object.value().map(|value| kind.served(value)).map_err(Status::internal));
     let values = values.collect::<Result<Vec<Value>, Status>>()?;
+    shown_list(request, kind, &values, meta, now)
+}
+
+/// Objects as a list in the form that the client wants.
+pub fn shown_list(
+    request: &ApiRequest,
+    kind: &Kind,
+    values: &[Value],
+    meta: Value,
+    now: UnixMillis,
+) -> Result<ApiResponse, Status> {
+    let (form, encoding) = negotiate(&request.accept)?;
     let value = match form {
         Form::Table => table::table(kind, values.iter(), meta, include_object(request)?, now),
         Form::Metadata => {

@@ -20,8 +20,9 @@ use crate::logs;
 use crate::read;
 use crate::request::{ApiRequest, ApiResponse, User};
 use crate::route::{Route, Target, route, verb};
+use crate::virtual_kind;
 use crate::watch::{self, Now};
-use crate::write::{Circumstances, Writer};
+use crate::write::{Circumstances, Writer, parse_body};
 
 /// Whether this node can serve, and why not: `/readyz`.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -134,6 +135,12 @@ impl Api {
 
     async fn resource(&self, request: &ApiRequest, target: &Target, verb: &str) -> Result<ApiResponse, Status> {
         let now = (self.config.now)();
+        if target.subresource.is_none() && !target.kind.offers(verb) {
+            return Err(Status::method_not_allowed_path());
+        }
+        if target.kind.is_virtual {
+            return self.virtual_kind(request, target, verb, now).await;
+        }
         match (verb, target.subresource) {
             ("get", Some(Subresource::Log)) => self.logs(request, target).await,
             ("get", Some(Subresource::Scale)) => {
@@ -141,8 +148,10 @@ impl Api {
                 let value = stored.value().map_err(Status::internal)?;
                 Ok(ApiResponse::value(200, &api::write::scale_of(target.kind, &value)?))
             }
-            ("get", None | Some(Subresource::Status)) if request.flag("watch") => self.watch(request, target).await,
-            ("get", None | Some(Subresource::Status)) => {
+            ("get", None | Some(Subresource::Status | Subresource::Approval)) if request.flag("watch") => {
+                self.watch(request, target).await
+            }
+            ("get", None | Some(Subresource::Status | Subresource::Approval)) => {
                 let stored = self.stored(target).await?;
                 read::one(request, target.kind, 200, &stored, now)
             }
@@ -174,14 +183,45 @@ impl Api {
                     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 Ok(ApiResponse::value(201, &done))
             }
-            ("update", None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize)) => {
-                self.writer.update(request, target, &with).await
-            }
-            ("patch", None | Some(Subresource::Status | Subresource::Scale)) => {
+            (
+                "update",
+                None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize | Subresource::Approval),
+            ) => self.writer.update(request, target, &with).await,
+            ("patch", None | Some(Subresource::Status | Subresource::Scale | Subresource::Approval)) => {
                 self.writer.patch(request, target, &with).await
             }
             ("delete", None) => self.writer.delete(request, target, &with).await,
             ("deletecollection", None) => self.writer.delete_collection(request, target, &with).await,
+            _ => Err(Status::method_not_allowed_path()),
+        }
+    }
+
+    /// Kinds that are stored nowhere: what is asked is answered from what the node knows.
+    async fn virtual_kind(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        verb: &str,
+        now: UnixMillis,
+    ) -> Result<ApiResponse, Status> {
+        match (target.kind.group, target.kind.plural, verb) {
+            ("", "componentstatuses", "list") => {
+                let parts = virtual_kind::components((self.config.readiness)());
+                let meta = json!({"resourceVersion": ""});
+                read::shown_list(request, target.kind, &parts, meta, now)
+            }
+            ("", "componentstatuses", "get") => {
+                let name = target.name.as_deref().unwrap_or_default();
+                let parts = virtual_kind::components((self.config.readiness)());
+                let part = parts.iter().find(|part| part["metadata"]["name"] == name);
+                let part = part.ok_or_else(|| Status::not_found(target.kind, name))?;
+                read::shown(request, target.kind, 200, part, now)
+            }
+            ("", "bindings", _) => {
+                let body = parse_body(request)?.value;
+                let target = virtual_kind::bound_pod(target, &body)?;
+                self.write(request, &target, "create", now).await
+            }
             _ => Err(Status::method_not_allowed_path()),
         }
     }

@@ -163,9 +163,11 @@ impl LineEncoder {
         let mut line = Vec::with_capacity(object.body.0.len() + 40);
         line.extend_from_slice(format!(r#"{{"type":"{word}","object":"#).as_bytes());
         match self.form {
-            Form::Objects | Form::AggregatedDiscovery => line.extend_from_slice(&object.body.0),
-            Form::Table | Form::Metadata => {
-                let value = object.value().unwrap_or_default();
+            Form::Objects | Form::AggregatedDiscovery if self.kind.conversion.is_none() => {
+                line.extend_from_slice(&object.body.0);
+            }
+            _ => {
+                let value = self.kind.served(object.value().unwrap_or_default());
                 line.extend_from_slice(self.shaped(&value, object.header.revision).to_string().as_bytes());
             }
         }
@@ -174,8 +176,10 @@ impl LineEncoder {
     }
 
     fn shaped(&mut self, value: &Value, revision: Revision) -> Value {
-        if self.form == Form::Metadata {
-            return table::partial_metadata(value);
+        match self.form {
+            Form::Metadata => return table::partial_metadata(value),
+            Form::Objects | Form::AggregatedDiscovery => return value.clone(),
+            Form::Table => {}
         }
         let meta = json!({"resourceVersion": revision.to_string()});
         let mut shaped = table::table(self.kind, std::iter::once(value), meta, self.include, (self.now)());

@@ -47,6 +47,7 @@ pub struct Circumstances {
     pub random: u64,
     manager: String,
     user: String,
+    groups: Vec<String>,
     validation: FieldValidation,
     dry_run: bool,
     cause: Cause,
@@ -71,6 +72,7 @@ impl Circumstances {
             random,
             manager: request.field_manager(),
             user: request.user.as_ref().map(|user| user.name.clone()).unwrap_or_default(),
+            groups: request.user.as_ref().map(|user| user.groups.clone()).unwrap_or_default(),
             validation: FieldValidation::parse(validation).ok_or_else(|| {
                 Status::bad_request(format!(
                     "Unsupported value: {validation:?}: supported values: \"Ignore\", \"Strict\", \"Warn\" (fieldValidation)"
@@ -81,7 +83,8 @@ impl Circumstances {
         })
     }
 
-    fn context<'a>(&'a self, suffix: &'a str, duplicate_fields: &'a [String]) -> WriteContext<'a> {
+    /// What `api` needs to know of the request.
+    pub fn context<'a>(&'a self, suffix: &'a str, duplicate_fields: &'a [String]) -> WriteContext<'a> {
         WriteContext {
             now: self.now,
             new_uid: &self.uid,
@@ -89,6 +92,7 @@ impl Circumstances {
             field_manager: &self.manager,
             field_validation: self.validation,
             user: &self.user,
+            groups: &self.groups,
             duplicate_fields,
         }
     }
@@ -444,7 +448,7 @@ impl Writer {
         let key = key_of(target);
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.stored(target).await?;
-            let old = stored.value().map_err(Status::internal)?;
+            let old = target.kind.served(stored.value().map_err(Status::internal)?);
             let Some(written) = decide(&old)? else {
                 return one(request, target.kind, 200, &stored, with.now);
             };
@@ -599,7 +603,7 @@ impl Writer {
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.store.read(key).await.map_err(read_status)?;
             let stored = stored.ok_or_else(|| Status::not_found(kind, &key.name))?;
-            let old = stored.value().map_err(Status::internal)?;
+            let old = kind.served(stored.value().map_err(Status::internal)?);
             options.check(kind, &old)?;
             let precondition = Precondition::Revision(stored.header.revision);
             let (writes, after) = match api::write::begin_deletion(kind, &old, options, with.now) {

@@ -7,18 +7,6 @@ use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Subresource, kinds};
 
-/// The verbs of every stored kind.
-const VERBS: [&str; 8] = [
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
-
 /// The content type of the aggregated form, as clients ask for it and as the answer names it.
 pub const AGGREGATED_CONTENT_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -130,7 +118,7 @@ pub fn resources(group: &str, version: &str) -> Option<Value> {
 fn resource_entries(kind: &Kind) -> Vec<Value> {
     let mut entry = json!({
         "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
-        "verbs": VERBS,
+        "verbs": kind.verbs,
     });
     for (name, words) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
         if !words.is_empty() {
@@ -200,7 +188,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
         "responseKind": {"group": kind.group, "version": kind.version, "kind": kind.kind},
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": kind.singular,
-        "verbs": VERBS,
+        "verbs": kind.verbs,
     });
     for (name, words) in [("shortNames", kind.short_names), ("categories", kind.categories)] {
         if !words.is_empty() {
@@ -246,9 +234,11 @@ mod tests {
                 .items("items")
                 .iter()
                 .find(|group| group.at(&["metadata"]).text("name") == kind.group);
-            let version = &group.unwrap().items("versions")[0];
+            let versions = group.unwrap().items("versions");
+            let version = versions.iter().find(|version| version.text("version") == kind.version);
             assert!(
                 version
+                    .unwrap()
                     .items("resources")
                     .iter()
                     .any(|entry| entry.text("resource") == kind.plural)

@@ -76,6 +76,18 @@ pub fn dns_subdomain(text: &str) -> Problems {
     problems
 }
 
+const WILDCARD_MESSAGE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which \
+     must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. \
+     '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+/// A DNS subdomain of which the first label is a star.
+pub fn wildcard_dns_subdomain(text: &str) -> Problems {
+    match text.strip_prefix("*.") {
+        Some(rest) if text.len() <= 253 && rest.split('.').all(is_dns_label) => Vec::new(),
+        _ => vec![WILDCARD_MESSAGE.to_owned()],
+    }
+}
+
 /// A DNS label that starts with a letter, as Service names must.
 pub fn dns_1035_label(text: &str) -> Problems {
     let mut problems = Vec::new();

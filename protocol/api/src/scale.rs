@@ -20,16 +20,28 @@ pub fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
             kept[name] = metadata.at(&[name]).clone();
         }
     }
-    let selector = LabelSelector::from_value(object.at(&["spec", "selector"])).unwrap_or_default();
     let mut status = json!({"replicas": object.at(&["status"]).int("replicas").unwrap_or(0)});
+    let selector = selector_text(object.at(&["spec", "selector"]));
     if !selector.is_empty() {
-        status["selector"] = selector.to_string().into();
+        status["selector"] = selector.into();
     }
     Ok(json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
         "spec": {"replicas": object.at(&["spec"]).int("replicas").unwrap_or(0)},
         "status": status,
     }))
+}
+
+/// A selector as a text. A replication controller's is a plain map of labels.
+fn selector_text(selector: &Value) -> String {
+    let plain = selector.as_object().into_iter().flatten();
+    let plain: Option<Vec<String>> = plain
+        .map(|(key, value)| Some(format!("{key}={}", value.as_str()?)))
+        .collect();
+    match plain {
+        Some(pairs) if !pairs.is_empty() => pairs.join(","),
+        _ => LabelSelector::from_value(selector).unwrap_or_default().to_string(),
+    }
 }
 
 /// The object with the number of replicas that this Scale asks for; pass it on to `prepare_update`.

@@ -54,6 +54,17 @@ impl Column {
         }
     }
 
+    /// A column of booleans.
+    pub const fn boolean(name: &'static str, description: &'static str) -> Column {
+        Column {
+            name,
+            kind: "boolean",
+            format: "",
+            description,
+            priority: 0,
+        }
+    }
+
     /// A column that is shown with `-o wide`.
     pub const fn wide(name: &'static str, description: &'static str) -> Column {
         Column {

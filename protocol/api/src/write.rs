@@ -58,6 +58,8 @@ pub struct WriteContext<'a> {
     pub field_validation: FieldValidation,
     /// The caller's user name.
     pub user: &'a str,
+    /// The groups that the caller is in.
+    pub groups: &'a [String],
     /// Fields that stood in the body more than once (`decode::json` finds them).
     pub duplicate_fields: &'a [String],
 }
@@ -82,6 +84,20 @@ pub fn prepare_create(kind: &Kind, namespace: &str, object: Value, ctx: &WriteCo
     create_decoded(kind, object, warnings, ctx)
 }
 
+/// Prepares what is asked of a virtual kind: a review to answer, a binding to carry out. It is decoded, filled in and
+/// validated as any object is, but it has no name to be stored under.
+pub fn prepare_virtual(kind: &Kind, namespace: &str, object: Value, ctx: &WriteContext<'_>) -> Result<Written, Status> {
+    let mut object = object;
+    let warnings = decode_object(kind, &mut object, ctx)?;
+    place(kind, namespace, None, &mut object)?;
+    (kind.stamp)(&mut object, ctx);
+    (kind.default)(&mut object);
+    let mut causes = Causes::default();
+    (kind.validate)(&object, &mut causes);
+    refuse(kind, &object, causes)?;
+    Ok(Written { object, warnings })
+}
+
 /// The part of a create after decoding, which server-side apply shares.
 pub(crate) fn create_decoded(
     kind: &Kind,
@@ -96,6 +112,7 @@ pub(crate) fn create_decoded(
         ));
     }
     fill_metadata(kind, object_mut(&mut object, "metadata"), ctx);
+    (kind.stamp)(&mut object, ctx);
     (kind.default)(&mut object);
     if kind.has(Subresource::Status) && !kind.created_with_status {
         remove(&mut object, "status");
@@ -158,6 +175,13 @@ pub(crate) fn update_decoded(
                 }
             }
         }
+        Some(Subresource::Approval) => {
+            let conditions = new.at(&["status", "conditions"]).clone();
+            *new = old.clone();
+            if conditions.is_array() {
+                object_mut(new, "status")["conditions"] = conditions;
+            }
+        }
         Some(Subresource::Finalize) => {
             let finalizers = new.at(&["spec", "finalizers"]).clone();
             *new = old.clone();
@@ -183,9 +207,12 @@ pub(crate) fn update_decoded(
     let mut causes = Causes::default();
     meta::validate(kind, new.at(&["metadata"]), &mut causes);
     meta::validate_update(old.at(&["metadata"]), new.at(&["metadata"]), &mut causes);
-    if subresource.is_none() {
-        (kind.validate)(new, &mut causes);
-        (kind.validate_update)(old, new, &mut causes);
+    match subresource {
+        None => {
+            (kind.validate)(new, &mut causes);
+            (kind.validate_update)(old, new, &mut causes);
+        }
+        Some(_) => (kind.validate_status)(old, new, &mut causes),
     }
     refuse(kind, new, causes)
 }

@@ -1,8 +1,9 @@
-//! What Deployments and ReplicaSets share: replicas, a selector that never changes, a template that it selects.
+//! What the workloads of group apps share: replicas, a selector that never changes, a template that it selects.
 
 use protocol::selector::LabelSelector;
 use serde_json::Value;
 
+use super::checks::{Rule, check};
 use super::{pod_defaults, pod_spec};
 use crate::access::{Access, existing_mut};
 use crate::cause::{Causes, Path};
@@ -17,16 +18,18 @@ pub fn default_template(spec: &mut Value) {
     }
 }
 
-/// Validates replicas, selector and template. `what` names the kind in messages.
-pub fn validate(object: &Value, what: &str, causes: &mut Causes) {
+/// Validates replicas, selector and template. `what` names the kind in the message about an empty selector, `workload` in
+/// that about the template.
+pub fn validate(object: &Value, what: &str, workload: &str, causes: &mut Causes) {
     let root = Path::Root;
     let path = root.field("spec");
     let spec = object.at(&["spec"]);
-    for name in ["replicas", "minReadySeconds"] {
-        if let Some(number) = spec.int(name).filter(|number| *number < 0) {
-            causes.invalid(path.field(name), number, "must be greater than or equal to 0");
-        }
-    }
+    check(
+        spec,
+        &path,
+        &[("replicas", Rule::NotNegative), ("minReadySeconds", Rule::NotNegative)],
+        causes,
+    );
     let selector = spec.at(&["selector"]);
     let at = path.field("selector");
     if selector.is_null() {
@@ -51,7 +54,7 @@ pub fn validate(object: &Value, what: &str, causes: &mut Causes) {
             causes.invalid(metadata.field("labels"), labels.clone(), text);
         }
     }
-    pod_spec::template(template, &template_path, true, causes);
+    pod_spec::template(template, &template_path, Some(workload), causes);
 }
 
 /// The selector of a workload never changes: its pods would be orphaned.

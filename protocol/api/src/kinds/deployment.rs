@@ -3,6 +3,7 @@
 use protocol::UnixMillis;
 use serde_json::{Map, Value};
 
+use super::checks::{int_or_percent, not_above_all};
 use super::{Generation, Kind, STORED, Subresource, apps};
 use crate::access::{Access, object_mut, set_default, set_default_text};
 use crate::cause::{Causes, Path};
@@ -68,7 +69,7 @@ fn default(object: &mut Value) {
 }
 
 fn validate(object: &Value, causes: &mut Causes) {
-    apps::validate(object, "deployment", causes);
+    apps::validate(object, "deployment", "ReplicaSet", causes);
     let root = Path::Root;
     let path = root.field("spec");
     let spec = object.at(&["spec"]);
@@ -99,8 +100,9 @@ fn strategy(strategy: &Value, path: &Path<'_>, causes: &mut Causes) {
             }
         }
         "RollingUpdate" => {
-            let unavailable = bound(strategy, "maxUnavailable", &rolling, causes);
-            let surge = bound(strategy, "maxSurge", &rolling, causes);
+            let bounds = strategy.at(&["rollingUpdate"]);
+            let mut bound = |name| int_or_percent(bounds.at(&[name]), rolling.field(name), causes);
+            let (unavailable, surge) = (bound("maxUnavailable"), bound("maxSurge"));
             if unavailable == Some(0) && surge == Some(0) {
                 let value = strategy.at(&["rollingUpdate", "maxUnavailable"]).clone();
                 causes.invalid(
@@ -109,44 +111,9 @@ fn strategy(strategy: &Value, path: &Path<'_>, causes: &mut Causes) {
                     "may not be 0 when `maxSurge` is 0",
                 );
             }
-            if unavailable.is_some_and(|percent| percent > 100)
-                && strategy.at(&["rollingUpdate", "maxUnavailable"]).is_string()
-            {
-                let value = strategy.at(&["rollingUpdate", "maxUnavailable"]).clone();
-                causes.invalid(rolling.field("maxUnavailable"), value, "must not be greater than 100%");
-            }
+            not_above_all(bounds.at(&["maxUnavailable"]), rolling.field("maxUnavailable"), causes);
         }
         other => causes.not_supported(path.field("type"), other, &["Recreate", "RollingUpdate"]),
-    }
-}
-
-/// The number or percentage of `maxSurge` or `maxUnavailable`.
-fn bound(strategy: &Value, name: &str, path: &Path<'_>, causes: &mut Causes) -> Option<i64> {
-    let value = strategy.at(&["rollingUpdate", name]);
-    match value {
-        Value::Number(number) => {
-            let number = number.as_i64().unwrap_or(-1);
-            if number < 0 {
-                causes.invalid(path.field(name), number, "must be greater than or equal to 0");
-            }
-            Some(number)
-        }
-        Value::String(text) => {
-            let digits = text
-                .strip_suffix('%')
-                .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-            let percent = digits.and_then(|digits| digits.parse().ok());
-            if percent.is_none() {
-                causes.invalid(
-                    path.field(name),
-                    text.as_str(),
-                    "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', \
-                     regex used for validation is '[0-9]+%')",
-                );
-            }
-            percent
-        }
-        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! discovery.k8s.io/v1 EndpointSlice and its predecessor, core/v1 Endpoints: rows, validation and columns.
+//! discovery.k8s.io/v1 EndpointSlice: its row, defaults, validation and columns.
 
 use protocol::UnixMillis;
 use serde_json::Value;
@@ -53,39 +53,6 @@ pub const KIND: Kind = Kind {
     ..STORED
 };
 
-pub const ENDPOINTS: Kind = Kind {
-    kind: "Endpoints",
-    list_kind: "EndpointsList",
-    plural: "endpoints",
-    singular: "endpoints",
-    short_names: &["ep"],
-    definition: "io.k8s.api.core.v1.Endpoints",
-    schema: |generator| {
-        generator.subschema_for::<k8s_openapi::api::core::v1::Endpoints>();
-    },
-    default: |object| {
-        for subset in items_mut(object, "subsets") {
-            for port in items_mut(subset, "ports") {
-                set_default_text(port, "protocol", "TCP");
-            }
-        }
-    },
-    columns: &[
-        Column::NAME,
-        Column::text("Endpoints", "Addresses and ports that implement the service."),
-        Column::AGE,
-    ],
-    cells: |object, now| {
-        let metadata = object.at(&["metadata"]);
-        vec![
-            metadata.text("name").into(),
-            shortened(&socket_addresses(object)).into(),
-            age_since(metadata.text("creationTimestamp"), now).into(),
-        ]
-    },
-    ..STORED
-};
-
 fn validate(object: &Value, causes: &mut Causes) {
     let root = Path::Root;
     let family = object.text("addressType");
@@ -134,26 +101,12 @@ fn validate(object: &Value, causes: &mut Causes) {
 }
 
 /// The first few, and how many more there are.
-fn shortened(items: &[String]) -> String {
+pub fn shortened(items: &[String]) -> String {
     match items.len() {
         0 => "<none>".to_owned(),
         count if count <= SHOWN_MAX => items.join(","),
         count => format!("{} + {} more...", items[..SHOWN_MAX].join(","), count - SHOWN_MAX),
     }
-}
-
-fn socket_addresses(object: &Value) -> Vec<String> {
-    let mut all = Vec::new();
-    for subset in object.items("subsets") {
-        let addresses = || subset.items("addresses").iter().map(|address| address.text("ip"));
-        if subset.items("ports").is_empty() {
-            all.extend(addresses().map(str::to_owned));
-        }
-        for port in subset.items("ports") {
-            all.extend(addresses().map(|ip| format!("{ip}:{}", port.int("port").unwrap_or(0))));
-        }
-    }
-    all
 }
 
 fn cells(object: &Value, now: UnixMillis) -> Vec<Value> {

@@ -1,31 +1,86 @@
 //! The table of kinds. One row is all that the gateway, discovery, OpenAPI, the store and the shell need to serve a kind;
 //! the row names the pure functions that are the kind's behaviour: its defaults, what an update may change, what is
-//! valid, what `kubectl get` shows. A new kind is a new file here and a line in `ROWS`.
+//! valid, what `kubectl get` shows. A new kind is a new file here and a line in `rows`.
 //!
+//! A version that is served but not stored has a `Conversion`; all versions of a kind share one resource in the store.
 //! Nothing outside this folder knows a kind by name, and nothing in here does I/O.
 
+/// A row with the names that follow from where k8s-openapi keeps the type: group, version, package, type, plural, singular.
+macro_rules! row {
+    ($group:literal, $version:ident, $package:ident, $kind:ident, $plural:literal, $singular:literal) => {
+        $crate::kinds::Kind {
+            group: $group,
+            version: stringify!($version),
+            kind: stringify!($kind),
+            list_kind: concat!(stringify!($kind), "List"),
+            plural: $plural,
+            singular: $singular,
+            definition: concat!(
+                "io.k8s.api.",
+                stringify!($package),
+                ".",
+                stringify!($version),
+                ".",
+                stringify!($kind)
+            ),
+            schema: |generator| {
+                generator.subschema_for::<k8s_openapi::api::$package::$version::$kind>();
+            },
+            ..$crate::kinds::STORED
+        }
+    };
+}
+
 mod apps;
+mod cells;
+mod checks;
+mod component_status;
 mod config_map;
 mod container;
+mod controller_revision;
+mod cron_job;
+mod cron_schedule;
+mod csi;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod endpoints;
 mod event;
+mod horizontal_pod_autoscaler;
+mod ingress;
+mod job;
 mod lease;
+mod limit_range;
+mod metrics;
 mod namespace;
+mod network_policy;
 mod node;
+mod persistent_volume;
+mod persistent_volume_claim;
 mod pod;
 mod pod_defaults;
+mod pod_disruption_budget;
+mod pod_failure_policy;
 mod pod_print;
 mod pod_spec;
+mod pod_template;
 mod pod_update;
 mod priority_class;
 mod probe;
+mod rbac;
 mod replica_set;
+mod replication_controller;
+mod resource_quota;
+mod rows;
 mod scheduling;
 mod secret;
 mod service;
 mod service_account;
+mod service_network;
+mod stateful_set;
+mod storage_class;
 mod volume;
+mod volume_attachment;
 
 use protocol::object::DraftError;
 use protocol::{Draft, Resource, UnixMillis};
@@ -36,6 +91,7 @@ use crate::access::Access;
 use crate::cause::Causes;
 use crate::rules::{self, Problems};
 use crate::table::Column;
+use crate::write::WriteContext;
 
 /// What hangs below an object's path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +108,8 @@ pub enum Subresource {
     Eviction,
     /// Sets a namespace's `spec.finalizers`.
     Finalize,
+    /// Approves or denies a certificate signing request: writes change its conditions alone.
+    Approval,
 }
 
 impl Subresource {
@@ -64,13 +122,14 @@ impl Subresource {
             Subresource::Binding => "binding",
             Subresource::Eviction => "eviction",
             Subresource::Finalize => "finalize",
+            Subresource::Approval => "approval",
         }
     }
 
     /// The subresource of this name.
     pub fn find(name: &str) -> Option<Subresource> {
         use Subresource::*;
-        [Status, Scale, Log, Binding, Eviction, Finalize]
+        [Status, Scale, Log, Binding, Eviction, Finalize, Approval]
             .into_iter()
             .find(|subresource| subresource.name() == name)
     }
@@ -78,7 +137,9 @@ impl Subresource {
     /// Group, version and kind of what a request sends and what a read answers, for a kind that has this subresource.
     pub fn body(self, kind: &Kind) -> (&'static str, &'static str, &'static str) {
         match self {
-            Subresource::Status | Subresource::Finalize | Subresource::Log => (kind.group, kind.version, kind.kind),
+            Subresource::Status | Subresource::Finalize | Subresource::Log | Subresource::Approval => {
+                (kind.group, kind.version, kind.kind)
+            }
             Subresource::Scale => ("autoscaling", "v1", "Scale"),
             Subresource::Binding => ("", "v1", "Binding"),
             Subresource::Eviction => ("policy", "v1", "Eviction"),
@@ -88,7 +149,7 @@ impl Subresource {
     /// The verbs that discovery lists.
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
-            Subresource::Status | Subresource::Scale => &["get", "patch", "update"],
+            Subresource::Status | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
             Subresource::Log => &["get"],
             Subresource::Binding | Subresource::Eviction => &["create"],
             Subresource::Finalize => &["update"],
@@ -106,6 +167,31 @@ pub enum Generation {
     /// The same, and changes of annotations.
     SpecAndAnnotations,
 }
+
+/// How a version that is served, but not stored, relates to the one that is.
+#[derive(Debug)]
+pub struct Conversion {
+    /// Group, version, kind and plural under which the objects are stored.
+    pub stored: (&'static str, &'static str, &'static str, &'static str),
+    /// Turns an object of this version into the stored one; `apiVersion` and `kind` are set by the caller.
+    pub to_stored: fn(&mut Value),
+    /// The other way.
+    pub from_stored: fn(&mut Value),
+    /// Selectable fields of this version and what they are called in the stored one, where that differs.
+    pub fields: &'static [(&'static str, &'static str)],
+}
+
+/// The verbs of a kind whose objects are stored.
+pub const STORED_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
 
 /// One row of the table: what a kind is called, and what is particular to it.
 #[derive(Clone, Copy)]
@@ -130,6 +216,12 @@ pub struct Kind {
     pub namespaced: bool,
     /// What hangs below its objects.
     pub subresources: &'static [Subresource],
+    /// What clients may do with it, as discovery lists it.
+    pub verbs: &'static [&'static str],
+    /// Whether it is a question or an order rather than something that is kept: its create is answered and stored nowhere.
+    pub is_virtual: bool,
+    /// How it relates to the stored version; `None` when it is the stored version itself.
+    pub conversion: Option<&'static Conversion>,
     /// Field selectors beside `metadata.name` and `metadata.namespace`.
     pub selectable_fields: &'static [&'static str],
     /// The name of its type in k8s-openapi and in OpenAPI documents: `io.k8s.api.core.v1.Pod`.
@@ -144,6 +236,8 @@ pub struct Kind {
     pub default: fn(&mut Value),
     /// Last touches before a new object is validated: its first status, fields that clients may not set.
     pub prepare_create: fn(&mut Value),
+    /// Writes down who asked, where a kind keeps that.
+    pub stamp: fn(&mut Value, &WriteContext<'_>),
     /// Last touches before a changed object (old, new) is validated: fields that this path may not change.
     pub prepare_update: fn(&Value, &mut Value),
     /// Whether a new object may bring its status along, although the status has its own path: a node registers so.
@@ -154,6 +248,8 @@ pub struct Kind {
     pub validate: fn(&Value, &mut Causes),
     /// Finds what is wrong with a change (old, new).
     pub validate_update: fn(&Value, &Value, &mut Causes),
+    /// Finds what is wrong with a change of the status (old, new).
+    pub validate_status: fn(&Value, &Value, &mut Causes),
     /// The columns that `kubectl get` shows.
     pub columns: &'static [Column],
     /// An object's cells, one for each column.
@@ -186,6 +282,9 @@ const STORED: Kind = Kind {
     categories: &[],
     namespaced: true,
     subresources: &[],
+    verbs: STORED_VERBS,
+    is_virtual: false,
+    conversion: None,
     selectable_fields: &[],
     definition: "",
     schema: |_| {},
@@ -193,61 +292,89 @@ const STORED: Kind = Kind {
     generation: Generation::None,
     default: |_| {},
     prepare_create: |_| {},
+    stamp: |_, _| {},
     prepare_update: |_, _| {},
     created_with_status: false,
     validate_create: |_, _| {},
     validate: |_, _| {},
     validate_update: |_, _, _| {},
+    validate_status: |_, _, _| {},
     columns: &[Column::NAME, Column::CREATED],
     cells: |object, _| vec![object.at(&["metadata"]).text("name").into(), created(object)],
     field_value,
 };
 
-static ROWS: &[Kind] = &[
-    config_map::KIND,
-    endpoint_slice::ENDPOINTS,
-    event::KIND,
-    namespace::KIND,
-    node::KIND,
-    pod::KIND,
-    secret::KIND,
-    service_account::KIND,
-    service::KIND,
-    deployment::KIND,
-    replica_set::KIND,
-    lease::KIND,
-    endpoint_slice::KIND,
-    priority_class::KIND,
-];
-
-/// All kinds, grouped by API group.
+/// All kinds, grouped by API group, versions of a group by preference.
 pub fn kinds() -> &'static [Kind] {
-    ROWS
+    rows::ROWS
+}
+
+/// The kinds under which objects are stored: each resource of the store once.
+pub fn stored_kinds() -> impl Iterator<Item = &'static Kind> {
+    rows::ROWS
+        .iter()
+        .filter(|kind| !kind.is_virtual && kind.conversion.is_none())
 }
 
 /// The kind behind a path.
 pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    ROWS.iter()
+    rows::ROWS
+        .iter()
         .find(|kind| kind.plural == plural && kind.group == group && kind.version == version)
 }
 
 /// The kind of an object.
 pub fn find_by_kind(api_version: &str, kind: &str) -> Option<&'static Kind> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    ROWS.iter()
+    rows::ROWS
+        .iter()
         .find(|row| row.kind == kind && row.group == group && row.version == version)
 }
 
-/// The kind of a store key's resource; of several versions, the first in the table.
+/// The kind under which the objects of a store key's resource are stored.
 pub fn find_by_resource(resource: &Resource) -> Option<&'static Kind> {
     let (plural, group) = (resource.plural(), resource.group());
-    ROWS.iter().find(|kind| kind.plural == plural && kind.group == group)
+    stored_kinds().find(|kind| kind.plural == plural && kind.group == group)
 }
 
 impl Kind {
     /// The resource under which its objects are stored.
     pub fn resource(&self) -> Resource {
-        Resource::of(self.plural, self.group)
+        match self.conversion {
+            Some(conversion) => Resource::of(conversion.stored.3, conversion.stored.0),
+            None => Resource::of(self.plural, self.group),
+        }
+    }
+
+    /// An object as this version tells it, made of the stored one.
+    pub fn served(&self, mut object: Value) -> Value {
+        if let Some(conversion) = self.conversion
+            && object.is_object()
+        {
+            (conversion.from_stored)(&mut object);
+            object["apiVersion"] = self.api_version().into();
+            object["kind"] = self.kind.into();
+        }
+        object
+    }
+
+    /// The row under which its objects are stored.
+    pub fn stored_row(&self) -> &Kind {
+        let stored = self.conversion.and_then(|conversion| {
+            let (group, version, _, plural) = conversion.stored;
+            find(group, version, plural)
+        });
+        stored.unwrap_or(self)
+    }
+
+    /// What a selectable field of this version is called in what is stored.
+    pub fn stored_field<'p>(&self, path: &'p str) -> &'p str {
+        let renamed = self.conversion.into_iter().flat_map(|conversion| conversion.fields);
+        renamed
+            .filter(|(served, _)| *served == path)
+            .map(|(_, stored)| *stored)
+            .next()
+            .unwrap_or(path)
     }
 
     /// `v1`, `apps/v1`.
@@ -270,9 +397,22 @@ impl Kind {
         self.selectable_fields.iter().map(value).collect()
     }
 
-    /// Encodes a complete object for the store, with its selectable fields.
+    /// Encodes a complete object for the store, in its stored version and with that version's selectable fields.
     pub fn draft(&self, object: &Value) -> Result<Draft, DraftError> {
-        Draft::encode(object, self.fields(object))
+        let Some(conversion) = self.conversion.filter(|_| object.is_object()) else {
+            return Draft::encode(object, self.fields(object));
+        };
+        let row = self.stored_row();
+        let mut stored = object.clone();
+        (conversion.to_stored)(&mut stored);
+        stored["apiVersion"] = row.api_version().into();
+        stored["kind"] = row.kind.into();
+        Draft::encode(&stored, row.fields(&stored))
+    }
+
+    /// Whether clients may do this with it.
+    pub fn offers(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
     }
 }
 

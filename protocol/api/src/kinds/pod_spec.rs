@@ -119,21 +119,21 @@ fn host_aliases(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
 }
 
 /// Validates the template of a workload: the metadata of its pods and their spec. Workloads that never finish accept only
-/// the restart policy Always.
-pub fn template(template: &Value, path: &Path<'_>, runs_forever: bool, causes: &mut Causes) {
+/// the restart policy Always; they name themselves for the message.
+pub fn template(template: &Value, path: &Path<'_>, runs_forever: Option<&str>, causes: &mut Causes) {
     let metadata = path.field("metadata");
     meta::labels(template.at(&["metadata", "labels"]), metadata.field("labels"), causes);
     let at = path.field("spec");
     let spec = template.at(&["spec"]);
     validate(spec, &at, causes);
-    if runs_forever {
+    if let Some(workload) = runs_forever {
         if !matches!(spec.text("restartPolicy"), "" | "Always") {
             causes.not_supported(at.field("restartPolicy"), spec.text("restartPolicy"), &["Always"]);
         }
         if spec.has("activeDeadlineSeconds") {
             causes.forbidden(
                 at.field("activeDeadlineSeconds"),
-                "activeDeadlineSeconds in ReplicaSet is not Supported",
+                format!("activeDeadlineSeconds in {workload} is not Supported"),
             );
         }
     }

@@ -28,7 +28,7 @@ pub const KIND: Kind = Kind {
         set_default(spec, "replicas", 1);
         apps::default_template(spec);
     },
-    validate: |object, causes| apps::validate(object, "replicaset", causes),
+    validate: |object, causes| apps::validate(object, "replicaset", "ReplicaSet", causes),
     validate_update: apps::validate_update,
     columns: &[
         Column::NAME,

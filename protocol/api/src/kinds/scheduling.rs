@@ -30,7 +30,8 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
 
 const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
-fn tolerations(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
+/// Validates the tolerations of a pod, or those that a class of pods adds.
+pub fn tolerations(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     let list = path.field("tolerations");
     for (index, toleration) in spec.items("tolerations").iter().enumerate() {
         let at = list.index(index);
@@ -105,14 +106,7 @@ fn affinity(affinity: &Value, path: &Path<'_>, causes: &mut Causes) {
         let at = path.field("nodeAffinity");
         let required = node.at(&[REQUIRED]);
         if !required.is_null() {
-            let terms = at.field(REQUIRED);
-            let terms = terms.field("nodeSelectorTerms");
-            if required.items("nodeSelectorTerms").is_empty() {
-                causes.required(terms, "must have at least one node selector term");
-            }
-            for (index, term) in required.items("nodeSelectorTerms").iter().enumerate() {
-                node_term(term, &terms.index(index), causes);
-            }
+            node_selector(required, &at.field(REQUIRED), causes);
         }
         let preferred = at.field(PREFERRED);
         for (index, weighted) in node.items(PREFERRED).iter().enumerate() {
@@ -133,6 +127,17 @@ fn affinity(affinity: &Value, path: &Path<'_>, causes: &mut Causes) {
             weight(weighted, &at, causes);
             pod_term(weighted.at(&["podAffinityTerm"]), &at.field("podAffinityTerm"), causes);
         }
+    }
+}
+
+/// Validates terms of which a node must fit one.
+pub fn node_selector(selector: &Value, path: &Path<'_>, causes: &mut Causes) {
+    let terms = path.field("nodeSelectorTerms");
+    if selector.items("nodeSelectorTerms").is_empty() {
+        causes.required(terms, "must have at least one node selector term");
+    }
+    for (index, term) in selector.items("nodeSelectorTerms").iter().enumerate() {
+        node_term(term, &terms.index(index), causes);
     }
 }
 

@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_patch_of_every_kind_takes_field_validation_so_that_kubectl_leaves_it_to_the_server() {
-        for kind in kinds() {
+        for kind in kinds().iter().filter(|kind| kind.offers("patch")) {
             let document = v3(&path_of(kind)).unwrap();
             let supported = document.members("paths").any(|(_, item)| {
                 let operation = item.at(&["patch"]);

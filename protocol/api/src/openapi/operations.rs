@@ -27,22 +27,27 @@ pub fn paths(rows: &[&Kind]) -> Map<String, Value> {
             format!("/apis/{}/{}", kind.group, kind.version)
         };
         let collection = if kind.namespaced {
-            paths.insert(format!("{root}/{}", kind.plural), json!({"get": list(kind, true)}));
+            if kind.offers("list") {
+                paths.insert(format!("{root}/{}", kind.plural), json!({"get": list(kind, true)}));
+            }
             format!("{root}/namespaces/{{namespace}}/{}", kind.plural)
         } else {
             format!("{root}/{}", kind.plural)
         };
-        let mut whole = json!({
-            "get": list(kind, false),
-            "post": write(kind, "post", "create", kind.definition, own(kind)),
-            "delete": delete(kind, true),
-        });
-        let mut item = json!({
-            "get": read(kind, kind.definition, own(kind)),
-            "put": write(kind, "put", "replace", kind.definition, own(kind)),
-            "patch": patch(kind, kind.definition, own(kind)),
-            "delete": delete(kind, false),
-        });
+        let (mut whole, mut item) = (json!({}), json!({}));
+        for verb in kind.verbs {
+            match *verb {
+                "list" => whole["get"] = list(kind, false),
+                "create" => whole["post"] = write(kind, "post", "create", kind.definition, own(kind)),
+                "deletecollection" => whole["delete"] = delete(kind, true),
+                "get" => item["get"] = read(kind, kind.definition, own(kind)),
+                "update" => item["put"] = write(kind, "put", "replace", kind.definition, own(kind)),
+                "patch" => item["patch"] = patch(kind, kind.definition, own(kind)),
+                "delete" => item["delete"] = delete(kind, false),
+                _ => {}
+            }
+        }
+        let has_items = item != json!({});
         let mut parameters = Vec::new();
         if kind.namespaced {
             parameters.push(path_parameter(
@@ -59,7 +64,9 @@ pub fn paths(rows: &[&Kind]) -> Map<String, Value> {
         parameters.insert(0, path_parameter("name", &format!("name of the {}", kind.kind)));
         item["parameters"] = parameters.clone().into();
         paths.insert(collection.clone(), whole);
-        paths.insert(format!("{collection}/{{name}}"), item);
+        if has_items {
+            paths.insert(format!("{collection}/{{name}}"), item);
+        }
         for subresource in kind.subresources {
             let mut item = subresource_item(kind, *subresource);
             item["parameters"] = parameters.clone().into();
