@@ -3,6 +3,9 @@
 
 use std::hint::black_box;
 
+use access::flow::{
+    FlowControl, FlowEvent, FlowLimits, Micros, RequestId, default_flow_schemas, default_priority_levels,
+};
 use access::{Attributes, Rbac, ResourceRequest, User, policy};
 use serde_json::json;
 
@@ -96,4 +99,41 @@ fn main() {
         || rbac.grant(&Attributes::path(&ops, "get", "/apis/apps/v1")).is_ok(),
         true,
     );
+    pace_of_flow_control(&ops, pods);
+}
+
+/// One request after the other through the default levels: classified, started, ended.
+fn pace_of_flow_control(user: &User, pods: ResourceRequest<'_>) {
+    let mut control = FlowControl::new(FlowLimits {
+        seats: 600,
+        wait_max: 15_000_000,
+    });
+    let mut effects = Vec::new();
+    for level in default_priority_levels() {
+        control.upsert(Micros(0), "prioritylevelconfigurations", &level, &mut effects);
+    }
+    for schema in default_flow_schemas() {
+        control.upsert(Micros(0), "flowschemas", &schema, &mut effects);
+    }
+    let attributes = Attributes::resource(user, "get", pods);
+    let mut number = 0;
+    let mut request = || {
+        number += 1;
+        let (now, request) = (Micros(number * 100), RequestId(number));
+        let flow = control.classify(&attributes);
+        effects.clear();
+        control.decide(
+            now,
+            FlowEvent::Arrive {
+                request,
+                flow,
+                seats: 1,
+            },
+            &mut effects,
+        );
+        let runs = effects.len() == 1;
+        control.decide(now.plus(50), FlowEvent::Finish { request }, &mut effects);
+        runs
+    };
+    pace("priority and fairness, whole requests", &mut request, true);
 }

@@ -7,6 +7,7 @@
 pub mod attributes;
 pub mod audit;
 pub mod authorizer;
+pub mod flow;
 pub mod impersonation;
 pub mod node;
 pub mod policy;
