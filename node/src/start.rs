@@ -93,12 +93,12 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     check_machine()?;
     // Before anything is made or asked for: a port in use must leave nothing behind.
     let socket = cluster::mesh::bind_socket(config.mesh_bind())?;
+    drop(edge::bind(api_bind(&config))?);
     make_data_dir(&config)?;
     let settled = match settle(&config, now(), random() as u64).await {
         Ok(settled) => settled,
         Err(failure) => {
-            // Only what is empty goes: a directory that holds anything was not made just now.
-            let _ = std::fs::remove_dir(&config.data_dir);
+            leave_no_directory(&config);
             return Err(failure.into());
         }
     };
@@ -189,7 +189,9 @@ impl Node {
 /// What must hold before anything is made.
 fn check_machine() -> Result<(), StartFailure> {
     cluster::identity::install_crypto_provider();
-    refuse(runtime::preflight())
+    refuse(runtime::preflight())?;
+    // After the runtime's: without root rights this would complain of the same once more, in other words.
+    network::preflight().map_err(|error| StartFailure::Machine(vec![format!("  network: {error}")]))
 }
 
 fn refuse(missing: Vec<runtime::MissingFeature>) -> Result<(), StartFailure> {
@@ -213,7 +215,12 @@ fn make_data_dir(config: &NodeConfiguration) -> Result<(), StartFailure> {
     };
     std::fs::create_dir_all(&config.data_dir).map_err(failed)?;
     std::fs::set_permissions(&config.data_dir, std::fs::Permissions::from_mode(0o700)).map_err(failed)?;
-    refuse(runtime::preflight_data_dir(&config.data_dir))
+    refuse(runtime::preflight_data_dir(&config.data_dir)).inspect_err(|_| leave_no_directory(config))
+}
+
+/// Removes the data directory of a node that did not start, when it holds nothing: then it was made just now.
+fn leave_no_directory(config: &NodeConfiguration) {
+    let _ = std::fs::remove_dir(&config.data_dir);
 }
 
 fn start_membership(config: &NodeConfiguration, settled: &Settled, mesh: &Mesh) -> Membership {
@@ -268,13 +275,17 @@ fn start_gateway(
         readiness: Arc::new(move || readiness(&for_readiness)),
         metrics: Arc::new(move || metrics(&for_metrics)),
     });
-    let address = std::net::SocketAddr::new(config.bind_address, config.https_port);
     Ok(edge::start(
-        address,
+        api_bind(config),
         tls(&settled.identity)?,
         Arc::new(api),
         Arc::new(random),
     )?)
+}
+
+/// Where the API listens.
+fn api_bind(config: &NodeConfiguration) -> std::net::SocketAddr {
+    std::net::SocketAddr::new(config.bind_address, config.https_port)
 }
 
 fn readiness(consensus: &Consensus) -> Result<(), String> {

@@ -65,6 +65,16 @@ struct Shared {
     random: Arc<dyn Fn() -> u128 + Send + Sync>,
 }
 
+/// Takes the address on which the API is served. A node does so once before it makes anything, and gives it back: a port in
+/// use must be found while there is nothing to leave behind, and no client may wait for an API that does not serve as yet.
+///
+/// # Errors
+///
+/// The address, and why it cannot be had.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, EdgeError> {
+    TcpListener::bind(address).map_err(|source| EdgeError::Bind { address, source })
+}
+
 /// Starts to serve. `tls` says which certificate is shown and which client certificates are accepted.
 pub fn start(
     address: SocketAddr,
@@ -72,7 +82,7 @@ pub fn start(
     api: Arc<Api>,
     random: Arc<dyn Fn() -> u128 + Send + Sync>,
 ) -> Result<Edge, EdgeError> {
-    let listener = TcpListener::bind(address).map_err(|source| EdgeError::Bind { address, source })?;
+    let listener = bind(address)?;
     let address = listener
         .local_addr()
         .map_err(|source| EdgeError::Bind { address, source })?;

@@ -77,6 +77,21 @@ impl Nft {
     }
 }
 
+/// Asks the kernel whether it would take a transaction. Nothing of it is carried out.
+pub(crate) fn check(batch: Batch<'static>, action: &str) -> Result<(), NetworkError> {
+    let document = ruleset::document(batch).map_err(|error| unreadable(action, &error))?;
+    let output = finish(start(
+        PROGRAM,
+        &["-j", "--check", "-f", "-"],
+        Some(document.as_bytes()),
+    )?)?;
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(refused(action, &output))
+    }
+}
+
 fn unreadable(action: &str, error: &serde_json::Error) -> NetworkError {
     NetworkError::NftAnswer {
         action: action.to_owned(),
