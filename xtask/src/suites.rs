@@ -48,6 +48,7 @@ pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
         .env("ACTORIUM_IMAGES", images::directory(workspace))
         .env("ACTORIUM_KUBECTL", clients.kubectl)
         .env("ACTORIUM_HELM", clients.helm)
+        .env("ACTORIUM_PYTHON", clients.python)
         .env("ACTORIUM_REGISTRY", clients.registry);
     if arguments.suite.is_some() {
         // A suite prints what it measured.

@@ -28,6 +28,8 @@ enum Probe {
     Installed,
     /// `python3 -m pip` answers.
     Pip,
+    /// `python3 -m venv` can put pip into what it makes; Debian has that apart from Python.
+    Venv,
 }
 
 struct SystemPackage {
@@ -36,7 +38,7 @@ struct SystemPackage {
     probe: Probe,
 }
 
-const PACKAGES: [SystemPackage; 10] = [
+const PACKAGES: [SystemPackage; 11] = [
     SystemPackage {
         name: "g++",
         purpose: Purpose::Build,
@@ -76,6 +78,11 @@ const PACKAGES: [SystemPackage; 10] = [
         name: "python3-pip",
         purpose: Purpose::Test,
         probe: Probe::Pip,
+    },
+    SystemPackage {
+        name: "python3-venv",
+        purpose: Purpose::Test,
+        probe: Probe::Venv,
     },
     SystemPackage {
         name: "ca-certificates",
@@ -140,6 +147,7 @@ fn is_there(package: &SystemPackage, installed: &BTreeSet<String>) -> bool {
         Probe::Program(program) => command::find_program(program).is_some(),
         Probe::Installed => installed.contains(package.name),
         Probe::Pip => command::output(Command::new("python3").args(["-m", "pip", "--version"])).is_ok(),
+        Probe::Venv => command::output(Command::new("python3").args(["-c", "import ensurepip, venv"])).is_ok(),
     }
 }
 
