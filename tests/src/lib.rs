@@ -4,10 +4,14 @@
 //! Everything that a test makes carries its process id in its name and is removed when it ends, also when it fails.
 
 pub mod cluster;
+pub mod following;
+pub mod kernel;
 pub mod kubectl;
 pub mod machine;
+pub mod remains;
 pub mod wait;
 
 pub use cluster::{Cluster, NodeOptions};
+pub use following::Following;
 pub use kubectl::Kubectl;
 pub use wait::wait_for;

@@ -3,6 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use shell::client::ClientError;
 use tests::{Cluster, NodeOptions, wait_for};
 
 fn binary() -> Command {
@@ -45,19 +46,53 @@ fn fails_to_start(cluster: &Cluster, arguments: &[&str]) -> String {
     said
 }
 
+/// Sends a ConfigMap as YAML, strictly, to the API itself: the code and the message of the refusal.
+fn post_yaml(cluster: &Cluster, text: &str) -> (u16, String) {
+    let client = cluster.client(0).expect("a client");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let path = "/api/v1/namespaces/default/configmaps?fieldValidation=Strict";
+    let request = client.request(
+        "POST",
+        path,
+        "application/yaml",
+        "application/json",
+        text.as_bytes().to_vec(),
+    );
+    match runtime.expect("a runtime").block_on(request) {
+        Err(ClientError::Refused { code, message, .. }) => (code, message),
+        other => panic!("{text:?} was not refused: {other:?}"),
+    }
+}
+
 #[test]
 fn a_cluster_refuses_bad_input_and_says_why() {
     let cluster = Cluster::start(2, 1);
+    tokens_that_admit_nobody(&cluster);
+    ports_and_addresses_that_are_taken(&cluster);
+    objects_that_are_wrong(&cluster);
+    images_and_commands_that_do_not_exist(&cluster);
+}
+
+/// Arguments of a node beside the one that runs, with ports of its own.
+fn beside<'a>(address: &'a str, mesh_port: &'a str, https_port: &'a str) -> [&'a str; 6] {
+    [
+        "--address",
+        address,
+        "--mesh-port",
+        mesh_port,
+        "--https-port",
+        https_port,
+    ]
+}
+
+fn tokens_that_admit_nobody(cluster: &Cluster) {
     let address = cluster.nodes[0].machine.address.to_string();
     let token = std::fs::read_to_string(cluster.nodes[0].data_dir.join("join-token")).expect("a token");
     let token = token.trim();
-
-    // Joining.
-    let ports = ["--address", &address, "--mesh-port", "7555", "--https-port", "7556"];
     let join = |token: &str| {
-        let mut arguments = ports.to_vec();
+        let mut arguments = beside(&address, "7555", "7556").to_vec();
         arguments.extend(["--join", &address, "--token", token]);
-        fails_to_start(&cluster, &arguments)
+        fails_to_start(cluster, &arguments)
     };
     let (head, secret) = token.rsplit_once('.').expect("a token has parts");
     let wrong: String = secret.chars().rev().collect();
@@ -76,43 +111,59 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     std::thread::sleep(Duration::from_millis(1_100)); // the token's own time
     let said = join(short.trim());
     assert!(said.contains("expired at"), "{said}");
+}
 
-    // A port in use.
-    let said = fails_to_start(
-        &cluster,
-        &["--address", &address, "--mesh-port", "7443", "--https-port", "7556"],
+fn ports_and_addresses_that_are_taken(cluster: &Cluster) {
+    let address = cluster.nodes[0].machine.address.to_string();
+    let said = fails_to_start(cluster, &beside(&address, "7443", "7556"));
+    assert!(
+        said.contains("UDP port 7443 on 0.0.0.0 is taken") && said.contains("--mesh-port"),
+        "{said}"
     );
-    assert!(said.contains("7443"), "{said}");
-
-    // An address that pods or services may get.
-    let said = fails_to_start(
-        &cluster,
-        &["--address", "10.96.0.77", "--mesh-port", "7555", "--https-port", "7556"],
+    let said = fails_to_start(cluster, &beside(&address, "7555", "6443"));
+    assert!(
+        said.contains("cannot listen on 0.0.0.0:6443") && said.contains("--https-port"),
+        "{said}"
     );
+    // One that pods or services may get.
+    let said = fails_to_start(cluster, &beside("10.96.0.77", "7555", "7556"));
     assert!(
         said.contains("lies in the cluster's service-cidr 10.96.0.0/12"),
         "{said}"
     );
+}
 
-    // Objects.
+fn objects_that_are_wrong(cluster: &Cluster) {
     let kubectl = cluster.kubectl(0);
     let file = cluster.directory().join("bad.yaml");
     let apply = |text: &str| {
         std::fs::write(&file, text).expect("the file can be written");
         kubectl.refused(&format!("apply -f {}", file.display()))
     };
-    let said = apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndatum: {}\n");
+    let unknown_field = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndatum: {}\n";
+    let said = apply(unknown_field);
     assert!(said.contains("unknown field \"datum\""), "{said}");
-    let said = apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x\n");
-    assert!(said.contains("error") && said.contains("yaml"), "{said}");
+    let malformed = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x\n";
+    let said = apply(malformed);
+    assert!(said.contains("error converting YAML to JSON: yaml: line 3"), "{said}");
+    let (done, said) = cluster.actorium(0, &["apply", "-f", &file.display().to_string()]);
+    let place = file.display().to_string();
+    assert!(!done && said.contains(&place) && said.contains("line 4"), "{said}");
+    let (code, said) = post_yaml(cluster, malformed);
+    assert!(code == 400 && said.contains("line 4"), "{code} {said}");
+    let (code, said) = post_yaml(cluster, unknown_field);
+    assert!(code == 400 && said.contains("unknown field \"datum\""), "{code} {said}");
+    assert!(!kubectl.run("get configmaps -o name").contains("configmap/x"));
     let said = apply("apiVersion: v1\nkind: Pod\nmetadata: {name: BAD}\nspec: {containers: [{name: c, image: i}]}\n");
     assert!(said.contains("metadata.name: Invalid value: \"BAD\""), "{said}");
     assert_eq!(
         kubectl.refused("get pod none").trim(),
         "Error from server (NotFound): pods \"none\" not found"
     );
+}
 
-    // Images and commands that do not exist.
+fn images_and_commands_that_do_not_exist(cluster: &Cluster) {
+    let kubectl = cluster.kubectl(0);
     cluster.import_images(0);
     let pod = |name: &str, image: &str, command: &str| {
         format!(
@@ -121,54 +172,43 @@ fn a_cluster_refuses_bad_input_and_says_why() {
     };
     kubectl.apply(&pod("no-image", "127.0.0.1:1/none:1", "sh"));
     kubectl.apply(&pod("no-command", "actorium.local/busybox:1", "/no/such/program"));
-    let waiting = |name: &str, reasons: &[&str], part: &str| {
+    // What is told in the end; the states before are short.
+    let waiting = |name: &str, reason: &str, path: &str, part: &str| {
         let pod = kubectl.get(&format!("pod {name}"));
         let status = &pod["status"]["containerStatuses"][0];
-        let reason = status["state"]["waiting"]["reason"].as_str().unwrap_or_default();
-        let text = status.to_string();
-        if reasons.contains(&reason) && text.contains(part) {
-            Ok(())
+        let message = status
+            .pointer(path)
+            .and_then(|message| message.as_str())
+            .unwrap_or_default();
+        if status["state"]["waiting"]["reason"] == reason && message.contains(part) {
+            Ok(status.clone())
         } else {
-            Err(text)
+            Err(status.to_string())
         }
     };
     wait_for("an image that does not exist is named", Duration::from_secs(20), || {
-        waiting("no-image", &["ErrImagePull", "ImagePullBackOff"], "127.0.0.1:1/none:1")
+        waiting(
+            "no-image",
+            "ImagePullBackOff",
+            "/state/waiting/message",
+            "127.0.0.1:1/none:1",
+        )
     });
-    wait_for(
+    let (status, _) = wait_for(
         "a command that does not exist is named",
         Duration::from_secs(20),
         || {
-            waiting(
-                "no-command",
-                &["CrashLoopBackOff", "RunContainerError", "ContainerCreating"],
-                "/no/such/program",
-            )
+            let message = "/lastState/terminated/message";
+            waiting("no-command", "CrashLoopBackOff", message, "/no/such/program")
         },
     );
+    let ended = &status["lastState"]["terminated"];
+    assert_eq!(
+        (&ended["reason"], &ended["exitCode"]),
+        (&"StartError".into(), &128.into()),
+        "{status}"
+    );
     kubectl.run("delete pod no-image no-command --grace-period=1");
-}
-
-#[test]
-fn a_node_without_root_rights_says_so() {
-    use std::os::unix::process::CommandExt;
-    let directory = std::env::temp_dir().join(format!("actorium-unprivileged-{}", std::process::id()));
-    // Where everybody may execute it: the build's directory may be closed to others.
-    let program = std::env::temp_dir().join(format!("actorium-program-{}", std::process::id()));
-    let built = std::env::var_os("ACTORIUM_BIN").expect("ACTORIUM_BIN names the program: run `cargo xtask test`");
-    std::fs::copy(built, &program).expect("the program can be copied");
-    let mut command = Command::new(&program);
-    command
-        .args(["node", "start", "--name", "x", "--address", "127.0.0.1", "--data-dir"])
-        .arg(&directory)
-        .uid(65_534)
-        .gid(65_534);
-    let output = command.output();
-    std::fs::remove_file(&program).expect("the copy can be removed");
-    let output = output.expect("it runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("root"), "{said}");
-    assert!(!directory.exists(), "a node that did not start left a directory");
 }
 
 #[test]
