@@ -90,18 +90,7 @@ fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
     });
 
     let address = service_address(&cluster, "frontend");
-    for node in &cluster.nodes {
-        let page = || match node.machine.get(address, "/?add=hello") {
-            Ok(page) if page.contains("200 OK") && page.contains("hello") => Ok(()),
-            Ok(page) => Err(page),
-            Err(error) => Err(error),
-        };
-        wait_for(
-            &format!("a page through the Service from {}", node.name),
-            Duration::from_secs(10),
-            page,
-        );
-    }
+    await_pages(&cluster, address);
 
     cluster.kubectl(0).run("scale deployment frontend --replicas=30");
     measured(
@@ -154,6 +143,46 @@ fn the_guestbook_survives_the_loss_of_leader_worker_and_network() {
     }
     cluster.await_pods("tier=frontend", 9, Duration::from_secs(60));
     cluster.await_pods("tier=backend", 1, Duration::from_secs(60));
+    await_pages(&cluster, address);
+    await_no_forgotten_process(&cluster);
+}
+
+/// Waits until every node gives a page through the Service, with an entry that it has just made.
+fn await_pages(cluster: &Cluster, address: SocketAddr) {
+    for node in &cluster.nodes {
+        let page = || match node.machine.get(address, "/?add=hello") {
+            Ok(page) if page.contains("200 OK") && page.contains("<li>hello") => Ok(()),
+            Ok(page) => Err(page),
+            Err(error) => Err(error),
+        };
+        wait_for(
+            &format!("a page through the Service from {}", node.name),
+            Duration::from_secs(10),
+            page,
+        );
+    }
+}
+
+/// Waits until as many front ends run on each machine as the API says: a node that was lost and came back has ended those
+/// whose pods were given to others.
+fn await_no_forgotten_process(cluster: &Cluster) {
+    let serves = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains("guestbook.py")
+    };
+    for node in &cluster.nodes {
+        wait_for("the processes are those of the pods", Duration::from_secs(20), || {
+            let pods = cluster.pods("tier=frontend")?;
+            let told = pods.iter().filter(|pod| pod["spec"]["nodeName"] == *node.name).count();
+            let in_groups = tests::remains::pids_in_group(&format!("/actorium/{}/", node.name));
+            let found = in_groups.iter().filter(|pid| serves(pid)).count();
+            if found == told {
+                Ok(())
+            } else {
+                Err(format!("{found} processes of {told} pods on {}", node.name))
+            }
+        });
+    }
 }
 
 /// Kills the leader's process; its pods run on and the node comes back.

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tests::{Cluster, NodeOptions, wait_for};
+use tests::{Cluster, Following, Kubectl, NodeOptions, wait_for};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -143,6 +143,30 @@ fn await_waiting(cluster: &Cluster, name: &str, reasons: &[&str]) -> String {
     wait_for(&format!("{name} waits because of {reasons:?}"), SOON, check).0
 }
 
+/// Follows why the container of a pod waits: lines `REASON|MESSAGE`.
+fn follow_reasons(kubectl: &Kubectl, name: &str) -> Following {
+    let mut command = kubectl.command();
+    let state = ".status.containerStatuses[0].state.waiting";
+    command
+        .args(["get", "pods", "--watch", "--field-selector"])
+        .arg(format!("metadata.name={name}"))
+        .arg("--output")
+        .arg(format!("jsonpath={{{state}.reason}}|{{{state}.message}}{{\"\\n\"}}"));
+    Following::start(command)
+}
+
+/// The next reason that is neither the one before, which other changes of the pod repeat, nor one of an attempt that begins.
+fn next_reason(reasons: &Following, before: &str) -> (String, String) {
+    let deadline = Instant::now() + SOON;
+    while let Some(line) = reasons.next(deadline) {
+        let (reason, message) = line.split_once('|').unwrap_or((&line, ""));
+        if !["", "ContainerCreating", before].contains(&reason) {
+            return (reason.to_owned(), message.to_owned());
+        }
+    }
+    panic!("no reason within {SOON:?}")
+}
+
 #[test]
 fn images_come_from_a_registry_as_the_pull_policy_says() {
     let mut cluster = Cluster::empty(22);
@@ -177,13 +201,15 @@ fn images_come_from_a_registry_as_the_pull_policy_says() {
     await_running(&cluster, "by-tag");
 
     let absent = format!("{address}/demo/busybox:none");
+    let reasons = follow_reasons(&kubectl, "absent");
     kubectl.apply(&pod("absent", &absent, "IfNotPresent"));
-    for reason in ["ErrImagePull", "ImagePullBackOff"] {
-        // The first is short: it may be over before it is seen, so the second stands for both.
-        let message = await_waiting(&cluster, "absent", &[reason, "ImagePullBackOff"]);
+    // A watch tells every state, also one that is over before somebody asks.
+    for (before, reason) in [("", "ErrImagePull"), ("ErrImagePull", "ImagePullBackOff")] {
+        let (seen, message) = next_reason(&reasons, before);
+        assert_eq!(seen, reason, "{message}");
         assert!(
             message.contains(&absent) && message.to_lowercase().contains("manifest unknown"),
-            "{message}"
+            "{reason}: {message}"
         );
     }
 

@@ -21,7 +21,7 @@ metadata: {name: sleeper}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: c, image: "actorium.local/busybox:1", command: [sh, -c, "while true; do sleep 1; done"]}
+  - {name: c, image: "actorium.local/busybox:1", command: [sh, -c, "n=0; while true; do n=$((n+1)); echo $n; sleep 0.1; done"]}
 ---
 apiVersion: v1
 kind: Pod
@@ -50,10 +50,17 @@ fn pods_do_not_notice_that_their_node_process_was_killed() {
     };
     let before = running("sleeper");
     running("worker");
-    let pids = |cluster: &Cluster| cluster.pids_of("while true; do sleep 1; done");
+    let pids = |cluster: &Cluster| cluster.pids_of("while true; do n=$((n+1)); echo $n; sleep 0.1; done");
     let pids_before = pids(&cluster);
     assert_eq!(pids_before.len(), 1, "one process of the container: {pids_before:?}");
 
+    let counted = |cluster: &Cluster| -> Vec<u64> {
+        let log = cluster.kubectl(0).run("logs sleeper");
+        log.lines()
+            .map(|line| line.parse().unwrap_or_else(|_| panic!("{line:?}")))
+            .collect()
+    };
+    let counted_before = counted(&cluster).len();
     cluster.kill_node(0);
     assert_eq!(pids(&cluster), pids_before, "the container died with the node process");
     // The worker ends while no node process runs.
@@ -81,6 +88,17 @@ fn pods_do_not_notice_that_their_node_process_was_killed() {
     assert_eq!(status_of(&after)["containerID"], status_of(&before)["containerID"]);
     assert_eq!(status_of(&after)["state"], status_of(&before)["state"]);
     assert_eq!(after["status"]["podIP"], before["status"]["podIP"]);
+    // What it wrote meanwhile is in its log, in the log's one file, without a gap. The worker lived for six seconds.
+    let numbers = counted(&cluster);
+    assert!(
+        numbers.len() > counted_before + 10,
+        "{counted_before} lines, then {}",
+        numbers.len()
+    );
+    assert!(
+        numbers.iter().copied().eq(1..=numbers.len() as u64),
+        "lines are missing: {numbers:?}"
+    );
 }
 
 #[test]
@@ -111,36 +129,49 @@ fn any_actor_can_be_killed_and_only_it_restarts() {
     let node = cluster.nodes[0].name.clone();
     let pods = cluster.pods("app=web").expect("pods");
     let pod = pods[0]["metadata"]["name"].as_str().expect("a name").to_owned();
-    let restarts = |path: &str| -> Value {
+    let restarts = |path: &String| -> u64 {
         let (done, text) = cluster.actorium(0, &["shell", "-o", "json", "-c", &format!("stats {path}")]);
         assert!(done, "{text}");
-        serde_json::from_str::<Value>(&text).expect("JSON")["restarts"].clone()
+        let stats: Value = serde_json::from_str(&text).expect("JSON");
+        stats["restarts"]
+            .as_u64()
+            .unwrap_or_else(|| panic!("no restarts in {text}"))
     };
-    let pod_path = format!("/nodes/{node}/pods/default/{pod}");
-    for path in [
-        "/cluster/scheduler",
-        "/cluster/router",
-        &format!("/nodes/{node}/agent"),
-        &pod_path,
-    ] {
-        let before = restarts(path).as_u64().expect("a number");
-        cluster.shell(0, &format!("kill {path}"));
-        wait_for(&format!("{path} restarts"), Duration::from_secs(10), || {
-            let now = restarts(path).as_u64().unwrap_or(0);
-            if now > before {
+    let paths = [
+        "/cluster/scheduler".to_owned(),
+        "/cluster/router".to_owned(),
+        format!("/nodes/{node}/agent"),
+        format!("/nodes/{node}/pods/default/{pod}"),
+    ];
+    for killed in 0..paths.len() {
+        let before = paths.each_ref().map(restarts);
+        cluster.shell(0, &format!("kill {}", paths[killed]));
+        wait_for(&format!("{} restarts", paths[killed]), Duration::from_secs(10), || {
+            let now = restarts(&paths[killed]);
+            if now == before[killed] + 1 {
                 Ok(())
             } else {
                 Err(format!("{now} restarts"))
             }
         });
+        for other in (0..paths.len()).filter(|other| *other != killed) {
+            assert_eq!(
+                restarts(&paths[other]),
+                before[other],
+                "{} restarted with {}",
+                paths[other],
+                paths[killed]
+            );
+        }
     }
     cluster.shell(0, "tell /cluster/default/deployments.apps/web reconcile");
     cluster.shell(0, "kill /cluster/default/deployments.apps/web");
     kubectl.run("scale deployment web --replicas=4");
     cluster.await_pods("app=web", 4, Duration::from_secs(20));
     let now = cluster.pods("app=web").expect("pods");
-    let same = now
-        .iter()
-        .any(|p| p["metadata"]["uid"] == pods[0]["metadata"]["uid"] && status_of(p)["restartCount"] == 0);
+    let same = pods.iter().all(|old| {
+        now.iter()
+            .any(|p| p["metadata"]["uid"] == old["metadata"]["uid"] && status_of(p)["restartCount"] == 0)
+    });
     assert!(same, "a pod was replaced or restarted because an actor was killed");
 }

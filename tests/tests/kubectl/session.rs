@@ -126,22 +126,7 @@ impl<'a> Session<'a> {
 
     /// Starts a command that goes on until it is dropped.
     pub fn follow(&self, line: &str) -> Following {
-        let mut command = self.command(line);
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("kubectl starts");
-        let printed = BufReader::new(process.stdout.take().expect("a pipe"));
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in printed.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Following { process, lines }
+        Following::start(self.command(line))
     }
 
     /// A request of our own client: code and reason of a refusal, or the answer.
@@ -164,39 +149,6 @@ impl<'a> Session<'a> {
             ClientError::Refused { code, reason, message } => (code, reason, message),
             other => panic!("{method} {path}: {other}"),
         })
-    }
-}
-
-/// A command that goes on: `--watch`, `logs -f`.
-pub struct Following {
-    pub process: Child,
-    pub lines: Receiver<String>,
-}
-
-impl Following {
-    /// Waits for a line with all of these parts.
-    pub fn expect(&self, parts: &[&str]) {
-        let deadline = Instant::now() + SOON;
-        let mut seen = Vec::new();
-        while let Ok(line) = self
-            .lines
-            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
-        {
-            if parts.iter().all(|part| line.contains(part)) {
-                return;
-            }
-            seen.push(line);
-        }
-        panic!("no line with {parts:?}; seen: {seen:#?}");
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        // `timeout` passes SIGTERM on to kubectl, SIGKILL it cannot.
-        let pid = nix::unistd::Pid::from_raw(self.process.id() as i32);
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.process.wait();
     }
 }
 

@@ -11,6 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::remains::pids_in_group;
 use tests::{Cluster, Kubectl, wait_for};
 
 use surroundings::{network, nothing_remains, pods_reach_each_other, unschedulable_pods_say_why};
@@ -133,7 +134,14 @@ spec:
   containers:
   - name: serves
     image: actorium.local/busybox:1
-    command: [sh, -c, "hostname > /scratch/name; exec httpd -f -p 127.0.0.1:8080 -h /scratch"]
+    command:
+    - sh
+    - -c
+    - |
+      echo told > /dev/shm/word
+      for kind in ipc net uts mnt pid; do readlink /proc/self/ns/$kind; done > /scratch/namespaces
+      hostname > /scratch/name
+      exec httpd -f -p 127.0.0.1:8080 -h /scratch
     volumeMounts: [{name: scratch, mountPath: /scratch}]
   - name: asks
     image: actorium.local/busybox:1
@@ -144,6 +152,10 @@ spec:
       until wget -q -O /tmp/name http://127.0.0.1:8080/name && test -s /tmp/name; do sleep 0.1; done
       echo "order: $(tr '\n' ' ' < /seen/order)"
       echo "names: $(cat /tmp/name) $(hostname) $(cat /seen/name-of-two)"
+      for kind in ipc net uts mnt pid; do readlink /proc/self/ns/$kind; done > /tmp/namespaces
+      echo "apart: $(diff /seen/namespaces /tmp/namespaces | sed -n 's/^+\([a-z]*\):.*/\1/p' | tr '\n' ' ')"
+      echo "memory: $(cat /dev/shm/word)"
+      touch /seen/mine 2>/dev/null || echo "seen is read-only"
       touch /tmp/mine && echo asked
       exec sleep 1000
     volumeMounts: [{name: scratch, mountPath: /seen, readOnly: true}]
@@ -156,6 +168,10 @@ fn containers_share(cluster: &Cluster) {
         "init containers did not run once each and in order: {log}"
     );
     assert!(log.contains("names: common-name common-name common-name\n"), "{log}");
+    // Of the five namespaces that both looked at, those of network, IPC and hostname are one.
+    assert!(log.contains("apart: mnt pid \n"), "{log}");
+    assert!(log.contains("memory: told\n"), "/dev/shm is not shared: {log}");
+    assert!(log.contains("seen is read-only\n"), "{log}");
     let status = await_status(cluster, "shared", "has all containers ready", |status| {
         let all = status["containerStatuses"].as_array().cloned().unwrap_or_default();
         all.len() == 2 && all.iter().all(|container| container["ready"] == true)
@@ -413,7 +429,7 @@ spec:
             scratch,
             "volumeMounts: [{name: scratch, mountPath: /scratch}]",
         ),
-        pod("loops", "echo again; exit 1", "", ""),
+        pod("loops", "cut -d' ' -f1 /proc/uptime; exit 1", "", ""),
         no_command.to_owned(),
     ]
     .concat()
@@ -470,6 +486,41 @@ fn restart_policies_decide_how_pods_end(cluster: &Cluster) {
     await_event(cluster, "loops", "BackOff", "restarting failed container main");
 }
 
+/// A restart is not before the time is over that was announced, and not long after. The container itself says when it ran:
+/// the status has whole seconds only.
+fn a_crash_loop_backs_off_as_long_as_it_says(cluster: &Cluster) {
+    let kubectl = cluster.kubectl(0);
+    let started_at = |arguments: &str| -> Result<f64, String> {
+        let printed = kubectl.run(&format!("logs loops {arguments}"));
+        printed.trim().parse().map_err(|_| printed)
+    };
+    let restarts = || -> Result<u32, String> {
+        let status = status(cluster, "loops")?;
+        Ok(container(&status)["restartCount"].as_u64().unwrap_or_default() as u32)
+    };
+    // The first restart waits for nothing, the second for ten seconds, and so on.
+    let ((count, waited), _) = wait_for("a second restart, and none meanwhile", SOON, || {
+        let count = restarts()?;
+        let waited = started_at("")? - started_at("--previous")?;
+        if count >= 2 && restarts()? == count {
+            Ok((count, waited))
+        } else {
+            Err(format!("{count} restarts"))
+        }
+    });
+    let announced = f64::from(10 << (count - 2));
+    assert!(
+        (announced..announced + 2.0).contains(&waited),
+        "{waited} s before restart {count}, {announced} s were announced"
+    );
+    await_status(cluster, "loops", "backs off longer", |status| {
+        let count = container(status)["restartCount"].as_u64().unwrap_or_default();
+        let message = container(status)["state"]["waiting"]["message"].as_str();
+        let next = format!("back-off {}s restarting failed container=main", 10 << (count - 1));
+        message.is_some_and(|message| message.starts_with(&next))
+    });
+}
+
 fn limits() -> String {
     let limited = "resources: {requests: {cpu: 100m}, limits: {cpu: 250m, memory: 64Mi}}";
     let hungry = "resources: {limits: {memory: 32Mi}}";
@@ -515,18 +566,6 @@ fn pids_of_pod(cluster: &Cluster, name: &str) -> Vec<u32> {
         .expect("a uid")
         .to_owned();
     pids_in_group(&uid)
-}
-
-fn pids_in_group(part: &str) -> Vec<u32> {
-    let in_it = |pid: &u32| {
-        std::fs::read_to_string(format!("/proc/{pid}/cgroup"))
-            .unwrap_or_default()
-            .contains(part)
-    };
-    let all = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
-    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(in_it)
-        .collect()
 }
 
 fn limits_hold(cluster: &Cluster) {
@@ -676,7 +715,7 @@ fn pods_are_given_what_they_are_promised_and_leave_nothing() {
         cluster.import_images(index);
     }
     cluster.kubectl(0).apply(&first_pods(&cluster.nodes[0].name));
-    let checks: [(&str, fn(&Cluster)); 10] = [
+    let checks: [(&str, fn(&Cluster)); 11] = [
         ("containers_share", containers_share),
         ("logs_are_told", logs_are_told),
         ("the_environment_is_given", the_environment_is_given),
@@ -690,6 +729,10 @@ fn pods_are_given_what_they_are_promised_and_leave_nothing() {
         ("pods_reach_each_other", pods_reach_each_other),
         ("pods_stop_gracefully", pods_stop_gracefully),
         ("unschedulable_pods_say_why", unschedulable_pods_say_why),
+        (
+            "a_crash_loop_backs_off_as_long_as_it_says",
+            a_crash_loop_backs_off_as_long_as_it_says,
+        ),
     ];
     let mut failed = Vec::new();
     for (name, check) in checks
