@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::Mesh;
+use cluster::identity::NodeIdentity;
 use cluster::mesh::{MeshError, RawService, RawStream};
 use futures::StreamExt;
 use protocol::NodeName;
@@ -354,6 +355,59 @@ async fn calls_that_wait_on_a_restarted_peer_fail_as_soon_as_it_is_back() {
     assert_eq!(&answer[..], b"a:x");
 }
 
+/// A process of node `b` that dies right after its handshake: it serves streams, but has not said which life it is. The
+/// receiver is told when a peer has connected.
+fn life_that_ends_before_its_greeting(
+    identity: &NodeIdentity,
+    socket: Arc<support::LossySocket>,
+) -> tokio::sync::oneshot::Receiver<()> {
+    let server = cluster::mesh::tls::server(identity).unwrap();
+    let settings = cluster::mesh::tls::endpoint(identity);
+    let runtime = Arc::new(quinn::TokioRuntime);
+    let endpoint = quinn::Endpoint::new_with_abstract_socket(settings, Some(server), socket, runtime).unwrap();
+    let (sender, connected) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let connection = endpoint.accept().await.unwrap().await.unwrap();
+        let _ = sender.send(());
+        let mut open = Vec::new();
+        while let Ok((mut send, receive)) = connection.accept_bi().await {
+            // "Served", and then nothing.
+            let _ = send.write_all(&[0]).await;
+            open.push((send, receive));
+        }
+    });
+    connected
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_was_asked_before_its_greeting_is_asked_of_its_next_life_as_soon_as_it_is_back() {
+    let authority = TestAuthority::new();
+    let a = authority.mesh("a");
+    let identity = authority.identity("b");
+    let first = support::LossySocket::bind();
+    a.set_address(&name("b"), quinn::AsyncUdpSocket::local_addr(&*first).unwrap());
+    let connected = life_that_ends_before_its_greeting(&identity, first.clone());
+    let asking = {
+        let a = a.clone();
+        tokio::spawn(async move { a.stream(&name("b"), Purpose::Logs, Bytes::from_static(b"1000")).await })
+    };
+    tokio::time::timeout(2 * SECOND, connected).await.unwrap().unwrap();
+    first.cut_off(true);
+    let second = Mesh::start(&identity, loopback()).unwrap();
+    introduce(&a, &second);
+    a.serve(Purpose::Api, Arc::new(Echo));
+    second.serve(Purpose::Logs, Arc::new(Echo));
+    second
+        .call(a.name(), Purpose::Api, Bytes::new(), 2 * SECOND)
+        .await
+        .unwrap();
+    let frames = tokio::time::timeout(SECOND, async {
+        let frames = asking.await.unwrap().unwrap();
+        frames.map(Result::unwrap).count().await
+    });
+    assert_eq!(frames.await.expect("the stream leads to the peer's earlier life"), 1000);
+}
+
 struct Upper;
 
 #[async_trait]
@@ -440,6 +494,9 @@ async fn a_member_that_sends_nonsense_harms_nobody() {
         .unwrap()
         .await
         .unwrap();
+    let mut greeting = connection.open_uni().await.unwrap();
+    greeting.write_all(&[0, 0, 0, 0, 0, 0, 0, 1]).await.unwrap();
+    greeting.finish().unwrap();
     let ask = |bytes: Vec<u8>| {
         let connection = connection.clone();
         async move {

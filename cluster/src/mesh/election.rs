@@ -1,6 +1,7 @@
 //! Which of two connections between the same pair of nodes is used, and how long a failed dial is waited out. Called by
 //! `peer`. Pure.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use protocol::NodeName;
@@ -10,8 +11,10 @@ use protocol::NodeName;
 pub struct LinkFacts {
     /// Whether this node dialled it.
     pub dialled_here: bool,
-    /// Which life of the peer's process it leads to; unknown until the peer has said so.
-    pub peer_boot: Option<u64>,
+    /// Which life of the peer's process it leads to: of two, the later has the higher number. It is always known: a
+    /// connection whose peer has not said it takes part in nothing. Were it unknown, as when a process dies between
+    /// its handshake and that word, a dead connection could not be told from the other one of two simultaneous dials.
+    pub peer_boot: u64,
 }
 
 /// What becomes of the two.
@@ -21,17 +24,19 @@ pub enum Verdict {
     ReplaceDead,
     /// The new one is used. The old one serves what runs on it and is left to idle out.
     Replace,
-    /// The old one is used. The new one serves what the peer asks on it and is left to idle out.
+    /// The old one is used. The new one serves what the peer asks on it, if it lives, and is left to idle out. It is never
+    /// closed, so that a peer whose clock was set back is heard, and is used when its earlier life has timed out.
     Keep,
 }
 
 /// Decides between the connection in use and one that has just been made. Both ends come to the same verdict when they
 /// dialled each other at the same moment: the connection of the node whose name sorts first wins.
 pub fn elect(here: &NodeName, peer: &NodeName, old: LinkFacts, new: LinkFacts) -> Verdict {
-    if let (Some(old_boot), Some(new_boot)) = (old.peer_boot, new.peer_boot)
-        && old_boot != new_boot
-    {
-        return Verdict::ReplaceDead;
+    // The order in which two connections come up here need not be the order in which the peer lived.
+    match new.peer_boot.cmp(&old.peer_boot) {
+        Ordering::Greater => return Verdict::ReplaceDead,
+        Ordering::Less => return Verdict::Keep,
+        Ordering::Equal => {}
     }
     // Whoever dials a second time has lost its first connection.
     if old.dialled_here == new.dialled_here {
@@ -63,7 +68,7 @@ pub fn retry_delay(failures_in_a_row: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn facts(dialled_here: bool, peer_boot: Option<u64>) -> LinkFacts {
+    fn facts(dialled_here: bool, peer_boot: u64) -> LinkFacts {
         LinkFacts {
             dialled_here,
             peer_boot,
@@ -75,16 +80,11 @@ mod tests {
         let (a, b) = (NodeName::from("a"), NodeName::from("b"));
         // Whatever order each side saw the two in, the one that a dialled is left.
         for a_saw_own_first in [true, false] {
-            let verdict = elect(&a, &b, facts(a_saw_own_first, None), facts(!a_saw_own_first, None));
+            let verdict = elect(&a, &b, facts(a_saw_own_first, 1), facts(!a_saw_own_first, 1));
             assert_eq!(verdict == Verdict::Keep, a_saw_own_first);
         }
         for b_saw_own_first in [true, false] {
-            let verdict = elect(
-                &b,
-                &a,
-                facts(b_saw_own_first, Some(1)),
-                facts(!b_saw_own_first, Some(1)),
-            );
+            let verdict = elect(&b, &a, facts(b_saw_own_first, 1), facts(!b_saw_own_first, 1));
             assert_eq!(verdict == Verdict::Replace, b_saw_own_first);
         }
     }
@@ -92,16 +92,17 @@ mod tests {
     #[test]
     fn a_connection_to_an_earlier_life_of_the_peer_is_replaced_whoever_dialled() {
         let (a, b) = (NodeName::from("a"), NodeName::from("b"));
-        for old in [true, false] {
-            for new in [true, false] {
-                let verdict = elect(&a, &b, facts(old, Some(1)), facts(new, Some(2)));
-                assert_eq!(verdict, Verdict::ReplaceDead);
+        for (here, peer) in [(&a, &b), (&b, &a)] {
+            for old in [true, false] {
+                for new in [true, false] {
+                    let verdict = elect(here, peer, facts(old, 1), facts(new, 2));
+                    assert_eq!(verdict, Verdict::ReplaceDead);
+                    // The news of the earlier life comes last: the living connection stays, and is not closed.
+                    assert_eq!(elect(here, peer, facts(old, 2), facts(new, 1)), Verdict::Keep);
+                }
             }
         }
-        assert_eq!(
-            elect(&a, &b, facts(false, Some(1)), facts(false, Some(1))),
-            Verdict::Replace
-        );
+        assert_eq!(elect(&a, &b, facts(false, 1), facts(false, 1)), Verdict::Replace);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::tls::{self, KEEP_ALIVE};
 use super::{Counters, Datagram, Inner, JOINERS_MAX, Mesh, MeshError, serve};
 use crate::identity::NodeIdentity;
 
-/// A handshake takes a round trip and a millisecond of work; on a machine that is busy a second.
+/// A handshake and the greeting after it take two round trips and a millisecond of work; on a machine that is busy a second.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// First byte of a datagram that only shows that its sender lives.
 const DATAGRAM_ALIVE: u8 = 0;
@@ -49,7 +49,7 @@ pub fn start(identity: &NodeIdentity, socket: Arc<dyn AsyncUdpSocket>) -> Result
             .map_err(|source| MeshError::Bind { address, source })?;
     let inner = Arc::new(Inner {
         name: identity.name.clone(),
-        boot: u64::from_be_bytes(super::random()),
+        boot: boot(),
         endpoint,
         client: parking_lot::RwLock::new(tls::client(identity)?),
         addresses: parking_lot::RwLock::default(),
@@ -65,15 +65,24 @@ pub fn start(identity: &NodeIdentity, socket: Arc<dyn AsyncUdpSocket>) -> Result
     Ok(Mesh { inner })
 }
 
+/// A number for this life of the process: of two lives of a node, the later has the higher one. A clock that was set back
+/// in between costs the peers the idle timeout, after which the earlier life's connections are gone.
+fn boot() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    // Nanoseconds fit until the year 2554.
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// Accepts until the endpoint closes.
 async fn accept(mesh: Arc<Inner>) {
     while let Some(incoming) = mesh.endpoint.accept().await {
         let mesh = mesh.clone();
         tokio::spawn(async move {
             let from = incoming.remote_address();
+            let until = Instant::now() + HANDSHAKE_TIMEOUT;
             let handshake = async { incoming.accept()?.await };
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                Ok(Ok(connection)) => accepted(&mesh, connection).await,
+            match tokio::time::timeout_at(until.into(), handshake).await {
+                Ok(Ok(connection)) => accepted(&mesh, connection, until).await,
                 Ok(Err(error)) => tracing::debug!(%from, %error, "a peer did not complete its handshake"),
                 Err(_) => tracing::debug!(%from, "a peer did not complete its handshake in time"),
             }
@@ -81,8 +90,8 @@ async fn accept(mesh: Arc<Inner>) {
     }
 }
 
-/// Serves a connection that a peer dialled.
-async fn accepted(mesh: &Arc<Inner>, connection: Connection) {
+/// Serves a connection that a peer dialled. A member's greeting is to be there by `until`.
+async fn accepted(mesh: &Arc<Inner>, connection: Connection, until: Instant) {
     let from = connection.remote_address();
     match tls::peer_of(&connection) {
         Ok(tls::Peer::Member(name)) if name == mesh.name => {
@@ -93,16 +102,19 @@ async fn accepted(mesh: &Arc<Inner>, connection: Connection) {
         }
         Ok(tls::Peer::Member(name)) => {
             mesh.counters.handshakes.fetch_add(1, Ordering::Relaxed);
-            let peer = peer(mesh, &name);
-            let link = Link::new(connection, false);
-            // Without another connection there is nothing to decide, and what this node asks of the peer from now on
-            // takes this one. Otherwise the peer first says which life of it this is: an older connection may be dead.
-            // Requests that the peer makes are served meanwhile.
-            if peer.live().is_none() {
-                peer.adopt(&mesh.name, &link);
+            match greet(mesh, &connection, until).await {
+                Ok(boot) => {
+                    let peer = peer(mesh, &name);
+                    let link = Link::new(connection, false, boot);
+                    // Before its requests are served: what they make this node ask of the peer takes this connection.
+                    peer.adopt(&mesh.name, &link);
+                    run(mesh, &peer, &link);
+                }
+                Err(reason) => {
+                    tracing::debug!(%name, %from, reason, "a peer's connection was given up");
+                    connection.close(CLOSE_REFUSED, reason.as_bytes());
+                }
             }
-            run(mesh, &peer, &link);
-            tokio::spawn(greet(mesh.clone(), peer, link));
         }
         Ok(tls::Peer::Joiner) => match mesh.joiners.clone().try_acquire_owned() {
             Ok(permit) => {
@@ -143,13 +155,27 @@ pub async fn link(mesh: &Arc<Inner>, to: &NodeName) -> Result<Arc<Link>, Transpo
     let Some(address) = address else {
         return Err(TransportError::UnknownNode(to.clone()));
     };
+    // Registered before the next look, so that a connection that comes up in between is not missed.
+    let connected = peer.connected.notified();
+    tokio::pin!(connected);
+    connected.as_mut().enable();
     let begin = |wait| begin_dial(mesh, &peer, address, wait);
-    match peer.live_or_attempt(Instant::now(), begin) {
-        Ok(link) => Ok(link),
-        Err(attempt) => attempt.await.map_err(|reason| TransportError::Unreachable {
-            node: to.clone(),
-            reason: reason.to_string(),
-        }),
+    let attempt = match peer.live_or_attempt(Instant::now(), begin) {
+        Ok(link) => return Ok(link),
+        Err(attempt) => attempt,
+    };
+    let unreachable = |reason: Arc<str>| TransportError::Unreachable {
+        node: to.clone(),
+        reason: reason.to_string(),
+    };
+    // The attempt may lead to a process that is gone, while the one that took its place has dialled.
+    tokio::select! {
+        biased;
+        () = connected => match peer.live() {
+            Some(link) => Ok(link),
+            None => attempt.await.map_err(unreachable),
+        },
+        outcome = attempt.clone() => outcome.map_err(unreachable),
     }
 }
 
@@ -183,7 +209,8 @@ async fn dial(mesh: &Arc<Inner>, peer: &Arc<Peer>, address: SocketAddr) -> Resul
         .endpoint
         .connect_with(client, address, peer.name.as_str())
         .map_err(|error| error.to_string())?;
-    let connection = match tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting).await {
+    let until = Instant::now() + HANDSHAKE_TIMEOUT;
+    let connection = match tokio::time::timeout_at(until.into(), connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return Err(format!("{address}: {error}")),
         Err(_) => {
@@ -201,31 +228,39 @@ async fn dial(mesh: &Arc<Inner>, peer: &Arc<Peer>, address: SocketAddr) -> Resul
         }
     }
     mesh.counters.handshakes.fetch_add(1, Ordering::Relaxed);
-    let link = Link::new(connection, true);
+    let boot = match greet(mesh, &connection, until).await {
+        Ok(boot) => boot,
+        Err(reason) => {
+            connection.close(CLOSE_REFUSED, reason.as_bytes());
+            return Err(format!("{address}: {reason}"));
+        }
+    };
+    let link = Link::new(connection, true, boot);
     run(mesh, peer, &link);
-    let chosen = peer.adopt(&mesh.name, &link);
-    tokio::spawn(greet(mesh.clone(), peer.clone(), link));
-    Ok(chosen)
+    Ok(peer.adopt(&mesh.name, &link))
 }
 
-/// Tells the peer which life of this process it talks to, and learns the same of the peer.
-async fn greet(mesh: Arc<Inner>, peer: Arc<Peer>, link: Arc<Link>) {
+/// Tells the peer which life of this process it talks to, and learns the same of the peer. No connection is used before:
+/// a process that dies between its handshake and its greeting leaves nothing behind that could be taken for alive.
+async fn greet(mesh: &Inner, connection: &Connection, until: Instant) -> Result<u64, String> {
     let exchange = async {
-        let mut send = link.connection.open_uni().await.ok()?;
-        send.write_all(&mesh.boot.to_be_bytes()).await.ok()?;
-        send.finish().ok()?;
-        let mut receive = link.connection.accept_uni().await.ok()?;
+        let mut send = connection.open_uni().await.map_err(|error| error.to_string())?;
+        send.write_all(&mesh.boot.to_be_bytes())
+            .await
+            .map_err(|error| error.to_string())?;
+        let _ = send.finish();
+        let mut receive = connection.accept_uni().await.map_err(|error| error.to_string())?;
         let mut boot = [0; 8];
-        receive.read_exact(&mut boot).await.ok()?;
-        Some(u64::from_be_bytes(boot))
+        receive.read_exact(&mut boot).await.map_err(|error| error.to_string())?;
+        Ok(u64::from_be_bytes(boot))
     };
-    if let Ok(Some(boot)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, exchange).await {
-        // Set once: this is the only task that sets it.
-        let _ = link.peer_boot.set(boot);
-    }
-    if !link.dialled_here && link.is_live() {
-        peer.adopt(&mesh.name, &link);
-    }
+    let greeted = tokio::time::timeout_at(until.into(), exchange).await;
+    greeted.unwrap_or_else(|_| {
+        Err(format!(
+            "it did not say within {} ms which life of its process it is",
+            HANDSHAKE_TIMEOUT.as_millis()
+        ))
+    })
 }
 
 /// Starts the tasks of a connection to a member. They end with it.

@@ -1,8 +1,8 @@
 //! Connections to one peer: the one in use, the attempt to make one, and the failures so far. Used by the mesh alone.
 //! `election` decides between two connections; this file keeps the result.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::future::{BoxFuture, Shared};
@@ -25,8 +25,8 @@ pub struct Link {
     pub connection: Connection,
     /// Whether this node dialled it.
     pub dialled_here: bool,
-    /// Which life of the peer's process it leads to, once it has said so.
-    pub peer_boot: OnceLock<u64>,
+    /// Which life of the peer's process it leads to.
+    pub peer_boot: u64,
     /// Streams that run on it.
     uses: AtomicUsize,
     /// Wakes the task that keeps it alive.
@@ -46,12 +46,12 @@ impl Drop for Usage {
 }
 
 impl Link {
-    /// Wraps a connection.
-    pub fn new(connection: Connection, dialled_here: bool) -> Arc<Link> {
+    /// Wraps a connection whose peer has said which of its lives it is.
+    pub fn new(connection: Connection, dialled_here: bool, peer_boot: u64) -> Arc<Link> {
         Arc::new(Link {
             connection,
             dialled_here,
-            peer_boot: OnceLock::new(),
+            peer_boot,
             uses: AtomicUsize::new(0),
             used: Notify::new(),
         })
@@ -78,7 +78,7 @@ impl Link {
     fn facts(&self) -> LinkFacts {
         LinkFacts {
             dialled_here: self.dialled_here,
-            peer_boot: self.peer_boot.get().copied(),
+            peer_boot: self.peer_boot,
         }
     }
 }
@@ -147,11 +147,11 @@ impl Peer {
         Err(attempt)
     }
 
-    /// Notes how an attempt ended.
+    /// Notes how an attempt ended. A failure beside an open connection, which the peer has made meanwhile, delays nothing.
     pub fn attempt_ended(&self, now: Instant, succeeded: bool) {
         let mut state = self.state.lock();
         state.attempt = None;
-        if succeeded {
+        if succeeded || state.link.as_ref().is_some_and(|link| link.is_live()) {
             state.failures = 0;
             state.failed_at = None;
         } else {
