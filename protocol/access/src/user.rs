@@ -82,6 +82,18 @@ impl User {
         user
     }
 
+    /// The holder of a client certificate: its common name, its organizations as groups, and the SHA-256 of its DER.
+    pub fn of_certificate(
+        common_name: &str,
+        organizations: impl IntoIterator<Item = impl Into<String>>,
+        sha256: &[u8; 32],
+    ) -> User {
+        let mut user = User::authenticated(common_name, organizations);
+        let id = format!("X509SHA256={}", hex::encode(sha256));
+        user.extra.insert(CREDENTIAL_ID.to_owned(), vec![id]);
+        user
+    }
+
     /// A user without a credential.
     pub fn anonymous() -> User {
         User {
@@ -184,6 +196,16 @@ mod tests {
         assert_eq!(User::authenticated("system:node:n1", ["x"]).as_node(), None);
         assert_eq!(User::authenticated("n1", [NODES]).as_node(), None);
         assert_eq!(User::node("").as_node(), Some(""));
+    }
+
+    #[test]
+    fn a_certificate_names_user_groups_and_itself() {
+        let user = User::of_certificate("ann", ["dev", "dev2"], &[0xab; 32]);
+        assert_eq!(
+            (user.name.as_str(), user.groups.as_slice()),
+            ("ann", ["dev", "dev2", ALL_AUTHENTICATED].map(str::to_owned).as_slice())
+        );
+        assert_eq!(user.extra[CREDENTIAL_ID], [format!("X509SHA256={}", "ab".repeat(32))]);
     }
 
     #[test]

@@ -29,122 +29,35 @@ fn with_defaults() -> FlowControl {
     control
 }
 
+/// User, verb, API group, namespace, resource, then schema, level and distinguisher; `-` is nothing. A user is `NAME`, or
+/// `NAME@GROUP`; a resource may have a subresource.
+const WHERE: &str = "
+root@system:masters get - d pods exempt exempt -
+system:node:n1@system:nodes update - - nodes/status system-node-high node-high system:node:n1
+system:node:n1@system:nodes update coordination.k8s.io kube-node-lease leases system-node-high node-high system:node:n1
+system:node:n1@system:nodes list - - pods system-nodes system system:node:n1
+system:kube-scheduler get coordination.k8s.io kube-system leases system-leader-election leader-election system:kube-scheduler
+system:kube-scheduler list - - pods kube-scheduler workload-high -
+system:kube-controller-manager update - d endpoints endpoint-controller workload-high system:kube-controller-manager
+system:serviceaccount:kube-system:x get - d pods kube-system-service-accounts workload-high d
+system:serviceaccount:d:x@system:serviceaccounts get - d pods service-accounts workload-low system:serviceaccount:d:x
+ann get - d pods global-default global-default ann
+";
+
 #[test]
 fn requests_go_where_kubernetes_sends_them() {
     let control = with_defaults();
-    let cases = [
-        (
-            User::authenticated("root", ["system:masters"]),
-            "get",
-            "",
-            "d",
-            "pods",
-            "",
-            "exempt",
-            "exempt",
-            "",
-        ),
-        (
-            User::node("n1"),
-            "update",
-            "",
-            "",
-            "nodes",
-            "status",
-            "system-node-high",
-            "node-high",
-            "system:node:n1",
-        ),
-        (
-            User::node("n1"),
-            "update",
-            "coordination.k8s.io",
-            "kube-node-lease",
-            "leases",
-            "",
-            "system-node-high",
-            "node-high",
-            "system:node:n1",
-        ),
-        (
-            User::node("n1"),
-            "list",
-            "",
-            "",
-            "pods",
-            "",
-            "system-nodes",
-            "system",
-            "system:node:n1",
-        ),
-        (
-            User::authenticated("system:kube-scheduler", [""; 0]),
-            "get",
-            "coordination.k8s.io",
-            "kube-system",
-            "leases",
-            "",
-            "system-leader-election",
-            "leader-election",
-            "system:kube-scheduler",
-        ),
-        (
-            User::authenticated("system:kube-scheduler", [""; 0]),
-            "list",
-            "",
-            "",
-            "pods",
-            "",
-            "kube-scheduler",
-            "workload-high",
-            "",
-        ),
-        (
-            User::service_account("kube-system", "x", ""),
-            "get",
-            "",
-            "d",
-            "pods",
-            "",
-            "kube-system-service-accounts",
-            "workload-high",
-            "d",
-        ),
-        (
-            User::service_account("d", "x", ""),
-            "get",
-            "",
-            "d",
-            "pods",
-            "",
-            "service-accounts",
-            "workload-low",
-            "system:serviceaccount:d:x",
-        ),
-        (
-            User::authenticated("ann", [""; 0]),
-            "get",
-            "",
-            "d",
-            "pods",
-            "",
-            "global-default",
-            "global-default",
-            "ann",
-        ),
-        (
-            User::anonymous(),
-            "get",
-            "",
-            "d",
-            "pods",
-            "",
-            "global-default",
-            "global-default",
-            "system:anonymous",
-        ),
-    ];
-    for (user, verb, group, namespace, resource, subresource, schema, level, distinguisher) in cases {
+    for line in WHERE.trim().lines() {
+        let words: Vec<&str> = line
+            .split(' ')
+            .map(|word| if word == "-" { "" } else { word })
+            .collect();
+        let [user, verb, group, namespace, resource, schema, level, distinguisher] = words[..] else {
+            panic!("a row has eight words: {line}")
+        };
+        let (name, user_group) = user.split_once('@').unwrap_or((user, "x"));
+        let user = User::authenticated(name, [user_group]);
+        let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let request = ResourceRequest {
             namespace,
             group,
@@ -153,12 +66,8 @@ fn requests_go_where_kubernetes_sends_them() {
             ..ResourceRequest::default()
         };
         let flow = control.classify(&Attributes::resource(&user, verb, request));
-        assert_eq!(
-            (flow.schema.as_str(), flow.level.as_str(), flow.distinguisher.as_str()),
-            (schema, level, distinguisher),
-            "{} {verb} {resource}",
-            user.name
-        );
+        let actual = (flow.schema.as_str(), flow.level.as_str(), flow.distinguisher.as_str());
+        assert_eq!(actual, (schema, level, distinguisher), "{line}");
     }
     let probe = control.classify(&Attributes::path(&User::anonymous(), "get", "/readyz"));
     assert_eq!(probe.schema, "probes");

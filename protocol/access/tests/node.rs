@@ -42,89 +42,105 @@ fn cluster() -> Authorizers {
     authorizers
 }
 
+/// Verb, group, resource, subresource, namespace, name.
+type Row = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static str,
+);
+
+/// What the pod on n1, its volume and the node's own objects make readable and writable for n1 alone.
+const RELATED: &[Row] = &[
+    ("get", "", "secrets", "", "d", "pull"),
+    ("get", "", "secrets", "", "d", "env-secret"),
+    ("watch", "", "secrets", "", "d", "vol-secret"),
+    ("get", "", "secrets", "", "storage", "stage"),
+    ("get", "", "configmaps", "", "d", "init-env"),
+    ("list", "", "configmaps", "", "d", "projected"),
+    ("get", "", "persistentvolumeclaims", "", "d", "claim"),
+    ("get", "", "persistentvolumeclaims", "", "d", "p-d"),
+    ("patch", "", "persistentvolumeclaims", "status", "d", "claim"),
+    ("get", "", "persistentvolumes", "", "", "pv"),
+    ("create", "", "serviceaccounts", "token", "d", "web"),
+    ("get", "", "pods", "", "d", "p"),
+    ("get", "storage.k8s.io", "volumeattachments", "", "", "att"),
+    ("get", "", "nodes", "", "", "n1"),
+    ("update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n1"),
+    ("get", "storage.k8s.io", "csinodes", "", "", "n1"),
+];
+
+/// What no node may.
+const UNRELATED: &[Row] = &[
+    ("get", "", "secrets", "", "d", "other"),
+    ("get", "", "secrets", "", "e", "pull"),
+    ("list", "", "secrets", "", "d", ""),
+    ("list", "", "secrets", "", "", ""),
+    ("update", "", "secrets", "", "d", "pull"),
+    ("get", "", "secrets", "", "storage", "controller"),
+    ("update", "", "persistentvolumeclaims", "", "d", "claim"),
+    ("list", "", "persistentvolumes", "", "", ""),
+    ("create", "", "serviceaccounts", "token", "d", "admin"),
+    ("create", "", "serviceaccounts", "", "d", ""),
+    ("list", "", "pods", "", "", ""),
+    ("get", "", "pods", "", "d", "waiting"),
+    ("update", "", "pods", "", "d", "p"),
+    ("create", "", "pods", "exec", "d", "p"),
+    ("list", "", "nodes", "", "", ""),
+    ("delete", "", "nodes", "", "", "n1"),
+    ("get", "coordination.k8s.io", "leases", "", "d", "n1"),
+    ("create", "apps", "deployments", "", "d", ""),
+    ("create", "rbac.authorization.k8s.io", "clusterroles", "", "", ""),
+];
+
+/// What every node may.
+const OF_ALL: &[Row] = &[
+    ("list", "", "services", "", "", ""),
+    ("create", "", "events", "", "d", ""),
+    (
+        "create",
+        "certificates.k8s.io",
+        "certificatesigningrequests",
+        "",
+        "",
+        "",
+    ),
+    ("create", "", "pods", "eviction", "d", "p"),
+    ("patch", "", "pods", "status", "d", "p"),
+    ("create", "", "nodes", "", "", ""),
+    ("get", "node.k8s.io", "runtimeclasses", "", "", "x"),
+];
+
 #[test]
 fn a_node_reads_what_its_pods_refer_to_and_nothing_else() {
     let authorizers = cluster();
-    // (verb, group, resource, subresource, namespace, name)
-    let related = [
-        ("get", "", "secrets", "", "d", "pull"),
-        ("get", "", "secrets", "", "d", "env-secret"),
-        ("watch", "", "secrets", "", "d", "vol-secret"),
-        ("get", "", "secrets", "", "storage", "stage"),
-        ("get", "", "configmaps", "", "d", "init-env"),
-        ("list", "", "configmaps", "", "d", "projected"),
-        ("get", "", "persistentvolumeclaims", "", "d", "claim"),
-        ("get", "", "persistentvolumeclaims", "", "d", "p-d"),
-        ("patch", "", "persistentvolumeclaims", "status", "d", "claim"),
-        ("get", "", "persistentvolumes", "", "", "pv"),
-        ("create", "", "serviceaccounts", "token", "d", "web"),
-        ("get", "", "pods", "", "d", "p"),
-        ("get", "storage.k8s.io", "volumeattachments", "", "", "att"),
-        ("get", "", "nodes", "", "", "n1"),
-        ("update", "coordination.k8s.io", "leases", "", "kube-node-lease", "n1"),
-        ("get", "storage.k8s.io", "csinodes", "", "", "n1"),
-    ];
-    let unrelated = [
-        ("get", "", "secrets", "", "d", "other"),
-        ("get", "", "secrets", "", "e", "pull"),
-        ("list", "", "secrets", "", "d", ""),
-        ("list", "", "secrets", "", "", ""),
-        ("update", "", "secrets", "", "d", "pull"),
-        ("get", "", "secrets", "", "storage", "controller"),
-        ("update", "", "persistentvolumeclaims", "", "d", "claim"),
-        ("list", "", "persistentvolumes", "", "", ""),
-        ("create", "", "serviceaccounts", "token", "d", "admin"),
-        ("create", "", "serviceaccounts", "", "d", ""),
-        ("list", "", "pods", "", "", ""),
-        ("get", "", "pods", "", "d", "waiting"),
-        ("update", "", "pods", "", "d", "p"),
-        ("create", "", "pods", "exec", "d", "p"),
-        ("list", "", "nodes", "", "", ""),
-        ("delete", "", "nodes", "", "", "n1"),
-        ("get", "coordination.k8s.io", "leases", "", "d", "n1"),
-        ("create", "apps", "deployments", "", "d", ""),
-        ("create", "rbac.authorization.k8s.io", "clusterroles", "", "", ""),
-    ];
-    let may =
-        |node: &str, (verb, group, resource, subresource, namespace, name): (&str, &str, &str, &str, &str, &str)| {
-            let request = ResourceRequest {
-                namespace,
-                group,
-                version: "v1",
-                resource,
-                subresource,
-                name,
-                fields: &[],
-            };
-            authorizers
-                .authorize(&Attributes::resource(&User::node(node), verb, request))
-                .allows()
+    let may = |node: &str, (verb, group, resource, subresource, namespace, name): Row| {
+        let request = ResourceRequest {
+            namespace,
+            group,
+            version: "v1",
+            resource,
+            subresource,
+            name,
+            fields: &[],
         };
-    for case in related {
-        assert!(may("n1", case), "{case:?}");
-        assert!(!may("n2", case), "another node: {case:?}");
-        assert!(!may("", case), "no node: {case:?}");
+        let user = User::node(node);
+        authorizers
+            .authorize(&Attributes::resource(&user, verb, request))
+            .allows()
+    };
+    for case in RELATED {
+        assert!(may("n1", *case), "{case:?}");
+        assert!(!may("n2", *case), "another node: {case:?}");
+        assert!(!may("", *case), "no node: {case:?}");
     }
-    for case in unrelated {
-        assert!(!may("n1", case), "{case:?}");
+    for case in UNRELATED {
+        assert!(!may("n1", *case), "{case:?}");
     }
-    for case in [
-        ("list", "", "services", "", "", ""),
-        ("create", "", "events", "", "d", ""),
-        (
-            "create",
-            "certificates.k8s.io",
-            "certificatesigningrequests",
-            "",
-            "",
-            "",
-        ),
-        ("create", "", "pods", "eviction", "d", "p"),
-        ("patch", "", "pods", "status", "d", "p"),
-        ("create", "", "nodes", "", "", ""),
-        ("get", "node.k8s.io", "runtimeclasses", "", "", "x"),
-    ] {
-        assert!(may("n1", case) && may("n2", case), "{case:?}");
+    for case in OF_ALL {
+        assert!(may("n1", *case) && may("n2", *case), "{case:?}");
     }
 }
 

@@ -219,36 +219,11 @@ impl Claims {
     /// may need their token to end well.
     pub fn check_objects(&self, found: &LiveObjects, now: UnixMillis) -> Result<(), TokenError> {
         for (index, binding) in self.bindings().iter().enumerate() {
-            let TokenBinding {
-                resource,
-                namespace,
-                name,
-                uid,
-            } = binding;
-            let refused = |text: String| Err(TokenError::Invalidated(text));
-            let Some(object) = found.get(index).and_then(Option::as_ref) else {
-                return match *resource {
-                    "serviceaccounts" => refused(format!("serviceaccounts {name:?} not found")),
-                    _ => refused("service account token has been invalidated".to_owned()),
-                };
-            };
-            let gone = object
-                .deleting_since
-                .is_some_and(|since| since.plus_ms(LEEWAY_SECONDS * 1000) < now);
-            if gone && *resource == "serviceaccounts" {
-                return refused(format!("service account {namespace}/{name} has been deleted"));
-            }
-            if gone {
-                return refused("service account token has been invalidated".to_owned());
-            }
-            if object.uid != *uid {
-                let live = &object.uid;
-                return refused(match *resource {
-                    "serviceaccounts" => format!("service account UID ({live}) does not match claim ({uid})"),
-                    "secrets" => format!("secret UID ({live}) does not match service account secret ref claim ({uid})"),
-                    "pods" => format!("pod UID ({live}) does not match service account pod ref claim ({uid})"),
-                    _ => format!("node UID ({live}) does not match service account node ref claim ({uid})"),
-                });
+            let object = found.get(index).and_then(Option::as_ref);
+            if binding.resource == "serviceaccounts" {
+                check_account(binding, object, now)?;
+            } else {
+                check_bound(binding, object, now)?;
             }
         }
         Ok(())
@@ -284,6 +259,50 @@ impl Claims {
             text: format!("subject: {}, seconds after warning threshold: {late}", self.sub),
         })
     }
+}
+
+fn is_gone(object: &LiveObject, now: UnixMillis) -> bool {
+    let since = object.deleting_since;
+    since.is_some_and(|since| since.plus_ms(LEEWAY_SECONDS * 1000) < now)
+}
+
+/// Judges the account of a token.
+pub(super) fn check_account(
+    binding: &TokenBinding,
+    found: Option<&LiveObject>,
+    now: UnixMillis,
+) -> Result<(), TokenError> {
+    let TokenBinding {
+        namespace, name, uid, ..
+    } = binding;
+    let text = match found {
+        None => format!("serviceaccounts {name:?} not found"),
+        Some(account) if is_gone(account, now) => format!("service account {namespace}/{name} has been deleted"),
+        Some(account) if account.uid != *uid => {
+            format!("service account UID ({}) does not match claim ({uid})", account.uid)
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(TokenError::Invalidated(text))
+}
+
+/// Judges the Secret, the pod or the node that a token is bound to.
+fn check_bound(binding: &TokenBinding, found: Option<&LiveObject>, now: UnixMillis) -> Result<(), TokenError> {
+    let uid = &binding.uid;
+    let text = match found.filter(|object| !is_gone(object, now)) {
+        None => "service account token has been invalidated".to_owned(),
+        Some(object) if object.uid != *uid => {
+            let what = match binding.resource {
+                "secrets" => "secret",
+                "pods" => "pod",
+                _ => "node",
+            };
+            let live = &object.uid;
+            format!("{what} UID ({live}) does not match service account {what} ref claim ({uid})")
+        }
+        Some(_) => return Ok(()),
+    };
+    Err(TokenError::Invalidated(text))
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::token::claims::{Claims, TokenError};
+use crate::token::legacy::LegacyClaims;
 
 /// The longest token that is read, in bytes; those that are issued have about 1,000.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -37,6 +39,15 @@ struct Header {
 
 /// A token of these claims. `None` when the key refuses to sign.
 pub fn sign(claims: &Claims, key: &dyn TokenKey) -> Option<String> {
+    sign_body(claims, key)
+}
+
+/// A token for a Secret. `None` when the key refuses to sign.
+pub fn sign_legacy(claims: &LegacyClaims, key: &dyn TokenKey) -> Option<String> {
+    sign_body(claims, key)
+}
+
+fn sign_body(claims: &impl Serialize, key: &dyn TokenKey) -> Option<String> {
     let header = serde_json::json!({"alg": "ES256", "kid": key.key_id()}).to_string();
     let body = serde_json::to_vec(claims).ok()?;
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body));
@@ -47,6 +58,11 @@ pub fn sign(claims: &Claims, key: &dyn TokenKey) -> Option<String> {
 /// The claims of a token that one of the keys signed. Says nothing of their being true: see `Claims::check`. A token that
 /// names its key is tried with that one alone.
 pub fn verify(token: &str, keys: &[&dyn TokenKey]) -> Result<Claims, TokenError> {
+    verify_as(token, keys)
+}
+
+/// As `verify`, for claims of any sort.
+pub(super) fn verify_as<T: DeserializeOwned>(token: &str, keys: &[&dyn TokenKey]) -> Result<T, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Malformed);
     }
@@ -130,7 +146,7 @@ pub(super) mod tests {
         }
     }
 
-    fn claims() -> Claims {
+    pub fn claims() -> Claims {
         serde_json::from_value(serde_json::json!({
             "iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:d:web", "aud": ["a"],
             "exp": 2000, "iat": 1000, "nbf": 1000, "jti": "j",
