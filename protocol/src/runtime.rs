@@ -38,6 +38,10 @@ pub struct SandboxSpec {
     pub host_pid: bool,
     /// Whether the pod uses the node's ipc namespace.
     pub host_ipc: bool,
+    /// Whether the containers' user ids are the node's (`hostUsers`); `false` gives the pod a user namespace of its own
+    /// (KEP-127), which goes with no other namespace of the node. Records of older versions lack it.
+    #[serde(default = "yes")]
+    pub host_users: bool,
     /// Whether the containers see each other's processes (`shareProcessNamespace`).
     pub share_process_namespace: bool,
     /// Content of `/etc/resolv.conf`.
@@ -52,6 +56,10 @@ pub struct SandboxSpec {
     pub volumes: Vec<VolumeSpec>,
     /// `fsGroup`: volumes are owned by this group and group-writable.
     pub fs_group: Option<u32>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// cgroup limits.

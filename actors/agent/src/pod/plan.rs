@@ -48,6 +48,7 @@ pub fn sandbox(
         host_network: spec.host_network.unwrap_or(false),
         host_pid: spec.host_pid.unwrap_or(false),
         host_ipc: spec.host_ipc.unwrap_or(false),
+        host_users: spec.host_users.unwrap_or(true),
         share_process_namespace: spec.share_process_namespace.unwrap_or(false),
         resolv_conf,
         host_aliases: aliases

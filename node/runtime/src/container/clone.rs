@@ -1,6 +1,7 @@
-//! The clone of a container's first process, and of a pod's parent. The caller is the per-pod parent, which is single-threaded and small: a
-//! plain fork of it costs little, and the child may allocate. The net, ipc and uts namespaces are those of the pod and
-//! are inherited; pid and mount namespaces are made here, the cgroup namespace later, when the child is in its cgroup.
+//! The clone of a container's first process, and of a pod's parent. The caller is the per-pod parent, or a child of it that
+//! has not executed anything: single-threaded and small, so that a plain fork costs little and the child may allocate. The
+//! net, ipc and uts namespaces are those of the pod and are inherited; pid and mount namespaces are made here, the cgroup
+//! namespace later, when the child is in its cgroup.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -29,12 +30,25 @@ pub(crate) unsafe fn clone_container(own_pid_namespace: bool, cgroup: Option<Bor
     unsafe { clone_process(flags, cgroup) }
 }
 
+/// Forks with flags of clone(2): namespaces, and `CLONE_PARENT` for a sibling, a child of the caller's own parent. `Ok(0)` is
+/// the child's side.
+///
+/// # Safety
+/// The caller must be single-threaded: the child goes on with a copy of its memory, in which another thread's locks
+/// would stay locked for ever.
+pub(crate) unsafe fn clone_plain(flags: libc::c_int) -> io::Result<i32> {
+    // SAFETY: the caller vouches for being single-threaded.
+    unsafe { clone_process(flags as u64, None) }
+}
+
 /// # Safety
 /// As the callers.
 unsafe fn clone_process(mut flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
     // SAFETY: clone_args is plain old data for which all zeroes is the documented "not used".
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.exit_signal = libc::SIGCHLD as u64;
+    if flags & libc::CLONE_PARENT as u64 == 0 {
+        arguments.exit_signal = libc::SIGCHLD as u64; // a sibling's is that of the caller
+    }
     if let Some(directory) = cgroup {
         // The child starts in its cgroup: a write to cgroup.procs of a v2 group waits for an RCU grace period.
         flags |= 0x2_0000_0000; // CLONE_INTO_CGROUP of linux/sched.h; libc has it as a c_int, which it does not fit

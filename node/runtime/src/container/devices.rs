@@ -2,14 +2,16 @@
 //! mounted `nodev`, so that a node which the container makes there itself (CAP_MKNOD is in the default set) opens nothing.
 //! This needs no devices cgroup, which v2 would want as a BPF program.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 
 use super::launch::{CgroupMount, LaunchFailure};
-use super::mounts::{ATTR_NODEV, ATTR_NOSUID, DetachedMount, make_read_only};
+use super::mounts::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID, ATTR_RDONLY, DetachedMount, make_read_only};
 use super::rootfs::{make_directory, make_file};
+use super::user_namespace::map_ids;
 
 /// The devices that every container has (OCI runtime specification, "Default Devices").
 const DEFAULT_DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
@@ -25,13 +27,24 @@ fn mount_step(what: &str, result: nix::Result<()>) -> Result<(), LaunchFailure> 
     result.map_err(|errno| LaunchFailure::kernel(format!("mount of {what}"), errno))
 }
 
-/// Clones the device nodes; all of the machine's `/dev` for a privileged container.
-pub(crate) fn take_sources(privileged: bool, shm: &Path) -> Result<DeviceSources, LaunchFailure> {
+/// Clones the device nodes; all of the machine's `/dev` for a privileged container. With a user namespace the pod's
+/// `/dev/shm` belongs to its root; the nodes stay the machine's.
+pub(crate) fn take_sources(
+    privileged: bool,
+    shm: &Path,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<DeviceSources, LaunchFailure> {
     let take = |path: &Path| {
         DetachedMount::of_path(path)
             .map_err(|error| LaunchFailure::kernel(format!("open_tree of {}", path.display()), error))
     };
-    let shm = take(shm)?;
+    let shm_path = shm;
+    let shm = take(shm_path)?;
+    shm.set_attributes(ATTR_NODEV | ATTR_NOSUID)
+        .map_err(|error| LaunchFailure::kernel("mount_setattr of /dev/shm", error))?;
+    if let Some(user_namespace) = user_namespace {
+        map_ids(&shm, user_namespace, shm_path)?;
+    }
     if privileged {
         return Ok(DeviceSources {
             nodes: Vec::new(),
@@ -46,14 +59,42 @@ pub(crate) fn take_sources(privileged: bool, shm: &Path) -> Result<DeviceSources
     Ok(DeviceSources { nodes, all: None, shm })
 }
 
-/// Mounts `/proc` and `/sys` (after the pivot).
-pub(crate) fn mount_proc_and_sys(privileged: bool) -> Result<(), LaunchFailure> {
-    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC | MsFlags::MS_NODEV;
-    make_directory(Path::new("/proc"))?;
-    mount_step("/proc", mount(Some("proc"), "/proc", Some("proc"), safe, None::<&str>))?;
-    make_directory(Path::new("/sys"))?;
-    let sys = if privileged { safe } else { safe | MsFlags::MS_RDONLY };
-    mount_step("/sys", mount(Some("sysfs"), "/sys", Some("sysfs"), sys, None::<&str>))
+/// `/proc` and `/sys` of the container's namespaces, not in their places yet.
+pub(crate) struct KernelFileSystems {
+    proc: DetachedMount,
+    sys: DetachedMount,
+}
+
+impl KernelFileSystems {
+    /// Makes them before the pivot: in a mount namespace that belongs to a user namespace, the kernel grants them only while
+    /// the machine's own are in sight (mount_namespaces(7)).
+    pub(crate) fn make(privileged: bool) -> Result<Self, LaunchFailure> {
+        let safe = ATTR_NOSUID | ATTR_NOEXEC | ATTR_NODEV;
+        let of_sys = if privileged { safe } else { safe | ATTR_RDONLY };
+        let make = |kind: &std::ffi::CStr, attributes| {
+            DetachedMount::of_file_system(kind, attributes)
+                .map_err(|error| LaunchFailure::kernel(format!("mount of {}", kind.to_string_lossy()), error))
+        };
+        Ok(Self {
+            proc: make(c"proc", safe)?,
+            sys: make(c"sysfs", of_sys)?,
+        })
+    }
+
+    /// Puts them in their places (after the pivot).
+    pub(crate) fn attach(self) -> Result<(), LaunchFailure> {
+        for (mount, path) in [(self.proc, Path::new("/proc")), (self.sys, Path::new("/sys"))] {
+            make_directory(path)?;
+            attach(mount, path)?;
+        }
+        Ok(())
+    }
+}
+
+fn attach(mount: DetachedMount, path: &Path) -> Result<(), LaunchFailure> {
+    mount
+        .attach(path)
+        .map_err(|error| LaunchFailure::kernel(format!("mount of {}", path.display()), error))
 }
 
 /// Shows the container its own cgroups, read-only: programs size themselves by their limits. Needs `/sys`, and a cgroup
@@ -94,11 +135,6 @@ pub(crate) fn mount_cgroups(mounts: &[CgroupMount]) -> Result<(), LaunchFailure>
 pub(crate) fn mount_dev(sources: DeviceSources) -> Result<(), LaunchFailure> {
     let dev = Path::new("/dev");
     make_directory(dev)?;
-    let attach = |mount: DetachedMount, path: &Path| {
-        mount
-            .attach(path)
-            .map_err(|error| LaunchFailure::kernel(format!("mount of {}", path.display()), error))
-    };
     if let Some(all) = sources.all {
         attach(all, dev)?;
         return attach(sources.shm, Path::new("/dev/shm"));
@@ -132,10 +168,6 @@ pub(crate) fn mount_dev(sources: DeviceSources) -> Result<(), LaunchFailure> {
             Some("newinstance,ptmxmode=0666,mode=0620,gid=5"),
         ),
     )?;
-    sources
-        .shm
-        .set_attributes(ATTR_NODEV | ATTR_NOSUID)
-        .map_err(|error| LaunchFailure::kernel("mount_setattr of /dev/shm", error))?;
     attach(sources.shm, Path::new("/dev/shm"))?;
     mount_step(
         "/dev/mqueue",

@@ -1,15 +1,17 @@
 //! The steps of a container's first process, in their order, from the clone to exec. It runs in the child: whatever fails
 //! is sent to the parent through the status pipe, which a successful exec closes. The order is the security argument:
 //!
-//! 1. cgroup first: all that follows is counted and limited; then the cgroup namespace, rooted there;
-//! 2. sources of mounts are opened while the node's files are visible; after the pivot no path leads outside;
-//! 3. `/proc` and its masks come before volumes, so that no volume can hide a mask;
-//! 4. rights are given up last, the seccomp filter as late as it can be loaded.
+//! 1. cgroup first: all that follows is counted and limited;
+//! 2. what needs the node's rights and files is taken while they are there: sources of mounts, the root, the filter;
+//! 3. the pod's user namespace is entered, if it has one; the cgroup namespace, rooted in the container's group;
+//! 4. the pivot, after which no path leads outside;
+//! 5. `/proc` and its masks come before volumes, so that no volume can hide a mask;
+//! 6. rights are given up last, the seccomp filter as late as it can be loaded.
 
 use std::convert::Infallible;
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -20,6 +22,7 @@ use nix::unistd::Gid;
 use super::launch::{ContainerLaunch, LaunchFailure, RootSource};
 use super::mounts::{ATTR_NODEV, ATTR_NOSUID, ATTR_RDONLY, DetachedMount, make_read_only, open_source};
 use super::user::ResolvedUser;
+use super::user_namespace::{self, map_ids};
 use super::{capabilities, devices, exec, masks, rootfs, seccomp, user};
 
 /// The descriptors that the child gets.
@@ -34,10 +37,15 @@ pub(crate) struct ChildDescriptors {
     pub status: OwnedFd,
 }
 
-/// Runs in the child; never returns.
-pub(crate) fn run(launch: &ContainerLaunch, descriptors: ChildDescriptors) -> ! {
+/// Runs in the child, with the pod's user namespace if it has one; never returns.
+pub(crate) fn run(
+    launch: &ContainerLaunch,
+    descriptors: ChildDescriptors,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> ! {
+    let streams = [&descriptors.stdin, &descriptors.stdout, &descriptors.stderr];
     let mut status = fs::File::from(descriptors.status);
-    let failure = match prepare_and_exec(launch, &descriptors.stdin, &descriptors.stdout, &descriptors.stderr) {
+    let failure = match prepare_and_exec(launch, streams, user_namespace, &mut status) {
         Err(failure) => failure,
         Ok(never) => match never {},
     };
@@ -53,15 +61,47 @@ fn kernel<T>(operation: &str, result: nix::Result<T>) -> Result<T, LaunchFailure
 
 fn prepare_and_exec(
     launch: &ContainerLaunch,
-    stdin: &OwnedFd,
-    stdout: &OwnedFd,
-    stderr: &OwnedFd,
+    streams: [&OwnedFd; 3],
+    user_namespace: Option<BorrowedFd<'_>>,
+    status: &mut fs::File,
 ) -> Result<Infallible, LaunchFailure> {
     die_with_parent()?;
     // Until exec this process has the node's rights and files; others in a shared pid namespace must not trace it.
     kernel("prctl(PR_SET_DUMPABLE)", nix::sys::prctl::set_dumpable(false))?;
-    standard_streams(stdin, stdout, stderr)?;
+    standard_streams(streams)?;
     reset_signals()?;
+    enter_cgroup(launch)?;
+    private_mounts()?;
+    let taken = take_from_node(launch, user_namespace)?;
+    if let Some(user_namespace) = user_namespace {
+        user_namespace::enter(user_namespace, launch.own_pid_namespace, status)?;
+        die_with_parent()?; // neither a change of user nor a clone keeps it
+    }
+    become_container(launch, taken)
+}
+
+/// What is taken with the node's rights from the node's files.
+struct Taken {
+    filter: Option<Vec<u8>>,
+    binds: Vec<TakenBind>,
+    devices: devices::DeviceSources,
+}
+
+/// Takes it, mounts the root and makes it the working directory.
+fn take_from_node(launch: &ContainerLaunch, user_namespace: Option<BorrowedFd<'_>>) -> Result<Taken, LaunchFailure> {
+    if let Some(range) = launch.user_namespace {
+        user_namespace::give_output(range)?;
+    }
+    let filter = launch.seccomp_filter.as_deref().map(seccomp::read).transpose()?;
+    let binds = take_binds(launch, user_namespace)?;
+    let devices = devices::take_sources(launch.privileged, &launch.shm, user_namespace)?;
+    let root = rootfs::mount_root(&launch.root, &launch.directory, launch.privileged, user_namespace)?;
+    kernel("chdir to the new root", nix::unistd::chdir(&root))?;
+    Ok(Taken { filter, binds, devices })
+}
+
+/// From the pivot on, in the namespaces of the container.
+fn become_container(launch: &ContainerLaunch, taken: Taken) -> Result<Infallible, LaunchFailure> {
     kernel("setsid", nix::unistd::setsid().map(drop))?;
     if launch.tty {
         // SAFETY: this ioctl takes a number; descriptor 0 is the terminal.
@@ -69,26 +109,22 @@ fn prepare_and_exec(
             return Err(LaunchFailure::kernel("ioctl(TIOCSCTTY)", io::Error::last_os_error()));
         }
     }
-    enter_cgroup(launch)?;
-    private_mounts()?;
-    let filter = launch.seccomp_filter.as_deref().map(seccomp::read).transpose()?;
-    let binds = take_binds(launch)?;
-    let device_sources = devices::take_sources(launch.privileged, &launch.shm)?;
-    let root = rootfs::mount_root(&launch.root, &launch.directory, launch.privileged)?;
-    rootfs::pivot(&root)?;
-    devices::mount_proc_and_sys(launch.privileged)?;
+    kernel("unshare(CLONE_NEWCGROUP)", unshare(CloneFlags::CLONE_NEWCGROUP))?;
+    let kernel_file_systems = devices::KernelFileSystems::make(launch.privileged)?;
+    rootfs::pivot_here()?;
+    kernel_file_systems.attach()?;
     devices::mount_cgroups(&launch.cgroup.mounts)?;
-    devices::mount_dev(device_sources)?;
+    devices::mount_dev(taken.devices)?;
     if !launch.privileged {
         masks::apply()?;
     }
-    attach_binds(binds)?;
+    attach_binds(taken.binds)?;
     let user = user::resolve_in_root(&launch.user)?;
     enter_working_directory(launch)?;
     if launch.read_only_root {
         make_read_only(c"/").map_err(|error| LaunchFailure::kernel("read-only remount of /", error))?;
     }
-    give_up_rights(launch, &user, filter.as_deref())?;
+    give_up_rights(launch, &user, taken.filter.as_deref())?;
     die_with_parent()?; // the change of user cleared it
     let mut env = launch.env.clone();
     if !env.iter().any(|(name, _)| name == "HOME") {
@@ -105,8 +141,8 @@ fn die_with_parent() -> Result<(), LaunchFailure> {
     )
 }
 
-fn standard_streams(stdin: &OwnedFd, stdout: &OwnedFd, stderr: &OwnedFd) -> Result<(), LaunchFailure> {
-    for (from, to) in [(stdin, 0), (stdout, 1), (stderr, 2)] {
+fn standard_streams(streams: [&OwnedFd; 3]) -> Result<(), LaunchFailure> {
+    for (from, to) in streams.into_iter().zip(0..) {
         // SAFETY: dup2 takes plain numbers; the parent keeps /dev/null at 0, 1 and 2, so that none of the three
         // descriptors is one of the targets, and nothing in this process owns the targets as Rust objects.
         if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
@@ -136,7 +172,6 @@ fn enter_cgroup(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
         // "0" is the writing process: no pid of any namespace is needed.
         fs::write(file, "0").map_err(|error| LaunchFailure::kernel(format!("write to {}", file.display()), error))?;
     }
-    kernel("unshare(CLONE_NEWCGROUP)", unshare(CloneFlags::CLONE_NEWCGROUP))?;
     // Lowering needs CAP_SYS_RESOURCE, which a nested machine may lack; the score is a preference among victims.
     let written = fs::write("/proc/self/oom_score_adj", launch.oom_score_adj.to_string());
     match written {
@@ -166,8 +201,12 @@ struct TakenBind {
     destination: String,
 }
 
-/// Opens the sources while they are visible.
-fn take_binds(launch: &ContainerLaunch) -> Result<Vec<TakenBind>, LaunchFailure> {
+/// Opens the sources while they are visible. With a user namespace, ids on the disk are the pod's: what lies in a volume
+/// looks the same with another range of the node's ids, after a restart of the pod's parent or on another node.
+fn take_binds(
+    launch: &ContainerLaunch,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<Vec<TakenBind>, LaunchFailure> {
     let mut taken = Vec::with_capacity(launch.binds.len());
     for bind in &launch.binds {
         let source = open_source(&bind.source, &bind.sub_path)?;
@@ -187,6 +226,9 @@ fn take_binds(launch: &ContainerLaunch) -> Result<Vec<TakenBind>, LaunchFailure>
         detached
             .set_attributes(attributes)
             .map_err(|error| LaunchFailure::kernel(format!("mount_setattr of {}", bind.source.display()), error))?;
+        if let Some(user_namespace) = user_namespace {
+            map_ids(&detached, user_namespace, &bind.source)?;
+        }
         taken.push(TakenBind {
             mount: detached,
             is_directory: metadata.st_mode & libc::S_IFMT == libc::S_IFDIR,

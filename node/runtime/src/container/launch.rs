@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use protocol::runtime::RuntimeError;
 use serde::{Deserialize, Serialize};
 
+use super::user_namespace::IdRange;
 use crate::failure::is_disk_full;
 
 /// A container to start.
@@ -52,6 +53,9 @@ pub struct ContainerLaunch {
     pub read_only_root: bool,
     /// Whether it gets a pid namespace of its own.
     pub own_pid_namespace: bool,
+    /// The node's ids of the pod's user namespace, when it has one of its own.
+    #[serde(default)]
+    pub user_namespace: Option<IdRange>,
     /// Written to `oom_score_adj`.
     pub oom_score_adj: i32,
     /// Whether standard input stays open.

@@ -12,5 +12,7 @@ pub(crate) mod mounts;
 pub(crate) mod rootfs;
 pub mod seccomp;
 pub mod user;
+pub(crate) mod user_namespace;
 
 pub use launch::{BindMount, CgroupEntry, CgroupMount, ContainerLaunch, LaunchFailure, RootSource, UserChoice};
+pub use user_namespace::IdRange;

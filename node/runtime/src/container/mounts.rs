@@ -4,7 +4,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -20,6 +20,14 @@ pub(crate) const ATTR_RDONLY: u64 = 0x1;
 pub(crate) const ATTR_NOSUID: u64 = 0x2;
 /// Device nodes cannot be opened.
 pub(crate) const ATTR_NODEV: u64 = 0x4;
+/// Nothing can be executed.
+pub(crate) const ATTR_NOEXEC: u64 = 0x8;
+/// Owners are shown as a user namespace maps them.
+const ATTR_IDMAP: u64 = 0x10_0000;
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
 
 /// `struct mount_attr` of mount_setattr(2).
 #[repr(C)]
@@ -28,6 +36,17 @@ struct MountAttributes {
     clear: u64,
     propagation: u64,
     user_namespace: u64,
+}
+
+impl MountAttributes {
+    fn setting(set: u64) -> Self {
+        Self {
+            set,
+            clear: 0,
+            propagation: 0,
+            user_namespace: 0,
+        }
+    }
 }
 
 /// A mount without a place in any file system.
@@ -60,23 +79,63 @@ impl DetachedMount {
     fn clone_tree(directory: libc::c_int, path: &CStr, extra: libc::c_int) -> io::Result<Self> {
         let flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (libc::AT_RECURSIVE | extra) as libc::c_uint;
         // SAFETY: the path is a NUL-terminated string that outlives the call; the kernel only reads it.
-        let result = check(unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) })?;
-        // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(result as i32) }))
+        owned(unsafe { libc::syscall(libc::SYS_open_tree, directory, path.as_ptr(), flags) }).map(Self)
+    }
+
+    /// A fresh mount of a kernel file system without options, such as `proc`. It belongs to the namespaces of the caller.
+    pub(crate) fn of_file_system(kind: &CStr, attributes: u64) -> io::Result<Self> {
+        // SAFETY: the name is a NUL-terminated string that outlives the call; the kernel only reads it.
+        let context = owned(unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), FSOPEN_CLOEXEC) })?;
+        let configure = |command: libc::c_uint, key: *const libc::c_char, value: *const libc::c_char| {
+            // SAFETY: key and value are null or NUL-terminated strings that outlive the call; the kernel only reads them.
+            check(unsafe { libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key, value, 0) })
+        };
+        configure(FSCONFIG_SET_STRING, c"source".as_ptr(), kind.as_ptr())?;
+        configure(FSCONFIG_CMD_CREATE, std::ptr::null(), std::ptr::null())?;
+        // SAFETY: fsmount takes plain numbers.
+        owned(unsafe {
+            libc::syscall(
+                libc::SYS_fsmount,
+                context.as_raw_fd(),
+                FSMOUNT_CLOEXEC,
+                attributes as libc::c_uint,
+            )
+        })
+        .map(Self)
     }
 
     /// Sets attributes on it and all below it.
     pub(crate) fn set_attributes(&self, attributes: u64) -> io::Result<()> {
-        set_attributes(
-            self.0.as_fd().as_raw_fd(),
-            c"",
-            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-            attributes,
-        )
+        self.set(MountAttributes::setting(attributes))
+    }
+
+    /// Shows the owners of its files, and of all below it, as the user namespace maps them: id 0 on the disk is the
+    /// namespace's root. Needs rights over the file system, and a file system that can (mount_setattr(2), "ID-mapped
+    /// mounts").
+    pub(crate) fn map_ids(&self, user_namespace: BorrowedFd<'_>) -> io::Result<()> {
+        self.set(MountAttributes {
+            user_namespace: user_namespace.as_raw_fd() as u64,
+            ..MountAttributes::setting(ATTR_IDMAP)
+        })
+    }
+
+    fn set(&self, attributes: MountAttributes) -> io::Result<()> {
+        let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+        set_attributes(self.0.as_raw_fd(), c"", flags, &attributes)
+    }
+
+    /// Puts it at a path, and makes its root the working directory.
+    pub(crate) fn attach_and_enter(self, destination: &Path) -> io::Result<()> {
+        self.place(destination)?;
+        Ok(nix::unistd::fchdir(&self.0)?)
     }
 
     /// Puts it at a path.
     pub(crate) fn attach(self, destination: &Path) -> io::Result<()> {
+        self.place(destination)
+    }
+
+    fn place(&self, destination: &Path) -> io::Result<()> {
         let destination = c_string(destination)?;
         // SAFETY: both paths are NUL-terminated strings that outlive the call; the kernel only reads them.
         check(unsafe {
@@ -93,13 +152,13 @@ impl DetachedMount {
     }
 }
 
-fn set_attributes(directory: i32, path: &CStr, flags: libc::c_int, set: u64) -> io::Result<()> {
-    let attributes = MountAttributes {
-        set,
-        clear: 0,
-        propagation: 0,
-        user_namespace: 0,
-    };
+/// A descriptor that a system call returned.
+fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
+    // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
+    check(result).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+fn set_attributes(directory: i32, path: &CStr, flags: libc::c_int, attributes: &MountAttributes) -> io::Result<()> {
     // SAFETY: path and structure outlive the call, the structure's size is passed, the kernel only reads them.
     check(unsafe {
         libc::syscall(
@@ -107,7 +166,7 @@ fn set_attributes(directory: i32, path: &CStr, flags: libc::c_int, set: u64) -> 
             directory,
             path.as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             size_of::<MountAttributes>(),
         )
     })?;
@@ -116,7 +175,7 @@ fn set_attributes(directory: i32, path: &CStr, flags: libc::c_int, set: u64) -> 
 
 /// Makes the mount at a path read-only, not what is mounted below it.
 pub(crate) fn make_read_only(path: &CStr) -> io::Result<()> {
-    set_attributes(libc::AT_FDCWD, path, 0, ATTR_RDONLY)
+    set_attributes(libc::AT_FDCWD, path, 0, &MountAttributes::setting(ATTR_RDONLY))
 }
 
 /// Opens a path below a directory, refusing any that leaves it by `..`, an absolute symlink or a magic link.
@@ -147,7 +206,7 @@ fn open_resolving(directory: &OwnedFd, path: &Path, flags: libc::c_int, resolve:
     how.resolve = resolve;
     loop {
         // SAFETY: path and structure outlive the call, the structure's size is passed, the kernel only reads them.
-        let result = check(unsafe {
+        let result = owned(unsafe {
             libc::syscall(
                 libc::SYS_openat2,
                 directory.as_raw_fd(),
@@ -157,8 +216,7 @@ fn open_resolving(directory: &OwnedFd, path: &Path, flags: libc::c_int, resolve:
             )
         });
         match result {
-            // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
-            Ok(descriptor) => return Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) }),
+            Ok(descriptor) => return Ok(descriptor),
             // A rename elsewhere during the walk: openat2(2) says to try again.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
             Err(error) => return Err(error),

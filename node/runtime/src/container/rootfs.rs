@@ -2,8 +2,9 @@
 //! the pivot into it. It runs in the container's own mount namespace, so its mounts are seen by nobody else and end with
 //! the container.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
@@ -11,10 +12,18 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 
 use super::launch::{LaunchFailure, RootSource};
+use super::mounts::DetachedMount;
+use super::user_namespace::map_ids;
 
 /// Mounts the root at `directory/root` and returns that path. Nothing on it can be opened as a device: nodes in an
-/// image, or made with CAP_MKNOD, would otherwise reach the machine's disks.
-pub(crate) fn mount_root(source: &RootSource, directory: &Path, privileged: bool) -> Result<PathBuf, LaunchFailure> {
+/// image, or made with CAP_MKNOD, would otherwise reach the machine's disks. With a user namespace the files of the layers
+/// appear owned as it maps them.
+pub(crate) fn mount_root(
+    source: &RootSource,
+    directory: &Path,
+    privileged: bool,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> Result<PathBuf, LaunchFailure> {
     let root = directory.join("root");
     let no_devices = if privileged {
         MsFlags::empty()
@@ -22,7 +31,12 @@ pub(crate) fn mount_root(source: &RootSource, directory: &Path, privileged: bool
         MsFlags::MS_NODEV
     };
     match source {
-        RootSource::Layers(layers) => overlay(layers, directory, &root, no_devices)?,
+        RootSource::Layers(layers) => {
+            if let Some(user_namespace) = user_namespace {
+                cover_with_mapped(layers, user_namespace)?;
+            }
+            overlay(layers, directory, &root, no_devices)?;
+        }
         RootSource::Host => {
             mount(
                 Some("/"),
@@ -35,6 +49,21 @@ pub(crate) fn mount_root(source: &RootSource, directory: &Path, privileged: bool
         }
     }
     Ok(root)
+}
+
+/// Mounts each layer's id-mapped clone onto the layer itself: seen only in this mount namespace, and in no need of mount
+/// points of its own. overlayfs takes a mount without a place as a layer since Linux 6.15 only.
+fn cover_with_mapped(layers: &[PathBuf], user_namespace: BorrowedFd<'_>) -> Result<(), LaunchFailure> {
+    // An image may list a layer twice, and a mount is mapped once.
+    for layer in layers.iter().collect::<BTreeSet<_>>() {
+        let mapped = DetachedMount::of_path(layer)
+            .map_err(|error| LaunchFailure::kernel(format!("open_tree of layer {}", layer.display()), error))?;
+        map_ids(&mapped, user_namespace, layer)?;
+        mapped
+            .attach(layer)
+            .map_err(|error| LaunchFailure::kernel(format!("mount of the mapped layer {}", layer.display()), error))?;
+    }
+    Ok(())
 }
 
 /// The layers are named through descriptors: the option string of mount(2) is limited to a page, in which 60 full paths
@@ -74,12 +103,18 @@ fn overlay(layers: &[PathBuf], directory: &Path, root: &Path, flags: MsFlags) ->
         .map_err(|errno| LaunchFailure::kernel(format!("overlay mount of {} layers", layers.len()), errno))
 }
 
+fn step(operation: &str, result: nix::Result<()>) -> Result<(), LaunchFailure> {
+    result.map_err(|errno| LaunchFailure::kernel(operation, errno))
+}
+
 /// Makes `root` the root of this mount namespace and lets go of the old one.
 pub(crate) fn pivot(root: &Path) -> Result<(), LaunchFailure> {
-    let step = |operation: &str, result: nix::Result<()>| {
-        result.map_err(|errno| LaunchFailure::kernel(operation.to_owned(), errno))
-    };
     step("chdir to the new root", nix::unistd::chdir(root))?;
+    pivot_here()
+}
+
+/// Makes the working directory, which is the root of a mount, the root of this mount namespace.
+pub(crate) fn pivot_here() -> Result<(), LaunchFailure> {
     // pivot_root(".", ".") puts the old root on top of the new one, from where it is unmounted: no directory for it is
     // needed inside the image (pivot_root(2), "pivot_root(".", ".")").
     step("pivot_root", nix::unistd::pivot_root(".", "."))?;

@@ -3,6 +3,7 @@
 //! It restarts nothing and decides nothing.
 
 mod connection;
+mod id_ranges;
 mod layout;
 mod logs;
 mod prepare;
@@ -36,6 +37,7 @@ use crate::images::{ImageStore, PullSettings, Puller};
 use crate::pod_parent::message::{FromParent, ReplyBody, RequestBody};
 use crate::pod_parent::record::{read_json, write_json};
 use connection::{Heard, ParentConnection};
+use id_ranges::IdRanges;
 use layout::{Layout, PARENTS_GROUP, attempt_group, pod_group};
 use sandbox::{Sandbox, discard, discard_root, kill_everything, read_record, recorded_containers};
 
@@ -94,6 +96,7 @@ pub(crate) struct Shared {
     images: Arc<ImageStore>,
     puller: Puller,
     sandboxes: Mutex<HashMap<Uid, Arc<Sandbox>>>,
+    user_ids: Mutex<IdRanges>,
     events: Mutex<Option<mpsc::UnboundedSender<RuntimeEvent>>>,
     log_watch: logs::LogWatch,
 }
@@ -164,6 +167,7 @@ impl LinuxRuntime {
             images,
             puller,
             sandboxes: Mutex::default(),
+            user_ids: Mutex::default(),
             events: Mutex::default(),
             log_watch: logs::LogWatch::default(),
             config,
@@ -251,6 +255,9 @@ impl Shared {
                     name: String::new(),
                 },
             };
+            if let Some(range) = record.as_ref().and_then(|record| record.user_ids) {
+                self.user_ids.lock().found(&uid, range);
+            }
             let sandbox = Sandbox::new(pod, pod_layout);
             sandbox.known.lock().record = record.clone().map(Arc::new);
             self.sandboxes.lock().insert(uid, sandbox.clone());
@@ -430,6 +437,7 @@ impl Shared {
         })?;
         let trash = self.layout.trash();
         blocking(move || discard(&layout.root, &trash)).await?;
+        self.user_ids.lock().release(&uid);
         if let Some(sandbox) = &sandbox {
             let mut sandboxes = self.sandboxes.lock();
             if sandboxes.get(&uid).is_some_and(|present| Arc::ptr_eq(present, sandbox)) {

@@ -7,7 +7,7 @@ use protocol::runtime::{ContainerSpec, RuntimeError, SandboxSpec, VolumeSource};
 
 use super::layout::{PodLayout, checked_name};
 use crate::container::capabilities::{CapabilityMask, bounding_set};
-use crate::container::{BindMount, CgroupEntry, ContainerLaunch, RootSource, UserChoice};
+use crate::container::{BindMount, CgroupEntry, ContainerLaunch, IdRange, RootSource, UserChoice};
 use crate::failure::configuration;
 use crate::images::ImageConfig;
 
@@ -30,6 +30,7 @@ pub(crate) struct LaunchImage {
 /// What the node's side made for this start.
 pub(crate) struct Prepared {
     pub cgroup: CgroupEntry,
+    pub user_ids: Option<IdRange>,
     pub seccomp_filter: Option<PathBuf>,
     pub capabilities: CapabilityMask,
 }
@@ -230,6 +231,7 @@ pub(crate) fn launch(
         seccomp_filter: prepared.seccomp_filter,
         privileged: spec.security.privileged,
         read_only_root: spec.security.read_only_root_filesystem,
+        user_namespace: prepared.user_ids,
         own_pid_namespace: !sandbox.host_pid && !sandbox.share_process_namespace,
         oom_score_adj: oom_score(spec),
         stdin: spec.stdin,

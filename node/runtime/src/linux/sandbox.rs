@@ -24,7 +24,7 @@ use super::connection::ParentConnection;
 use super::layout::PodLayout;
 use super::volumes;
 use crate::cgroup::Group;
-use crate::container::CgroupEntry;
+use crate::container::{CgroupEntry, IdRange};
 use crate::failure::{configuration, io_failure, now};
 use crate::pod_parent::message::{MemoryMount, ParentConfig, ParentIdentity, Readiness};
 use crate::pod_parent::record::{read_container_states, read_json, write_json};
@@ -40,6 +40,9 @@ pub(crate) struct SandboxRecord {
     pub started_at: UnixMillis,
     /// Absent while the sandbox is being made.
     pub identity: Option<ParentIdentity>,
+    /// The node's ids of its user namespace, if it has one: taken as long as this record exists.
+    #[serde(default)]
+    pub user_ids: Option<IdRange>,
     pub addresses: Vec<IpAddr>,
 }
 
@@ -174,7 +177,12 @@ pub(crate) fn recorded_containers(layout: &PodLayout) -> BTreeMap<String, Contai
 }
 
 /// Makes the pod's directory and disk volumes, and writes what its parent is to be. Blocking.
-pub(crate) fn make_directory(layout: &PodLayout, spec: &SandboxSpec, parents: CgroupEntry) -> Result<(), RuntimeError> {
+pub(crate) fn make_directory(
+    layout: &PodLayout,
+    spec: &SandboxSpec,
+    user_ids: Option<IdRange>,
+    parents: CgroupEntry,
+) -> Result<(), RuntimeError> {
     let failed = |error: io::Error| io_failure(format!("making {}", layout.root.display()), &error);
     for directory in [
         layout.root.clone(),
@@ -190,6 +198,7 @@ pub(crate) fn make_directory(layout: &PodLayout, spec: &SandboxSpec, parents: Cg
         spec: spec.clone(),
         started_at: now(),
         identity: None,
+        user_ids,
         addresses: Vec::new(),
     };
     write_record(layout, &record)?;
@@ -204,6 +213,7 @@ pub(crate) fn make_directory(layout: &PodLayout, spec: &SandboxSpec, parents: Cg
         own_network: !spec.host_network,
         own_ipc: !spec.host_ipc,
         shared_pids: spec.share_process_namespace && !spec.host_pid,
+        user_namespace: user_ids,
         hostname: spec.hostname.clone(),
         sysctls: spec
             .sysctls
@@ -247,6 +257,21 @@ pub(crate) fn spawn_parent(program: &Path, layout: &PodLayout) -> Result<ParentI
                 reason: format!("it ended ({status:?}) and said: {}", said.trim()),
             })
         }
+    }
+}
+
+/// Refuses a user namespace beside namespaces of the node, in which its root would have no rights (the API server's rule).
+pub(crate) fn validate_user_namespace(spec: &SandboxSpec) -> Result<(), RuntimeError> {
+    let shared = [
+        ("hostNetwork", spec.host_network),
+        ("hostPID", spec.host_pid),
+        ("hostIPC", spec.host_ipc),
+    ];
+    match shared.into_iter().find(|(_, is_set)| *is_set && !spec.host_users) {
+        None => Ok(()),
+        Some((name, _)) => Err(configuration(format!(
+            "{name} cannot be set when hostUsers is false: leave one of the two out"
+        ))),
     }
 }
 

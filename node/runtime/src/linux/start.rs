@@ -1,7 +1,7 @@
 //! The node's steps of a start: of a sandbox, and of a container in it. Each either ends well or takes back all that it made.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,19 +11,20 @@ use protocol::runtime::{ContainerSpec, ContainerState, RuntimeError, SandboxSpec
 use super::layout::{PARENTS_GROUP, PodLayout, attempt_group};
 use super::prepare::{self, LaunchImage, Prepared};
 use super::sandbox::{
-    Sandbox, SandboxRecord, discard, kill_everything, make_directory, spawn_parent, validate_sysctls, write_etc,
-    write_record,
+    Sandbox, SandboxRecord, discard, kill_everything, make_directory, spawn_parent, validate_sysctls,
+    validate_user_namespace, write_etc, write_record,
 };
 use super::{Shared, blocking, volumes};
 use crate::cgroup::Group;
 use crate::container::{ContainerLaunch, seccomp};
 use crate::failure::{configuration, io_failure, now};
-use crate::pod_parent::message::{ParentIdentity, ReplyBody, RequestBody};
+use crate::pod_parent::message::{ReplyBody, RequestBody};
 
 /// Starts a pod's sandbox, or returns the running one.
 pub(super) async fn start_sandbox(shared: &Arc<Shared>, spec: SandboxSpec) -> Result<SandboxState, RuntimeError> {
     volumes::validate(&spec.volumes)?;
     validate_sysctls(&spec)?;
+    validate_user_namespace(&spec)?;
     let layout = shared.layout.pod(&spec.pod.uid)?;
     loop {
         let sandbox = {
@@ -114,10 +115,16 @@ async fn take_back(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>) {
         tracing::warn!(reason, pod = %sandbox.pod.uid, "the network of a sandbox that could not be started remains");
         return;
     }
+    shared.user_ids.lock().release(&sandbox.pod.uid);
     shared.sandboxes.lock().remove(&sandbox.pod.uid);
 }
 
 async fn make_sandbox(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, spec: &SandboxSpec) -> Result<(), RuntimeError> {
+    let user_ids = if spec.host_users {
+        None
+    } else {
+        Some(shared.user_ids.lock().take(&spec.pod.uid)?)
+    };
     let identity = blocking({
         let (spec, layout) = (spec.clone(), sandbox.layout.clone());
         let (group, program) = (
@@ -128,7 +135,12 @@ async fn make_sandbox(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, spec: &Sandb
             .hierarchies
             .group(&shared.config.cgroup_parent)
             .below(PARENTS_GROUP);
-        move || make_and_spawn(&layout, &spec, &group, &parents, &program)
+        move || {
+            make_directory(&layout, &spec, user_ids, parents.entry())?;
+            group.create()?;
+            group.limit(&spec.resources, false)?;
+            spawn_parent(&program, &layout)
+        }
     })
     .await?;
     let addresses = if spec.host_network {
@@ -148,6 +160,7 @@ async fn make_sandbox(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, spec: &Sandb
         spec: spec.clone(),
         started_at: now(),
         identity: Some(identity),
+        user_ids,
         addresses,
     };
     let record = blocking({
@@ -162,19 +175,6 @@ async fn make_sandbox(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, spec: &Sandb
     .await?;
     sandbox.known.lock().record = Some(Arc::new(record));
     shared.connect(sandbox).await
-}
-
-fn make_and_spawn(
-    layout: &PodLayout,
-    spec: &SandboxSpec,
-    group: &Group,
-    parents: &Group,
-    program: &std::path::Path,
-) -> Result<ParentIdentity, RuntimeError> {
-    make_directory(layout, spec, parents.entry())?;
-    group.create()?;
-    group.limit(&spec.resources, false)?;
-    spawn_parent(program, layout)
 }
 
 /// Starts a container, or returns the one of this attempt.
@@ -209,7 +209,7 @@ pub(super) async fn start_container(
     let launch = blocking({
         let (shared, layout, spec, group) = (shared.clone(), sandbox.layout.clone(), spec.clone(), group.clone());
         move || {
-            let made = make_container(&shared, &layout, &record.spec, &spec, &group);
+            let made = make_container(&shared, &layout, &record, &spec, &group);
             if made.is_err() {
                 take_back_container(&layout, &spec, &group);
             }
@@ -242,7 +242,7 @@ pub(super) async fn start_container(
 fn make_container(
     shared: &Shared,
     layout: &PodLayout,
-    sandbox: &SandboxSpec,
+    record: &SandboxRecord,
     spec: &ContainerSpec,
     group: &Group,
 ) -> Result<ContainerLaunch, RuntimeError> {
@@ -271,10 +271,18 @@ fn make_container(
     };
     let prepared = Prepared {
         cgroup: group.entry(),
+        user_ids: record.user_ids,
         seccomp_filter,
         capabilities,
     };
-    let launch = prepare::launch(layout, sandbox, spec, image, prepared)?;
+    let launch = prepare::launch(layout, &record.spec, spec, image, prepared)?;
+    make_container_directory(layout, &launch)?;
+    group.create()?;
+    group.limit(&spec.resources, true)?;
+    Ok(launch)
+}
+
+fn make_container_directory(layout: &PodLayout, launch: &ContainerLaunch) -> Result<(), RuntimeError> {
     let failed = |error: std::io::Error| io_failure(format!("making {}", launch.directory.display()), &error);
     // A start that was interrupted may have left a directory of the same attempt.
     match fs::remove_dir_all(&launch.directory) {
@@ -284,14 +292,16 @@ fn make_container(
     for name in ["root", "upper", "work"] {
         fs::create_dir_all(launch.directory.join(name)).map_err(failed)?;
     }
-    // The upper directory becomes the container's /, which programs of any user must be able to pass.
-    fs::set_permissions(launch.directory.join("upper"), Permissions::from_mode(0o755)).map_err(failed)?;
+    // The upper directory becomes the container's /, which belongs to its root and which programs of any user must be able to
+    // pass.
+    let upper = launch.directory.join("upper");
+    fs::set_permissions(&upper, Permissions::from_mode(0o755)).map_err(failed)?;
+    if let Some(range) = launch.user_namespace {
+        chown(&upper, Some(range.first), Some(range.first)).map_err(failed)?;
+    }
     fs::write(&launch.termination_message, "").map_err(failed)?;
     fs::set_permissions(&launch.termination_message, Permissions::from_mode(0o666)).map_err(failed)?;
-    fs::create_dir_all(layout.container_logs(&spec.name)).map_err(failed)?;
-    group.create()?;
-    group.limit(&spec.resources, true)?;
-    Ok(launch)
+    fs::create_dir_all(layout.container_logs(&launch.name)).map_err(failed)
 }
 
 fn take_back_container(layout: &PodLayout, spec: &ContainerSpec, group: &Group) {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
@@ -16,6 +16,7 @@ use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState};
 use super::log_writer::{FILE_BYTES_MAX, LogWriter, OutputStream, timestamp};
 use super::record::{container_state_path, write_json};
 use crate::container::init::{ChildDescriptors, run};
+use crate::container::user_namespace::{NOTICE_BYTES, noticed_pid};
 use crate::container::{ContainerLaunch, LaunchFailure, clone};
 use crate::failure::now;
 
@@ -49,6 +50,8 @@ pub(super) struct Child {
     /// Read end of the pipe that exec closes.
     pub status: Option<fs::File>,
     status_text: Vec<u8>,
+    /// The process that was cloned prepares the container only: the pid of the one that becomes it is still to be told.
+    awaits_first_process: bool,
     log: LogWriter,
     /// The write end of its standard input, when that stays open.
     _stdin: Option<OwnedFd>,
@@ -129,7 +132,11 @@ impl Streams {
 
 impl Child {
     /// Clones the container's first process. The outcome of its exec comes through the status pipe.
-    pub(super) fn start(launch: ContainerLaunch, null: &OwnedFd) -> Result<Child, LaunchFailure> {
+    pub(super) fn start(
+        launch: ContainerLaunch,
+        null: &OwnedFd,
+        user_namespace: Option<BorrowedFd<'_>>,
+    ) -> Result<Child, LaunchFailure> {
         let log = LogWriter::open(&launch.log_path, FILE_BYTES_MAX)
             .map_err(|error| LaunchFailure::kernel(format!("log {}", launch.log_path.display()), error))?;
         let streams = Streams::make(&launch, null)?;
@@ -147,8 +154,10 @@ impl Child {
             None => None,
         };
         let started_at = now();
+        let prepares_only = launch.own_pid_namespace && user_namespace.is_some();
+        let own_pid_namespace = launch.own_pid_namespace && !prepares_only;
         // SAFETY: this process never starts a thread (the invariant of `pod_parent`).
-        let pid = unsafe { clone::clone_container(launch.own_pid_namespace, group.as_ref().map(AsFd::as_fd)) }
+        let pid = unsafe { clone::clone_container(own_pid_namespace, group.as_ref().map(AsFd::as_fd)) }
             .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error))?;
         if pid == 0 {
             let [stdin, stdout, stderr] = streams.of_child;
@@ -158,7 +167,7 @@ impl Child {
                 stderr,
                 status: status_end,
             };
-            run(&launch, descriptors);
+            run(&launch, descriptors, user_namespace);
         }
         let state = ContainerState {
             name: launch.name.clone(),
@@ -177,6 +186,7 @@ impl Child {
             outputs: streams.outputs.map(|output| output.map(fs::File::from)),
             status: Some(status.into()),
             status_text: Vec::new(),
+            awaits_first_process: prepares_only,
             log,
             _stdin: streams.stdin_hold,
             waiting: Vec::new(),
@@ -189,18 +199,28 @@ impl Child {
             return StartOutcome::Pending;
         };
         let mut buffer = [0; 4096];
-        loop {
+        let is_complete = loop {
             match status.read(&mut buffer) {
-                Ok(0) => break,
+                Ok(0) => break true,
                 Ok(count) => self.status_text.extend_from_slice(&buffer[..count]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return StartOutcome::Pending,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
                 Err(error) => {
                     return StartOutcome::Failed(LaunchFailure::kernel("read of the exec status", error));
                 }
             }
+        };
+        self.learn_first_process();
+        if !is_complete {
+            return StartOutcome::Pending;
         }
         self.status = None;
+        if self.status_text.is_empty() && self.awaits_first_process {
+            return StartOutcome::Failed(LaunchFailure::Kernel {
+                operation: "start of the container".to_owned(),
+                reason: "the process that prepared it was killed: see the kernel's log".to_owned(),
+            });
+        }
         if self.status_text.is_empty() {
             self.stage = Stage::Running;
             return StartOutcome::Started;
@@ -214,6 +234,22 @@ impl Child {
                 ),
             }),
         )
+    }
+
+    /// From the notice of its pid on, the container is that process.
+    fn learn_first_process(&mut self) {
+        if !self.awaits_first_process {
+            return;
+        }
+        let Some(first) = noticed_pid(&self.status_text) else {
+            return;
+        };
+        self.status_text.drain(..NOTICE_BYTES);
+        self.awaits_first_process = false;
+        self.pid = Pid::from_raw(first);
+        if let ContainerPhase::Running { pid, .. } = &mut self.state.phase {
+            *pid = first as u32;
+        }
     }
 
     /// Writes the state file.

@@ -15,6 +15,7 @@ use protocol::runtime::ContainerState;
 use super::child::{Child, Stage, StartOutcome, send_signal};
 use super::log_writer::OutputStream;
 use super::message::{FRAME_BYTES_MAX, FromParent, ReplyBody, Request, RequestBody, encode, take_frame};
+use super::namespaces::PodNamespaces;
 use crate::container::{ContainerLaunch, LaunchFailure};
 
 /// A node process's connection.
@@ -44,19 +45,19 @@ pub(crate) struct Parent {
     connections: Vec<Connection>,
     next_connection: u64,
     children: Vec<Child>,
-    pid_namespace_holder: Option<Pid>,
+    namespaces: PodNamespaces,
     null: OwnedFd,
 }
 
 impl Parent {
-    pub(super) fn new(signals: SignalFd, listener: UnixListener, holder: Option<Pid>, null: OwnedFd) -> Self {
+    pub(super) fn new(signals: SignalFd, listener: UnixListener, namespaces: PodNamespaces, null: OwnedFd) -> Self {
         Self {
             signals,
             listener,
             connections: Vec::new(),
             next_connection: 0,
             children: Vec::new(),
-            pid_namespace_holder: holder,
+            namespaces,
             null,
         }
     }
@@ -238,7 +239,7 @@ impl Parent {
             }
         }
         self.children.retain(|child| child.launch.name != launch.name);
-        match Child::start(launch, &self.null) {
+        match Child::start(launch, &self.null, self.namespaces.user.as_ref().map(AsFd::as_fd)) {
             Ok(mut child) => {
                 child.waiting.push((connection, request));
                 self.children.push(child);
@@ -265,7 +266,9 @@ impl Parent {
             return;
         };
         let child = &mut self.children[index];
-        let body = match child.read_status() {
+        let outcome = child.read_status();
+        let pid = child.pid; // it may have been told just now
+        let body = match outcome {
             StartOutcome::Pending => return,
             StartOutcome::Started => match child.record() {
                 Ok(()) => ReplyBody::Started(child.state.clone()),
@@ -287,6 +290,19 @@ impl Parent {
         }
     }
 
+    /// Hears of all starts that are under way: the pid of a container may be told in a pipe that was not read yet.
+    fn follow_all_starts(&mut self) {
+        let starting: Vec<Pid> = self
+            .children
+            .iter()
+            .filter(|child| child.stage == Stage::Starting)
+            .map(|child| child.pid)
+            .collect();
+        for pid in starting {
+            self.follow_start(pid);
+        }
+    }
+
     /// Records and reaps what has ended. True when the pod's pid namespace is gone and with it all containers.
     fn reap(&mut self) -> bool {
         loop {
@@ -296,12 +312,12 @@ impl Parent {
                 Ok(status) => status,
             };
             let Some(pid) = status.pid() else { return false };
-            if self.pid_namespace_holder == Some(pid) {
+            if self.namespaces.pid_holder == Some(pid) {
                 eprintln!("pod-parent: the first process of the pod's pid namespace ended: {status:?}");
                 return true;
             }
             // A child that ended before its status pipe was read: the pipe is complete now.
-            self.follow_start(pid);
+            self.follow_all_starts();
             if let Some(child) = self.children.iter_mut().find(|child| child.pid == pid) {
                 let (container, attempt) = (child.launch.name.clone(), child.launch.attempt);
                 match child.end(status) {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use protocol::runtime::{ContainerExit, ContainerState};
 use serde::{Deserialize, Serialize};
 
-use crate::container::{CgroupEntry, ContainerLaunch, LaunchFailure};
+use crate::container::{CgroupEntry, ContainerLaunch, IdRange, LaunchFailure};
 
 /// No frame is longer: a launch is a few kilobytes, its environment at most a few megabytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 16 << 20;
@@ -22,6 +22,9 @@ pub(crate) struct ParentConfig {
     pub own_ipc: bool,
     /// Whether it makes one pid namespace for all containers.
     pub shared_pids: bool,
+    /// The node's ids of the user namespace that it makes, and to which the others belong.
+    #[serde(default)]
+    pub user_namespace: Option<IdRange>,
     /// The UTS hostname.
     pub hostname: String,
     /// Namespaced sysctls.

@@ -12,6 +12,7 @@ pub(crate) mod log_writer;
 pub(crate) mod message;
 pub(crate) mod namespaces;
 pub(crate) mod record;
+pub(crate) mod user_namespace;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -146,7 +147,7 @@ fn set_up(directory: &Path, config: &ParentConfig) -> Result<event_loop::Parent,
         SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(kernel("signalfd"))?;
     // Under memory pressure of the machine a pod's containers go before their parent. Needs CAP_SYS_RESOURCE: a preference.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
-    let holder = namespaces::enter(config)?;
+    let namespaces = namespaces::enter(config, directory)?;
     // Orphans of a container without pid namespace of its own come here and are reaped.
     nix::sys::prctl::set_child_subreaper(true).map_err(kernel("prctl(PR_SET_CHILD_SUBREAPER)"))?;
     let listener = listen(directory)
@@ -156,7 +157,7 @@ fn set_up(directory: &Path, config: &ParentConfig) -> Result<event_loop::Parent,
         // SAFETY: dup2 takes plain numbers; standard error stays with the file that the node process gave.
         unsafe { libc::dup2(null.as_raw_fd(), stream) };
     }
-    Ok(event_loop::Parent::new(signal_descriptor, listener, holder, null))
+    Ok(event_loop::Parent::new(signal_descriptor, listener, namespaces, null))
 }
 
 /// The socket is named through a descriptor of its directory: a path in a socket address is limited to 108 bytes.

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
@@ -10,27 +11,58 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, fork};
+use nix::unistd::Pid;
 
 use super::message::ParentConfig;
-use crate::container::{LaunchFailure, capabilities, rootfs};
+use super::user_namespace;
+use crate::container::mounts::DetachedMount;
+use crate::container::user_namespace::map_ids;
+use crate::container::{LaunchFailure, capabilities, clone, rootfs};
 
-/// Enters them all. Single-threaded callers only.
-pub(crate) fn enter(config: &ParentConfig) -> Result<Option<Pid>, LaunchFailure> {
+/// What the parent holds for its containers beyond the namespaces that it is in itself.
+pub(crate) struct PodNamespaces {
+    /// The first process of the pid namespace that they share.
+    pub pid_holder: Option<Pid>,
+    /// The user namespace, which only containers enter: the parent needs the node's rights for the next one.
+    pub user: Option<OwnedFd>,
+}
+
+/// Enters them all; `directory` is the pod's. Single-threaded callers only.
+pub(crate) fn enter(config: &ParentConfig, directory: &Path) -> Result<PodNamespaces, LaunchFailure> {
     for file in &config.cgroup.task_files {
         fs::write(file, "0").map_err(|error| LaunchFailure::kernel(format!("write to {}", file.display()), error))?;
     }
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-    flags.set(CloneFlags::CLONE_NEWNET, config.own_network);
-    flags.set(CloneFlags::CLONE_NEWIPC, config.own_ipc);
-    unshare(flags).map_err(|errno| LaunchFailure::kernel(format!("unshare({flags:?})"), errno))?;
+    let mut shared = CloneFlags::CLONE_NEWUTS;
+    shared.set(CloneFlags::CLONE_NEWNET, config.own_network);
+    shared.set(CloneFlags::CLONE_NEWIPC, config.own_ipc);
+    let namespaces = match config.user_namespace {
+        Some(range) => user_namespace::make(config, range, shared)?,
+        None => {
+            unshare(shared).map_err(|errno| LaunchFailure::kernel(format!("unshare({shared:?})"), errno))?;
+            write_sysctls(config)?;
+            let pid_holder = config.shared_pids.then(|| hold_pid_namespace(0)).transpose()?;
+            PodNamespaces { pid_holder, user: None }
+        }
+    };
     nix::unistd::sethostname(&config.hostname).map_err(|errno| LaunchFailure::kernel("sethostname", errno))?;
     if config.own_network {
         raise_loopback().map_err(|error| LaunchFailure::kernel("raising lo", error))?;
     }
-    for (name, value) in &config.sysctls {
-        write_sysctl(name, value)?;
+    mount_for_containers(config)?;
+    if let Some(user) = &namespaces.user {
+        // Told now, for the whole pod, instead of at the start of each container: with the memory file systems below it,
+        // the pod's directory is of every kind that a container is made of.
+        let tree = DetachedMount::of_path(directory)
+            .map_err(|error| LaunchFailure::kernel(format!("open_tree of {}", directory.display()), error))?;
+        map_ids(&tree, user.as_fd(), directory)?;
     }
+    Ok(namespaces)
+}
+
+/// The mount namespace that containers copy, with the pod's memory file systems. It belongs to the node also when the pod has
+/// a user namespace: its mounts are then locked against the pod.
+fn mount_for_containers(config: &ParentConfig) -> Result<(), LaunchFailure> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| LaunchFailure::kernel("unshare(CLONE_NEWNS)", errno))?;
     mount(
         None::<&str>,
         "/",
@@ -54,11 +86,15 @@ pub(crate) fn enter(config: &ParentConfig) -> Result<Option<Pid>, LaunchFailure>
         )
         .map_err(|errno| LaunchFailure::kernel(format!("tmpfs at {}", memory.path.display()), errno))?;
     }
-    if config.shared_pids {
-        hold_pid_namespace().map(Some)
-    } else {
-        Ok(None)
-    }
+    Ok(())
+}
+
+/// Writes the pod's sysctls, from inside of its namespaces.
+pub(super) fn write_sysctls(config: &ParentConfig) -> Result<(), LaunchFailure> {
+    config
+        .sysctls
+        .iter()
+        .try_for_each(|(name, value)| write_sysctl(name, value))
 }
 
 /// `ip link set lo up`, without netlink.
@@ -96,30 +132,30 @@ fn write_sysctl(name: &str, value: &str) -> Result<(), LaunchFailure> {
 }
 
 /// Makes the pid namespace that containers share, and its first process, which reaps orphans until the parent dies.
-/// Containers see that process: it must be of no use to them (`confine`).
-fn hold_pid_namespace() -> Result<Pid, LaunchFailure> {
+/// Containers see that process: it must be of no use to them (`confine`). `flags` is 0, or `CLONE_PARENT` from a process that
+/// makes it for the pod's parent.
+pub(super) fn hold_pid_namespace(flags: libc::c_int) -> Result<Pid, LaunchFailure> {
     unshare(CloneFlags::CLONE_NEWPID).map_err(|errno| LaunchFailure::kernel("unshare(CLONE_NEWPID)", errno))?;
     let (mut confined, confined_end) =
         std::io::pipe().map_err(|error| LaunchFailure::kernel("pipe to the pid namespace's first process", error))?;
     // SAFETY: the parent is single-threaded, so that the child may go on with a copy of its memory.
-    let forked =
-        unsafe { fork() }.map_err(|errno| LaunchFailure::kernel("fork of the pid namespace's first process", errno))?;
-    match forked {
-        ForkResult::Parent { child } => {
-            drop(confined_end);
-            let mut answer = String::new();
-            let read = confined.read_to_string(&mut answer);
-            if read.is_ok() && answer == "confined" {
-                return Ok(child);
-            }
-            let _ = waitpid(child, None); // it has left, or was killed
-            Err(LaunchFailure::Kernel {
-                operation: "confinement of the pid namespace's first process".to_owned(),
-                reason: answer,
-            })
-        }
-        ForkResult::Child => reap_for_ever(confined_end),
+    let pid = unsafe { clone::clone_plain(flags) }
+        .map_err(|error| LaunchFailure::kernel("clone of the pid namespace's first process", error))?;
+    if pid == 0 {
+        reap_for_ever(confined_end);
     }
+    drop(confined_end);
+    let mut answer = String::new();
+    let read = confined.read_to_string(&mut answer);
+    let child = Pid::from_raw(pid);
+    if read.is_ok() && answer == "confined" {
+        return Ok(child);
+    }
+    let _ = waitpid(child, None); // it has left, or was killed
+    Err(LaunchFailure::Kernel {
+        operation: "confinement of the pid namespace's first process".to_owned(),
+        reason: answer,
+    })
 }
 
 /// The first process of a shared pid namespace.

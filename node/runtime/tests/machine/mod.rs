@@ -332,6 +332,7 @@ pub fn pod() -> SandboxSpec {
         host_network: false,
         host_pid: false,
         host_ipc: false,
+        host_users: true,
         share_process_namespace: false,
         resolv_conf: "nameserver 192.0.2.53\n".into(),
         host_aliases: vec![("192.0.2.9".into(), vec!["alias".into()])],
