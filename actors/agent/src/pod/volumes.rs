@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume};
+use k8s_openapi::api::core::v1::{
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, ProjectedVolumeSource, Volume,
+};
 use protocol::quantity::Quantity;
 use protocol::runtime::{FileContent, VolumeSource, VolumeSpec};
 
@@ -38,20 +40,7 @@ fn source(
     facts: &PodFacts,
 ) -> Result<VolumeSource, ConfigurationError> {
     if let Some(empty) = &volume.empty_dir {
-        let size_limit_bytes = match &empty.size_limit {
-            Some(text) => {
-                let parsed = Quantity::parse(&text.0).map_err(|_| ConfigurationError::Quantity {
-                    what: format!("sizeLimit of volume {}", volume.name),
-                    text: text.0.clone(),
-                })?;
-                Some(parsed.units().max(0) as u64)
-            }
-            None => None,
-        };
-        return Ok(VolumeSource::EmptyDir {
-            memory: empty.medium.as_deref() == Some("Memory"),
-            size_limit_bytes,
-        });
+        return empty_dir(volume, empty);
     }
     if let Some(host) = &volume.host_path {
         return Ok(VolumeSource::HostPath {
@@ -96,32 +85,58 @@ fn source(
         return Ok(VolumeSource::Files { files, memory: false });
     }
     if let Some(projected) = &volume.projected {
-        let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
-        for projection in projected.sources.iter().flatten() {
-            if let Some(map) = &projection.config_map {
-                reader.content(
-                    Source::ConfigMap,
-                    &map.name,
-                    map.items.as_deref(),
-                    map.optional,
-                    mode,
-                    &mut files,
-                )?;
-            } else if let Some(secret) = &projection.secret {
-                let items = secret.items.as_deref();
-                reader.content(Source::Secret, &secret.name, items, secret.optional, mode, &mut files)?;
-            } else if let Some(downward) = &projection.downward_api {
-                reader.downward(downward.items.iter().flatten(), mode, &mut files)?;
-            } else {
-                return Err(unsupported(
-                    volume,
-                    "a projection other than configMap, secret and downwardAPI",
-                ));
-            }
-        }
+        project(&reader, volume, projected, &mut files)?;
         return Ok(VolumeSource::Files { files, memory: true });
     }
     Err(unsupported(volume, &kind_of(volume)))
+}
+
+fn empty_dir(volume: &Volume, empty: &EmptyDirVolumeSource) -> Result<VolumeSource, ConfigurationError> {
+    let parse = |text: &k8s_openapi::apimachinery::pkg::api::resource::Quantity| {
+        Quantity::parse(&text.0)
+            .map(|parsed| parsed.units().max(0) as u64)
+            .map_err(|_| ConfigurationError::Quantity {
+                what: format!("sizeLimit of volume {}", volume.name),
+                text: text.0.clone(),
+            })
+    };
+    Ok(VolumeSource::EmptyDir {
+        memory: empty.medium.as_deref() == Some("Memory"),
+        size_limit_bytes: empty.size_limit.as_ref().map(parse).transpose()?,
+    })
+}
+
+/// All sources of a projected volume, in one set of files.
+fn project(
+    reader: &Reader<'_>,
+    volume: &Volume,
+    projected: &ProjectedVolumeSource,
+    files: &mut Files,
+) -> Result<(), ConfigurationError> {
+    let mode = projected.default_mode.unwrap_or(DEFAULT_MODE);
+    for projection in projected.sources.iter().flatten() {
+        if let Some(map) = &projection.config_map {
+            reader.content(
+                Source::ConfigMap,
+                &map.name,
+                map.items.as_deref(),
+                map.optional,
+                mode,
+                files,
+            )?;
+        } else if let Some(secret) = &projection.secret {
+            let items = secret.items.as_deref();
+            reader.content(Source::Secret, &secret.name, items, secret.optional, mode, files)?;
+        } else if let Some(downward) = &projection.downward_api {
+            reader.downward(downward.items.iter().flatten(), mode, files)?;
+        } else {
+            return Err(unsupported(
+                volume,
+                "a projection other than configMap, secret and downwardAPI",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn unsupported(volume: &Volume, kind: &str) -> ConfigurationError {
