@@ -187,6 +187,8 @@ pub struct ContainerSpec {
     pub termination_message_path: String,
     /// Whether the end of the log serves as message when that file is empty and the exit was not clean.
     pub termination_message_from_log: bool,
+    /// From -1000 to 1000: who is ended first when the machine itself runs out of memory (proc_pid_oom_score_adj(5)).
+    pub oom_score_adj: i32,
 }
 
 /// Where a volume appears in a container.
@@ -267,6 +269,9 @@ pub struct ContainerState {
     pub attempt: u32,
     /// The digest of the image it was started from.
     pub image_digest: String,
+    /// The number of the signal by which its image wants to be stopped, when it names one.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
     /// What became of it.
     pub phase: ContainerPhase,
 }
@@ -284,6 +289,15 @@ pub struct SandboxState {
     pub alive: bool,
     /// The last start of each container.
     pub containers: Vec<ContainerState>,
+}
+
+/// What a pod holds on the node's disk, in bytes as du(1) counts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodUsage {
+    /// Each emptyDir on the disk, by its volume's name.
+    pub volume_bytes: BTreeMap<String, u64>,
+    /// What each container has written to its root, with its logs.
+    pub container_bytes: BTreeMap<String, u64>,
 }
 
 /// What the runtime reports by itself.
@@ -307,6 +321,40 @@ pub enum RuntimeEvent {
         /// What is known of the reason.
         reason: String,
     },
+}
+
+/// The number of a signal by its name, with or without `SIG`, or its number: what an image's `StopSignal` and a container's
+/// `lifecycle.stopSignal` hold. `RTMIN+n` and `RTMAX-n` count as with glibc.
+pub fn signal_number(name: &str) -> Option<i32> {
+    const NAMES: [&str; 31] = [
+        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
+        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
+        "WINCH", "IO", "PWR", "SYS",
+    ];
+    const REAL_TIME: std::ops::RangeInclusive<i32> = 34..=64;
+    let bare = name.strip_prefix("SIG").unwrap_or(name);
+    if let Ok(number) = bare.parse::<i32>() {
+        return (1..=*REAL_TIME.end()).contains(&number).then_some(number);
+    }
+    let offset = |text: &str, sign: char| match text.strip_prefix(sign) {
+        None => text.is_empty().then_some(0),
+        Some(digits) => digits.parse::<i32>().ok().filter(|offset| *offset >= 0),
+    };
+    let real_time = if let Some(rest) = bare.strip_prefix("RTMIN") {
+        Some(REAL_TIME.start().checked_add(offset(rest, '+')?)?)
+    } else if let Some(rest) = bare.strip_prefix("RTMAX") {
+        Some(REAL_TIME.end() - offset(rest, '-')?)
+    } else {
+        None
+    };
+    if let Some(number) = real_time {
+        return REAL_TIME.contains(&number).then_some(number);
+    }
+    NAMES
+        .iter()
+        .zip(1..)
+        .find(|(known, _)| **known == bare)
+        .map(|(_, number)| number)
 }
 
 /// Which part of a container's log is read.
@@ -361,7 +409,8 @@ pub enum RuntimeError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The program cannot be executed (absent, not executable, wrong machine): `StartError` with exit code 127 or 126.
+    /// The program cannot be executed (absent, not executable, wrong machine): `StartError`, for which a cluster with
+    /// containerd or CRI-O shows exit code 128, whatever the reason.
     #[error("cannot execute {program:?}: {reason}")]
     Exec {
         /// What was to be executed.
@@ -429,6 +478,9 @@ pub trait PodRuntime: Send + Sync + 'static {
     /// Sends a signal to a container's first process. One that has ended is no error.
     async fn signal_container(&self, pod: &Uid, container: &str, signal: i32) -> Result<(), RuntimeError>;
 
+    /// Measures what a pod holds on the disk. It walks directories: not for every second.
+    async fn usage(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;
+
     /// Replaces the files of a `Files` volume of a running pod atomically.
     async fn update_volume(&self, pod: &Uid, volume: &VolumeSpec) -> Result<(), RuntimeError>;
 
@@ -461,4 +513,68 @@ pub trait SandboxNetwork: Send + Sync + 'static {
 
     /// Frees the pod's addresses and what its connection needed on the node.
     async fn detach(&self, pod: &Uid) -> Result<(), String>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_have_their_numbers() {
+        let cases = [
+            ("SIGTERM", Some(15)),
+            ("TERM", Some(15)),
+            ("SIGQUIT", Some(3)),
+            ("SIGSYS", Some(31)),
+            ("9", Some(9)),
+            ("SIGRTMIN", Some(34)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX-2", Some(62)),
+            ("RTMIN+31", None),
+            ("RTMIN-1", None),
+            ("RTMAX+1", None),
+            ("RTMIN+2147483647", None),
+            ("0", None),
+            ("65", None),
+            ("SIGNOTHING", None),
+            ("", None),
+        ];
+        for (name, number) in cases {
+            assert_eq!(signal_number(name), number, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_older_version_is_of_a_pod_with_the_nodes_user_ids() {
+        let spec = SandboxSpec {
+            pod: PodIdentity {
+                uid: Uid::from("u".to_owned()),
+                namespace: "d".into(),
+                name: "web".into(),
+            },
+            hostname: "web".into(),
+            host_network: false,
+            host_pid: false,
+            host_ipc: false,
+            host_users: false,
+            share_process_namespace: false,
+            resolv_conf: String::new(),
+            host_aliases: Vec::new(),
+            sysctls: BTreeMap::new(),
+            resources: ResourceLimits::default(),
+            volumes: Vec::new(),
+            fs_group: None,
+        };
+        let mut record = serde_json::to_value(&spec).expect("plain values");
+        assert_eq!(
+            serde_json::from_value::<SandboxSpec>(record.clone()).expect("it is one"),
+            spec
+        );
+        record.as_object_mut().expect("an object").remove("host_users");
+        assert!(
+            serde_json::from_value::<SandboxSpec>(record)
+                .expect("it is one")
+                .host_users
+        );
+    }
 }

@@ -83,6 +83,7 @@ pub async fn start(
             .facts
             .memory_bytes
             .saturating_sub(config.facts.reserved_memory_bytes),
+        memory_bytes: config.facts.memory_bytes,
     };
     let shared = Arc::new(PodSurroundings {
         store: Arc::clone(&store),

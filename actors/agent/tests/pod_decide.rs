@@ -1,15 +1,17 @@
 //! What a pod's actor decides, without an actor: scenarios with a model of the runtime that answers every effect, and random
 //! sequences of events with the invariants checked after each.
 
-use agent::pod::decide::{Effect, Event, SIGTERM, decide};
+use agent::pod::decide::{Effect, Event, decide};
 use agent::pod::dependency::Dependencies;
 use agent::pod::environment::PodFacts;
-use agent::pod::state::{PodState, Run, Sandbox};
+use agent::pod::state::{PodState, Run, SIGTERM, Sandbox};
 use agent::pod::status::{Phase, phase, status};
 use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use protocol::UnixMillis;
-use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState, PresentImage, RuntimeError, SandboxState};
+use protocol::runtime::{
+    ContainerExit, ContainerPhase, ContainerState, PodUsage, PresentImage, RuntimeError, SandboxState,
+};
 use serde_json::{Value, json};
 
 fn pod(spec: Value) -> Pod {
@@ -26,6 +28,10 @@ struct World {
     now: UnixMillis,
     started: Vec<(String, u32)>,
     signals: Vec<String>,
+    signal_numbers: Vec<i32>,
+    usage: PodUsage,
+    measured: u32,
+    image_stop_signal: Option<i32>,
     removed: u32,
     gone: bool,
     stopped: bool,
@@ -41,6 +47,10 @@ impl World {
             now: UnixMillis(1_000_000),
             started: vec![],
             signals: vec![],
+            signal_numbers: vec![],
+            usage: PodUsage::default(),
+            measured: 0,
+            image_stop_signal: None,
             removed: 0,
             gone: false,
             stopped: false,
@@ -106,6 +116,7 @@ impl World {
                     name,
                     attempt,
                     image_digest: "sha256:1".into(),
+                    stop_signal: self.image_stop_signal,
                     phase,
                 };
                 let result = if self.start_fails { Err(exit_error()) } else { Ok(state) };
@@ -116,9 +127,13 @@ impl World {
                 }
             }
             Effect::SignalContainer { container, signal } => {
-                assert_eq!(signal, SIGTERM);
+                self.signal_numbers.push(signal);
                 self.signals.push(container);
                 return None;
+            }
+            Effect::MeasureUsage => {
+                self.measured += 1;
+                Event::UsageMeasured(Ok(self.usage.clone()))
             }
             Effect::RemoveSandbox => {
                 self.removed += 1;
@@ -277,7 +292,8 @@ fn a_sidecar_starts_first_runs_on_and_stops_when_the_app_is_done() {
 fn deletion_asks_waits_kills_and_removes() {
     let mut world = World::new(one_container("Always"));
     world.delete(30);
-    assert_eq!(world.signals, ["c"]);
+    assert_eq!((world.signals.len(), world.signals[0].as_str()), (1, "c"));
+    assert_eq!(world.signal_numbers, [SIGTERM]);
     assert_eq!(world.removed, 0, "the container has its grace period");
     world.exit("c", 0);
     assert_eq!(world.removed, 1);
@@ -289,6 +305,127 @@ fn deletion_asks_waits_kills_and_removes() {
     assert_eq!(stubborn.removed, 0);
     stubborn.pass(1);
     assert!(stubborn.removed == 1 && stubborn.gone);
+}
+
+#[test]
+fn containers_are_asked_to_stop_by_their_own_signal() {
+    let of = |lifecycle: Value, image: Option<i32>| {
+        let mut world = World::new(pod(json!({"containers": [{"name": "other", "image": "i"}]})));
+        world.image_stop_signal = image;
+        let spec = json!({"containers": [{"name": "c", "image": "i", "lifecycle": lifecycle}]});
+        world.state = PodState::new(pod(spec), PodFacts::default());
+        world.tell(Event::SandboxFound(None));
+        world.delete(30);
+        world.signal_numbers
+    };
+    assert_eq!(of(json!({}), None), [SIGTERM]);
+    assert_eq!(of(json!({}), Some(3)), [3], "the image's");
+    assert_eq!(
+        of(json!({"stopSignal": "SIGUSR1"}), Some(3)),
+        [10],
+        "the container's counts more"
+    );
+}
+
+fn limited() -> Pod {
+    pod(json!({
+        "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+        "containers": [{"name": "c", "image": "i"}],
+    }))
+}
+
+#[test]
+fn a_pod_that_fills_its_volume_is_evicted_and_frees_the_disk() {
+    let mut world = World::new(limited());
+    assert_eq!(world.measured, 1);
+    world.pass(9_999);
+    assert_eq!(world.measured, 1);
+    world.usage.volume_bytes.insert("v".into(), 2 << 20);
+    world.pass(1);
+    assert_eq!(
+        (world.measured, world.signal_numbers.as_slice()),
+        (2, [SIGTERM].as_slice())
+    );
+    let told = status(&world.state, world.now);
+    let words = (told.phase.as_deref(), told.reason.as_deref(), told.message.as_deref());
+    let message = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+    assert_eq!(words, (Some("Failed"), Some("Evicted"), Some(message)));
+    let target = told
+        .conditions
+        .unwrap()
+        .into_iter()
+        .find(|known| known.type_ == "DisruptionTarget")
+        .unwrap();
+    assert_eq!(
+        (target.status.as_str(), target.reason.as_deref()),
+        ("True", Some("TerminationByKubelet"))
+    );
+    world.pass(1_000);
+    assert_eq!(world.signal_numbers, [SIGTERM, 9], "it had its second");
+    assert_eq!(world.removed, 0, "its exit is waited for");
+    world.exit("c", 137);
+    assert_eq!((world.removed, world.started.len()), (1, 1), "no restart");
+    let told = status(&world.state, world.now).container_statuses.unwrap()[0]
+        .state
+        .clone()
+        .unwrap();
+    assert_eq!(told.terminated.unwrap().exit_code, 137);
+    assert!(!world.gone, "the API object stays");
+    world.pass(60_000);
+    assert_eq!((world.measured, world.removed), (2, 1), "nothing is left to do");
+    world.delete(30);
+    assert!(world.gone && world.stopped);
+}
+
+#[test]
+fn an_eviction_goes_on_after_the_actor_was_started_again_and_its_status_stays() {
+    let mut evicted = limited();
+    evicted.status = serde_json::from_value(json!({
+        "phase": "Failed", "reason": "Evicted", "message": "full",
+        "containerStatuses": [{"name": "c", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
+            "state": {"terminated": {"exitCode": 137}}}],
+    }))
+    .unwrap();
+    let mut effects = Vec::new();
+    let mut state = PodState::new(evicted.clone(), PodFacts::default());
+    decide(&mut state, UnixMillis(5), Event::SandboxFound(None), &mut effects);
+    decide(
+        &mut state,
+        UnixMillis(5),
+        Event::PodChanged(Box::new(evicted.clone())),
+        &mut effects,
+    );
+    assert_eq!(effects, [], "nothing is known beyond what was written");
+
+    let running = ContainerState {
+        name: "c".into(),
+        attempt: 0,
+        image_digest: "sha256:1".into(),
+        stop_signal: None,
+        phase: ContainerPhase::Running {
+            pid: 1,
+            started_at: UnixMillis(1),
+        },
+    };
+    let found = SandboxState {
+        pod: agent::pod::plan::identity(&evicted),
+        addresses: vec![],
+        started_at: UnixMillis(1),
+        alive: true,
+        containers: vec![running],
+    };
+    let mut state = PodState::new(evicted, PodFacts::default());
+    decide(
+        &mut state,
+        UnixMillis(5),
+        Event::SandboxFound(Some(found)),
+        &mut effects,
+    );
+    let kill = Effect::SignalContainer {
+        container: "c".into(),
+        signal: 9,
+    };
+    assert!(effects.contains(&kill), "{effects:?}");
 }
 
 #[test]
@@ -399,6 +536,7 @@ fn after_a_restart_of_the_node_process_running_containers_are_left_alone() {
             name: "c".into(),
             attempt: 3,
             image_digest: "sha256:1".into(),
+            stop_signal: None,
             phase: ContainerPhase::Running {
                 pid: 7,
                 started_at: UnixMillis(6),
@@ -438,6 +576,7 @@ enum Step {
     Changed,
     StaleTimer(u64),
     StaleExit(u32),
+    FillsDisk,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -450,6 +589,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Changed),
         1 => any::<u64>().prop_map(Step::StaleTimer),
         1 => (5..9u32).prop_map(Step::StaleExit),
+        1 => Just(Step::FillsDisk),
     ];
     proptest::collection::vec(step, 0..40)
 }
@@ -462,10 +602,12 @@ proptest! {
         let policy = ["Always", "OnFailure", "Never"][policy];
         let mut world = World::new(pod(json!({
             "restartPolicy": policy,
+            "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
             "initContainers": [{"name": "a", "image": "i"}],
             "containers": [{"name": "b", "image": "i"}, {"name": "c", "image": "i"}],
         })));
         let mut deleted_after = None;
+        let mut evicted_after = None;
         for step in steps {
             if world.stopped {
                 break;
@@ -486,6 +628,7 @@ proptest! {
                     world.tell(Event::PodRemoved);
                     deleted_after.get_or_insert(world.started.len());
                 }
+                Step::FillsDisk => drop(world.usage.volume_bytes.insert("v".into(), 2 << 20)),
                 Step::Pass(ms) => world.pass(ms),
                 Step::Changed => world.tell(Event::PodChanged(Box::new(world.state.pod.clone()))),
                 Step::StaleTimer(token) => world.tell(Event::TimerRang(token)),
@@ -494,6 +637,13 @@ proptest! {
                     world.tell(Event::ContainerExited { container: "b".into(), attempt: attempt + 100, exit });
                 }
             }
+            if world.state.eviction.is_some() {
+                evicted_after.get_or_insert(world.started.len());
+            }
+        }
+        if let Some(before) = evicted_after {
+            prop_assert_eq!(world.started.len(), before, "something was started after eviction");
+            prop_assert_eq!(phase(&world.state), Phase::Failed);
         }
         let mut unique = world.started.clone();
         unique.sort();

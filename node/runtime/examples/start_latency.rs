@@ -4,6 +4,8 @@
 //! ```text
 //! cargo build --release -p runtime --bins --examples && target/release/examples/start_latency 50
 //! ```
+//!
+//! With `own-users` as second argument the pods have user namespaces of their own.
 #![allow(clippy::disallowed_methods)] // it measures real time
 
 #[path = "../tests/machine/mod.rs"]
@@ -12,7 +14,7 @@ mod machine;
 use std::time::Instant;
 
 use machine::{Machine, container, pod};
-use protocol::runtime::{ContainerSpec, PodRuntime};
+use protocol::runtime::{ContainerSpec, PodRuntime, SandboxSpec};
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -22,6 +24,8 @@ fn median(values: &mut [f64]) -> f64 {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let rounds: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(30);
+    let host_users = std::env::args().nth(2).as_deref() != Some("own-users");
+    let pod = || SandboxSpec { host_users, ..pod() };
     let machine = Machine::new().await;
     let names = [
         "sandbox",

@@ -659,3 +659,56 @@ async fn a_removal_in_the_middle_of_starts_leaves_nothing() {
         assert!(machine.runtime().sandboxes().await.unwrap().is_empty(), "round {round}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_images_stop_signal_is_told_and_can_be_sent() {
+    let mut machine = Machine::new().await;
+    let pod = pod();
+    let uid = pod.pod.uid.clone();
+    machine.runtime().start_sandbox(&pod).await.unwrap();
+    // SIGRTMIN+3, as the image says; a shell knows it by its number.
+    let script = "trap 'echo told; exit 5' 37; echo ready; while true; do sleep 0.01; done";
+    let started = machine
+        .runtime()
+        .start_container(&uid, &container("main", script))
+        .await
+        .unwrap();
+    assert_eq!(started.stop_signal, Some(37));
+    machine.wait_for_log(&uid, "main", "ready").await;
+    machine.reopen().await;
+    let found = machine.container(&uid, "main").await.unwrap();
+    assert_eq!(found.stop_signal, Some(37), "a later node process knows it too");
+    machine.runtime().signal_container(&uid, "main", 37).await.unwrap();
+    assert_eq!(machine.exit(&uid, "main").await.exit_code, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_pod_holds_on_the_disk_is_measured() {
+    const MIB: u64 = 1 << 20;
+    let machine = Machine::new().await;
+    let mut pod = pod();
+    let memory = VolumeSource::EmptyDir {
+        memory: true,
+        size_limit_bytes: None,
+    };
+    pod.volumes = vec![volume("disk", EMPTY), volume("memory", memory)];
+    let uid = pod.pod.uid.clone();
+    machine.runtime().start_sandbox(&pod).await.unwrap();
+    let script = "dd if=/dev/zero of=/disk/a bs=1M count=3; dd if=/dev/zero of=/memory/a bs=1M count=3; \
+                  dd if=/dev/zero of=/own bs=1M count=2; echo written; sleep 600";
+    let mut spec = container("main", script);
+    spec.mounts = vec![mount("disk", "/disk"), mount("memory", "/memory")];
+    machine.runtime().start_container(&uid, &spec).await.unwrap();
+    machine.wait_for_log(&uid, "main", "written").await;
+    let usage = machine.runtime().usage(&uid).await.unwrap();
+    let slack = MIB / 2; // directories, and the log
+    let disk = usage.volume_bytes["disk"];
+    assert!((3 * MIB..3 * MIB + slack).contains(&disk), "{usage:?}");
+    let own = usage.container_bytes["main"];
+    assert!((2 * MIB..2 * MIB + slack).contains(&own), "{usage:?}");
+    assert_eq!(usage.volume_bytes.len(), 1, "memory is no disk: {usage:?}");
+    assert!(matches!(
+        machine.runtime().usage(&"none".to_owned().into()).await,
+        Err(RuntimeError::NotFound { .. })
+    ));
+}

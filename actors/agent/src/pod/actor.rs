@@ -253,6 +253,9 @@ impl PodActorState {
                     }
                 });
             }
+            Effect::MeasureUsage => {
+                answer_with(myself, async move { Event::UsageMeasured(runtime.usage(&uid).await) });
+            }
             Effect::RemoveSandbox => {
                 answer_with(myself, async move {
                     Event::SandboxRemoved(runtime.remove_sandbox(&uid).await)

@@ -4,15 +4,17 @@
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use protocol::UnixMillis;
 use protocol::runtime::{
-    ContainerExit, ContainerPhase, ContainerSpec, ContainerState, PresentImage, PullPolicy, RegistryCredential,
-    RuntimeError, SandboxSpec, SandboxState, VolumeSource, VolumeSpec,
+    ContainerExit, ContainerPhase, ContainerSpec, ContainerState, PodUsage, PresentImage, PullPolicy,
+    RegistryCredential, RuntimeError, SandboxSpec, SandboxState, VolumeSource, VolumeSpec,
 };
 
 use super::backoff::spelled;
 use super::dependency::{Dependencies, Reference};
+use super::eviction::{self, Eviction};
 use super::plan;
 use super::state::{ContainerRecord, Ending, Image, PodState, Run, Sandbox, Termination};
 use super::status;
+use super::stop::{evict, stop_sidecars, terminate};
 use super::volumes::volumes;
 
 /// How long a pod that misses a ConfigMap or Secret waits before it looks again, should no event announce it.
@@ -62,6 +64,8 @@ pub enum Event {
         /// How.
         exit: ContainerExit,
     },
+    /// The answer to `MeasureUsage`.
+    UsageMeasured(Result<PodUsage, RuntimeError>),
     /// A timer rang; stale tokens are dropped.
     TimerRang(u64),
     /// The status could not be written.
@@ -99,6 +103,8 @@ pub enum Effect {
     },
     /// Replace the files of a volume.
     UpdateVolume(VolumeSpec),
+    /// Measure what the pod holds on the disk.
+    MeasureUsage,
     /// End everything that is left of the pod on this node.
     RemoveSandbox,
     /// Write the status.
@@ -124,9 +130,6 @@ pub enum Effect {
     /// The actor is done.
     Stop,
 }
-
-/// SIGTERM.
-pub const SIGTERM: i32 = 15;
 
 /// Records the event and appends what is to be done.
 pub fn decide(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec<Effect>) {
@@ -159,21 +162,7 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
         Event::DependencyChanged(_) => ask_dependencies(state, effects),
         Event::SandboxStarted(result) => sandbox_started(state, now, result, effects),
         Event::SandboxDied(reason) => sandbox_died(state, now, &reason, effects),
-        Event::SandboxRemoved(Ok(())) => {
-            end_what_ran(state, now);
-            state.sandbox = if state.termination.is_some() {
-                Sandbox::Removed
-            } else {
-                Sandbox::Absent
-            };
-        }
-        Event::SandboxRemoved(Err(error)) => {
-            warn(effects, "FailedKillPod", format!("error killing pod: {error}"));
-            state.sandbox_backoff.failed_pull(now);
-            state.sandbox = Sandbox::Failed {
-                message: error.to_string(),
-            };
-        }
+        Event::SandboxRemoved(result) => sandbox_removed(state, now, result, effects),
         Event::ImageEnsured { container, result } => image_ensured(state, now, &container, result, effects),
         Event::ContainerStarted {
             container,
@@ -195,6 +184,7 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
                 announce_backoff(state, now, &container, effects);
             }
         }
+        Event::UsageMeasured(result) => usage_measured(state, now, result, effects),
         Event::TimerRang(token) => {
             if token == state.timer {
                 state.timer_at = None;
@@ -208,6 +198,26 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
             state.forgotten = false;
             state.resolve_again_at = Some(now.plus_ms(RESOLVE_AGAIN_MS));
         }
+    }
+}
+
+/// A measurement that failed says nothing: the next one will.
+fn usage_measured(
+    state: &mut PodState,
+    now: UnixMillis,
+    result: Result<PodUsage, RuntimeError>,
+    effects: &mut Vec<Effect>,
+) {
+    state.measure_at = Some(now.plus_ms(eviction::MEASURE_EVERY_MS));
+    let runs = matches!(state.sandbox, Sandbox::Running { .. }) && !status::phase(state).is_final();
+    let over = result.ok().and_then(|usage| eviction::over_limit(&state.pod, &usage));
+    if let (Some(message), true, None) = (over, runs, &state.termination) {
+        warn(effects, eviction::REASON, message.clone());
+        state.eviction = Some(Eviction {
+            message,
+            kill_at: now.plus_ms(eviction::GRACE_MS),
+            signalled: false,
+        });
     }
 }
 
@@ -305,6 +315,26 @@ fn sandbox_died(state: &mut PodState, now: UnixMillis, reason: &str, effects: &m
     effects.push(Effect::RemoveSandbox);
 }
 
+fn sandbox_removed(state: &mut PodState, now: UnixMillis, result: Result<(), RuntimeError>, effects: &mut Vec<Effect>) {
+    match result {
+        Ok(()) => {
+            end_what_ran(state, now);
+            state.sandbox = if state.termination.is_some() {
+                Sandbox::Removed
+            } else {
+                Sandbox::Absent
+            };
+        }
+        Err(error) => {
+            warn(effects, "FailedKillPod", format!("error killing pod: {error}"));
+            state.sandbox_backoff.failed_pull(now);
+            state.sandbox = Sandbox::Failed {
+                message: error.to_string(),
+            };
+        }
+    }
+}
+
 fn image_ensured(
     state: &mut PodState,
     now: UnixMillis,
@@ -382,6 +412,7 @@ fn container_started(
                 reason: "Started",
                 message,
             });
+            record.image_stop_signal = started.stop_signal;
             match started.phase {
                 ContainerPhase::Running { started_at, .. } => record.run = Run::Running { started_at },
                 ContainerPhase::Exited(exit) => ended(record, now, Ending::of(exit)),
@@ -481,78 +512,17 @@ fn advance(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     }
     if state.termination.is_some() {
         terminate(state, now, effects);
+    } else if state.eviction.is_some() {
+        evict(state, now, effects);
     } else if status::phase(state).is_final() {
         stop_sidecars(state, effects);
     } else {
         run(state, now, effects);
     }
-    if !state.forgotten {
+    if !state.forgotten && !is_history(state) {
         write_status(state, now, effects);
     }
     set_timer(state, now, effects);
-}
-
-fn terminate(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
-    let Some(termination) = &mut state.termination else {
-        return;
-    };
-    match &state.sandbox {
-        Sandbox::Running { .. } => {
-            let running = || state.containers.iter().filter(|record| record.is_running());
-            if state.containers.iter().any(ContainerRecord::may_run) && now < termination.kill_at {
-                if !termination.signalled {
-                    for record in running() {
-                        let message = format!("Stopping container {}", record.name);
-                        effects.push(Effect::Record {
-                            warning: false,
-                            reason: "Killing",
-                            message,
-                        });
-                        effects.push(Effect::SignalContainer {
-                            container: record.name.clone(),
-                            signal: SIGTERM,
-                        });
-                    }
-                    termination.signalled = state.containers.iter().all(|record| record.run != Run::Starting);
-                }
-                return;
-            }
-            state.sandbox = Sandbox::Removing;
-            effects.push(Effect::RemoveSandbox);
-        }
-        Sandbox::Failed { .. } if !state.sandbox_backoff.waits(now) => {
-            state.sandbox = Sandbox::Removing;
-            effects.push(Effect::RemoveSandbox);
-        }
-        Sandbox::Absent => {
-            state.sandbox = Sandbox::Removed;
-            over(state, effects);
-        }
-        Sandbox::Removed => over(state, effects),
-        Sandbox::Unknown | Sandbox::Starting | Sandbox::Removing | Sandbox::Failed { .. } => {}
-    }
-}
-
-/// Nothing of the pod is left here: its API object goes, unless it already did.
-fn over(state: &mut PodState, effects: &mut Vec<Effect>) {
-    if state.forgotten {
-        effects.push(Effect::Stop);
-    } else if state.resolve_again_at.is_none() {
-        state.forgotten = true;
-        effects.push(Effect::RemovePod);
-    }
-}
-
-fn stop_sidecars(state: &mut PodState, effects: &mut Vec<Effect>) {
-    if std::mem::replace(&mut state.sidecars_stopped, true) {
-        return;
-    }
-    for record in state.containers.iter().filter(|record| record.is_running()) {
-        effects.push(Effect::SignalContainer {
-            container: record.name.clone(),
-            signal: SIGTERM,
-        });
-    }
 }
 
 fn run(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
@@ -566,9 +536,21 @@ fn run(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     match &state.sandbox {
         Sandbox::Absent => start_sandbox(state, now, effects),
         Sandbox::Failed { .. } if !state.sandbox_backoff.waits(now) => start_sandbox(state, now, effects),
-        Sandbox::Running { .. } => start_containers(state, now, effects),
+        Sandbox::Running { .. } => {
+            start_containers(state, now, effects);
+            if state.measure_at.is_some_and(|at| at <= now) {
+                state.measure_at = None;
+                effects.push(Effect::MeasureUsage);
+            }
+        }
         _ => {}
     }
+}
+
+/// Whether the pod ended and its sandbox is gone: what its status says is all that is known of it.
+fn is_history(state: &PodState) -> bool {
+    let told = state.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    state.sandbox == Sandbox::Absent && matches!(told, Some("Succeeded" | "Failed"))
 }
 
 fn start_sandbox(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
@@ -699,6 +681,8 @@ fn set_timer(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
                 due.push(record.pull_backoff.until());
             }
         }
+        due.extend(state.measure_at);
+        due.extend(state.eviction.as_ref().map(|eviction| eviction.kill_at));
     }
     if matches!(state.sandbox, Sandbox::Failed { .. }) {
         due.push(state.sandbox_backoff.until());

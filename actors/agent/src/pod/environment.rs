@@ -69,6 +69,8 @@ pub struct PodFacts {
     pub allocatable_cpu_milli: u64,
     /// The node's allocatable memory in bytes.
     pub allocatable_memory_bytes: u64,
+    /// All of the node's memory in bytes.
+    pub memory_bytes: u64,
 }
 
 /// The environment of a container, in the order in which it is set; a later entry of the same name replaces an earlier.

@@ -171,8 +171,48 @@ pub fn container(
             .clone()
             .unwrap_or_else(|| "/dev/termination-log".to_owned()),
         termination_message_from_log: policy == Some("FallbackToLogsOnError"),
+        oom_score_adj: oom_score_adj(pod, container, facts.memory_bytes)?,
         env,
     })
+}
+
+/// Who is ended first when the node runs out of memory: the kubelet's `GetContainerOOMScoreAdjust`. The class is what the API
+/// server noted when the pod was created.
+fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: u64) -> Result<i32, ConfigurationError> {
+    const GUARANTEED: i32 = -997;
+    const BEST_EFFORT: i32 = 1000;
+    let empty = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let is_node_critical = spec.priority_class_name.as_deref() == Some("system-node-critical");
+    match pod.status.as_ref().and_then(|status| status.qos_class.as_deref()) {
+        _ if is_node_critical => return Ok(GUARANTEED),
+        Some("Guaranteed") => return Ok(GUARANTEED),
+        Some("BestEffort") => return Ok(BEST_EFFORT),
+        _ => {}
+    }
+    let score = |container: &Container| -> Result<i64, ConfigurationError> {
+        let resources = container.resources.as_ref();
+        let request = quantity(resources, "requests", "memory")?.or(quantity(resources, "limits", "memory")?);
+        let request_bytes = i128::from(request.map_or(0, |request| request.units().max(0)));
+        Ok(1000 - (1000 * request_bytes / i128::from(node_memory_bytes.max(1))) as i64)
+    };
+    let mut own = score(container)?;
+    let is_sidecar = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .any(|init| init.name == container.name)
+        && container.restart_policy.as_deref() == Some("Always");
+    if is_sidecar {
+        // A sidecar is not to go before those that it serves: before the one of them that asked for the least memory.
+        let served = spec.containers.iter().map(score).collect::<Result<Vec<_>, _>>()?;
+        own = served
+            .into_iter()
+            .max()
+            .map_or(own, |most_exposed| own.min(most_exposed));
+    }
+    // Between the guaranteed and those without any request.
+    Ok(own.clamp(i64::from(1000 + GUARANTEED), i64::from(BEST_EFFORT - 1)) as i32)
 }
 
 fn mount_spec(
@@ -320,6 +360,45 @@ mod tests {
         assert_eq!(
             (mixed.cpu_request_milli, mixed.cpu_limit_milli, mixed.memory_limit_bytes),
             (Some(600), None, None)
+        );
+    }
+
+    #[test]
+    fn the_oom_score_follows_class_and_request() {
+        let of = |class: &str, extra: serde_json::Value, at: usize| {
+            let mut spec = json!({"containers": [
+                {"name": "a", "resources": {"requests": {"memory": "1Gi"}}}, {"name": "b", "resources": {"requests": {"memory": "3Gi"}}},
+                {"name": "none"}, {"name": "all", "resources": {"limits": {"memory": "64Gi"}}},
+            ]});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            let mut pod = pod(spec);
+            pod.status = Some(serde_json::from_value(json!({"qosClass": class})).unwrap());
+            let spec = pod.spec.clone().unwrap();
+            let all: Vec<Container> = spec
+                .containers
+                .into_iter()
+                .chain(spec.init_containers.unwrap_or_default())
+                .collect();
+            oom_score_adj(&pod, &all[at], 4 << 30).unwrap()
+        };
+        let nothing = || json!({});
+        assert_eq!(of("Guaranteed", nothing(), 0), -997);
+        assert_eq!(of("BestEffort", nothing(), 0), 1000);
+        assert_eq!(
+            of("BestEffort", json!({"priorityClassName": "system-node-critical"}), 0),
+            -997
+        );
+        let burstable = |at| of("Burstable", nothing(), at);
+        assert_eq!((burstable(0), burstable(1)), (750, 250));
+        assert_eq!((burstable(2), burstable(3)), (999, 3), "never beyond the other classes");
+        let sidecar = json!({
+            "initContainers": [{"name": "s", "restartPolicy": "Always"}],
+            "containers": [{"name": "a", "resources": {"requests": {"memory": "1Gi"}}}],
+        });
+        assert_eq!(
+            of("Burstable", sidecar, 1),
+            750,
+            "a sidecar is as safe as whom it serves"
         );
     }
 

@@ -5,11 +5,15 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use protocol::UnixMillis;
-use protocol::runtime::{ContainerExit, ContainerPhase, SandboxState, VolumeSpec};
+use protocol::runtime::{ContainerExit, ContainerPhase, SandboxState, VolumeSpec, signal_number};
 
 use super::backoff::Backoff;
 use super::dependency::Dependencies;
 use super::environment::PodFacts;
+use super::eviction::{Eviction, is_limited};
+
+/// What a container is asked to stop by when neither it nor its image says otherwise.
+pub const SIGTERM: i32 = 15;
 
 /// The sandbox's part of the state.
 #[derive(Clone, Debug, PartialEq)]
@@ -146,6 +150,8 @@ pub struct ContainerRecord {
     pub attempt: u32,
     /// Its image.
     pub image: Image,
+    /// The signal by which the image wants to be stopped, known when it was started.
+    pub image_stop_signal: Option<i32>,
     /// What it does.
     pub run: Run,
     /// How the start before this one ended.
@@ -204,6 +210,10 @@ pub struct PodState {
     pub containers: Vec<ContainerRecord>,
     /// Deletion, once it was asked for.
     pub termination: Option<Termination>,
+    /// Eviction, once it was decided.
+    pub eviction: Option<Eviction>,
+    /// When the pod's use of the disk is measured; `None` while nothing of it is limited or a measurement is under way.
+    pub measure_at: Option<UnixMillis>,
     /// Whether the API object is gone, or being removed by us.
     pub forgotten: bool,
     /// The status last written or read, to write only changes.
@@ -225,6 +235,7 @@ impl PodState {
                 init,
                 attempt: 0,
                 image: Image::Unasked,
+                image_stop_signal: None,
                 run: Run::Waiting,
                 last_ending: None,
                 restart_backoff: Backoff::default(),
@@ -240,6 +251,7 @@ impl PodState {
             .collect();
         containers.extend(spec.containers.iter().enumerate().map(record(false)));
         let written = pod.status.clone();
+        let (eviction, limited) = (Eviction::of_status(&pod), is_limited(&pod));
         PodState {
             pod,
             facts,
@@ -253,6 +265,8 @@ impl PodState {
             sidecars_stopped: false,
             containers,
             termination: None,
+            eviction,
+            measure_at: limited.then_some(UnixMillis(0)),
             forgotten: false,
             written,
             timer: 0,
@@ -268,6 +282,13 @@ impl PodState {
         } else {
             spec.containers.get(record.index)
         }
+    }
+
+    /// How a container is asked to stop: `lifecycle.stopSignal`, else its image's `StopSignal`, else SIGTERM.
+    pub fn stop_signal(&self, record: &ContainerRecord) -> i32 {
+        let lifecycle = self.spec_of(record).and_then(|container| container.lifecycle.as_ref());
+        let chosen = lifecycle.and_then(|lifecycle| signal_number(lifecycle.stop_signal.as_deref()?));
+        chosen.or(record.image_stop_signal).unwrap_or(SIGTERM)
     }
 
     /// The record of a container by name.
@@ -291,6 +312,7 @@ impl PodState {
                 continue;
             };
             record.attempt = container.attempt;
+            record.image_stop_signal = container.stop_signal;
             record.image = Image::Present {
                 digest: container.image_digest.clone(),
             };

@@ -2,13 +2,14 @@
 
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, HostIP,
-    PodCondition, PodIP, PodSpec, PodStatus,
+    PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use protocol::UnixMillis;
 
 use super::backoff::{Backoff, spelled};
+use super::eviction;
 use super::state::{ContainerRecord, Ending, Image, PodState, Run, Sandbox};
 
 /// A pod's phase.
@@ -46,6 +47,7 @@ pub fn phase(state: &PodState) -> Phase {
     match state.pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
         Some("Succeeded") => return Phase::Succeeded,
         Some("Failed") => return Phase::Failed,
+        _ if state.eviction.is_some() => return Phase::Failed,
         _ => {}
     }
     let gave_up = |record: &&ContainerRecord| matches!(record.run, Run::Ended(_)) && !restarts(state, record);
@@ -77,6 +79,9 @@ pub fn phase(state: &PodState) -> Phase {
 /// Whether a container that ended is started again.
 pub fn restarts(state: &PodState, record: &ContainerRecord) -> bool {
     let Run::Ended(ending) = &record.run else { return false };
+    if state.eviction.is_some() {
+        return false;
+    }
     let own = state
         .spec_of(record)
         .and_then(|container| container.restart_policy.as_deref());
@@ -161,10 +166,16 @@ pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
         start_time: previous.start_time.clone().or_else(|| Some(seconds(now))),
         init_container_statuses: of(init),
         container_statuses: of(app),
-        qos_class: previous
-            .qos_class
-            .clone()
-            .or_else(|| Some(qos_class(state.pod.spec.as_ref()).to_owned())),
+        reason: state
+            .eviction
+            .as_ref()
+            .map(|_| eviction::REASON.to_owned())
+            .or_else(|| previous.reason.clone()),
+        message: state
+            .eviction
+            .as_ref()
+            .map(|eviction| eviction.message.clone())
+            .or_else(|| previous.message.clone()),
         observed_generation: state.pod.metadata.generation,
         ..previous
     }
@@ -334,6 +345,13 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
         condition("Ready", ready.clone(), previous, now),
         condition("ContainersReady", ready, previous, now),
     ];
+    if let Some(eviction) = &state.eviction {
+        let target = eviction::disruption_target(eviction);
+        conditions.push(PodCondition {
+            last_transition_time: since("DisruptionTarget", "True", previous).or_else(|| Some(seconds(now))),
+            ..target
+        });
+    }
     for kept in previous.conditions.iter().flatten() {
         if !conditions.iter().any(|own| own.type_ == kept.type_) {
             conditions.push(kept.clone());
@@ -346,42 +364,20 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
 fn condition(kind: &str, wrong: Option<(&str, String)>, previous: &PodStatus, now: UnixMillis) -> PodCondition {
     let status = if wrong.is_none() { "True" } else { "False" };
     let (reason, message) = wrong.unwrap_or_default();
-    let before = previous.conditions.iter().flatten().find(|known| known.type_ == kind);
-    let since = before
-        .filter(|known| known.status == status)
-        .and_then(|known| known.last_transition_time.clone());
     PodCondition {
         type_: kind.to_owned(),
         status: status.to_owned(),
         reason: (!reason.is_empty()).then(|| reason.to_owned()),
         message: (!message.is_empty()).then_some(message),
-        last_transition_time: since.or_else(|| Some(seconds(now))),
+        last_transition_time: since(kind, status, previous).or_else(|| Some(seconds(now))),
         ..PodCondition::default()
     }
 }
 
-/// The pod's quality of service: Guaranteed when every container's requests equal its limits for cpu and memory,
-/// BestEffort when none has any, Burstable otherwise.
-fn qos_class(spec: Option<&PodSpec>) -> &'static str {
-    let Some(spec) = spec else { return "BestEffort" };
-    let (mut any, mut guaranteed) = (false, true);
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        let resources = container.resources.clone().unwrap_or_default();
-        let (limits, requests) = (
-            resources.limits.unwrap_or_default(),
-            resources.requests.unwrap_or_default(),
-        );
-        for name in ["cpu", "memory"] {
-            let (limit, request) = (limits.get(name), requests.get(name).or(limits.get(name)));
-            any |= limit.is_some() || request.is_some();
-            guaranteed &= limit.is_some() && limit == request;
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
+/// Since when a condition has had a status.
+fn since(kind: &str, status: &str, previous: &PodStatus) -> Option<Time> {
+    let before = previous.conditions.iter().flatten().find(|known| known.type_ == kind)?;
+    before.last_transition_time.clone().filter(|_| before.status == status)
 }
 
 /// An instant as `metav1.Time`: whole seconds.

@@ -58,6 +58,9 @@ pub struct ContainerLaunch {
     pub user_namespace: Option<IdRange>,
     /// Written to `oom_score_adj`.
     pub oom_score_adj: i32,
+    /// The signal by which the image wants to be stopped.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
     /// Whether standard input stays open.
     pub stdin: bool,
     /// Whether it gets a terminal.

@@ -9,6 +9,7 @@ mod logs;
 mod prepare;
 mod sandbox;
 mod start;
+mod usage;
 mod volumes;
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use parking_lot::Mutex;
 use protocol::Uid;
 use protocol::runtime::{
     ContainerPhase, ContainerSpec, ContainerState, EventStream, LogRequest, LogStream, PodIdentity, PodRuntime,
-    PresentImage, PullPolicy, RegistryCredential, RuntimeError, RuntimeEvent, SandboxNetwork, SandboxSpec,
+    PodUsage, PresentImage, PullPolicy, RegistryCredential, RuntimeError, RuntimeEvent, SandboxNetwork, SandboxSpec,
     SandboxState, VolumeSource, VolumeSpec,
 };
 use serde::{Deserialize, Serialize};
@@ -495,6 +496,16 @@ impl PodRuntime for LinuxRuntime {
             ReplyBody::Absent => Err(not_found()),
             _ => Ok(()),
         }
+    }
+
+    async fn usage(&self, pod: &Uid) -> Result<PodUsage, RuntimeError> {
+        let not_found = || RuntimeError::NotFound {
+            what: format!("the sandbox of pod {pod}"),
+        };
+        let sandbox = self.shared.sandbox(pod).ok_or_else(not_found)?;
+        let record = sandbox.known.lock().record.clone().ok_or_else(not_found)?;
+        let layout = sandbox.layout.clone();
+        blocking(move || Ok(usage::of_pod(&layout, &record.spec))).await
     }
 
     async fn update_volume(&self, pod: &Uid, volume: &VolumeSpec) -> Result<(), RuntimeError> {

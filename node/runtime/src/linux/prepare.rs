@@ -3,22 +3,17 @@
 
 use std::path::PathBuf;
 
-use protocol::runtime::{ContainerSpec, RuntimeError, SandboxSpec, VolumeSource};
+use protocol::runtime::{ContainerSpec, RuntimeError, SandboxSpec, VolumeSource, signal_number};
 
 use super::layout::{PodLayout, checked_name};
 use crate::container::capabilities::{CapabilityMask, bounding_set};
+use crate::container::exec::DEFAULT_PATH;
 use crate::container::{BindMount, CgroupEntry, ContainerLaunch, IdRange, RootSource, UserChoice};
 use crate::failure::configuration;
 use crate::images::ImageConfig;
 
-/// Set when neither image nor pod does.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The kubelet's default.
 const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
-/// Scores of victims when the machine itself runs out of memory, by quality of service as the kubelet gives them.
-const OOM_SCORE_GUARANTEED: i32 = -997;
-const OOM_SCORE_BEST_EFFORT: i32 = 1000;
-const OOM_SCORE_BURSTABLE: i32 = 500;
 
 /// An image that a container is started from.
 pub(crate) struct LaunchImage {
@@ -161,17 +156,6 @@ fn normalized_destination(path: &str) -> Result<String, RuntimeError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
-fn oom_score(spec: &ContainerSpec) -> i32 {
-    let limits = &spec.resources;
-    if limits.memory_limit_bytes.is_some() && limits.cpu_limit_milli.is_some() {
-        OOM_SCORE_GUARANTEED
-    } else if limits.cpu_request_milli.is_none() && limits.memory_limit_bytes.is_none() {
-        OOM_SCORE_BEST_EFFORT
-    } else {
-        OOM_SCORE_BURSTABLE
-    }
-}
-
 /// Checks what does not need the image.
 pub(crate) fn validate(spec: &ContainerSpec) -> Result<(), RuntimeError> {
     checked_name("container", &spec.name)?;
@@ -233,7 +217,8 @@ pub(crate) fn launch(
         read_only_root: spec.security.read_only_root_filesystem,
         user_namespace: prepared.user_ids,
         own_pid_namespace: !sandbox.host_pid && !sandbox.share_process_namespace,
-        oom_score_adj: oom_score(spec),
+        oom_score_adj: spec.oom_score_adj,
+        stop_signal: signal_number(&image_config.stop_signal),
         stdin: spec.stdin,
         tty: spec.tty,
         termination_message,
@@ -266,6 +251,7 @@ mod tests {
             tty: false,
             termination_message_path: String::new(),
             termination_message_from_log: false,
+            oom_score_adj: 0,
         }
     }
 

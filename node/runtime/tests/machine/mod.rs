@@ -157,7 +157,7 @@ pub fn write_busybox_layout(directory: &Path) {
     .collect();
     items.extend(applets.iter().map(|applet| Item::HardLink(applet, "bin/busybox")));
     let layer = layer(&items);
-    let config = serde_json::json!({"Env": ["PATH=/bin", "FROM_IMAGE=1"], "Cmd": ["sh"], "WorkingDir": "/tmp"});
+    let config = serde_json::json!({"Env": ["PATH=/bin", "FROM_IMAGE=1"], "Cmd": ["sh"], "WorkingDir": "/tmp", "StopSignal": "SIGRTMIN+3"});
     write_layout(directory, "test/busybox:1", &[layer], config);
 }
 
@@ -360,6 +360,7 @@ pub fn container(name: &str, script: &str) -> ContainerSpec {
         tty: false,
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_log: false,
+        oom_score_adj: 0,
     }
 }
 
