@@ -4,8 +4,7 @@
 
 use crate::attributes::{Attributes, ResourceRequest};
 use crate::user::{
-    ALL_AUTHENTICATED, ALL_UNAUTHENTICATED, ANONYMOUS, Extra, MASTERS, User, service_account_groups,
-    split_service_account,
+    ALL_AUTHENTICATED, ALL_UNAUTHENTICATED, ANONYMOUS, Extra, User, service_account_groups, split_service_account,
 };
 
 /// The group of the impersonated users' extra values and uids.
@@ -194,11 +193,6 @@ fn complete_groups(user: &mut User, account: Option<(String, String)>) {
     } else if !user.is_in(ALL_UNAUTHENTICATED) {
         user.add_group(ALL_AUTHENTICATED);
     }
-}
-
-/// Whether the check is allowed without asking: the masters may act as anyone.
-pub fn needs_no_check(user: &User) -> bool {
-    user.is_in(MASTERS)
 }
 
 #[cfg(test)]

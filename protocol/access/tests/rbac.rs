@@ -468,3 +468,119 @@ proptest! {
         }
     }
 }
+
+/// RBAC as its documentation puts it, over plain objects and without an index: what the index must agree with.
+mod oracle {
+    use serde_json::Value;
+
+    fn has(list: &Value, wanted: &str) -> bool {
+        let entries = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+        entries.into_iter().any(|entry| entry == "*" || entry == wanted)
+    }
+
+    fn names(resources: &Value, resource: &str, subresource: &str) -> bool {
+        let full = if subresource.is_empty() {
+            resource.to_owned()
+        } else {
+            format!("{resource}/{subresource}")
+        };
+        has(resources, &full) || !subresource.is_empty() && has(resources, &format!("*/{subresource}"))
+    }
+
+    fn is(subject: &Value, user: &access::User, binding_namespace: &str) -> bool {
+        let name = subject["name"].as_str().unwrap_or_default();
+        match subject["kind"].as_str() {
+            Some("User") => user.name == name,
+            Some("Group") => user.groups.iter().any(|group| group == name),
+            _ => {
+                let namespace = subject["namespace"].as_str().unwrap_or(binding_namespace);
+                !namespace.is_empty() && user.name == format!("system:serviceaccount:{namespace}:{name}")
+            }
+        }
+    }
+
+    /// Roles and bindings by resource, namespace and name.
+    pub type Objects = std::collections::BTreeMap<(&'static str, String, String), Value>;
+
+    pub fn allows(objects: &Objects, user: &access::User, verb: &str, request: &access::ResourceRequest<'_>) -> bool {
+        let bindings = objects.iter().filter(|((resource, namespace, _), _)| {
+            *resource == "clusterrolebindings"
+                || *resource == "rolebindings" && !request.namespace.is_empty() && namespace == request.namespace
+        });
+        let subjects = |binding: &Value| binding["subjects"].as_array().cloned().unwrap_or_default();
+        bindings.into_iter().any(|((_, namespace, _), binding)| {
+            let role = binding["roleRef"]["name"].as_str().unwrap_or_default().to_owned();
+            let key = match binding["roleRef"]["kind"].as_str() {
+                Some("ClusterRole") => ("clusterroles", String::new(), role),
+                _ => ("roles", namespace.clone(), role),
+            };
+            let named = subjects(binding).iter().any(|subject| is(subject, user, namespace));
+            let rules = objects
+                .get(&key)
+                .and_then(|role| role["rules"].as_array())
+                .cloned()
+                .unwrap_or_default();
+            named
+                && rules.iter().any(|rule| {
+                    let limited = rule["resourceNames"].as_array().is_some_and(|names| !names.is_empty());
+                    has(&rule["verbs"], verb)
+                        && has(&rule["apiGroups"], request.group)
+                        && names(&rule["resources"], request.resource, request.subresource)
+                        && (!limited
+                            || rule["resourceNames"]
+                                .as_array()
+                                .is_some_and(|names| names.iter().any(|name| name == request.name)))
+                })
+        })
+    }
+}
+
+fn some_rule() -> impl Strategy<Value = Value> {
+    let pick = |words: &'static [&'static str]| proptest::collection::vec(proptest::sample::select(words), 0..3);
+    (
+        pick(&["get", "list", "approve", "*"]),
+        pick(&["", "apps", "*"]),
+        pick(&["pods", "pods/log", "jobs", "*/log", "*"]),
+        pick(&["a"]),
+    )
+        .prop_map(|(verbs, groups, resources, names)| {
+            json!({"verbs": verbs, "apiGroups": groups, "resources": resources, "resourceNames": names})
+        })
+}
+
+proptest! {
+    #[test]
+    fn the_index_agrees_with_the_documentation(
+        steps in steps(),
+        rules in proptest::collection::vec(proptest::collection::vec(some_rule(), 0..4), 9),
+    ) {
+        let mut rbac = Rbac::new();
+        let mut objects = oracle::Objects::new();
+        for step in &steps {
+            let (resource, namespace, name, object) = object_of(step);
+            let Some(mut object) = object else {
+                rbac.remove(resource, &namespace, &name);
+                objects.remove(&(resource, namespace, name));
+                continue;
+            };
+            if let Step::Role(namespace, role, _) = step {
+                object["rules"] = rules[usize::from(namespace * 3 + role)].clone().into();
+            }
+            rbac.upsert(resource, &object);
+            objects.insert((resource, namespace, name), object);
+        }
+        let users = [User::authenticated("ann", ["dev"]), User::service_account("n1", "sa", ""), User::service_account("n2", "sa", "")];
+        for user in &users {
+            for namespace in ["", "n1", "n2"] {
+                for (group, resource, subresource) in [("", "pods", ""), ("apps", "pods", "log"), ("", "jobs", ""), ("", "jobs", "log")] {
+                    for (verb, name) in [("get", "a"), ("list", ""), ("approve", "b")] {
+                        let request = ResourceRequest { namespace, group, resource, subresource, name, ..ResourceRequest::default() };
+                        let expected = oracle::allows(&objects, user, verb, &request);
+                        let actual = rbac.grant(&Attributes::resource(user, verb, request)).is_ok();
+                        prop_assert_eq!(actual, expected, "{} {} {:?}", user.name, verb, request);
+                    }
+                }
+            }
+        }
+    }
+}
