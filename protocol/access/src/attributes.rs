@@ -35,6 +35,29 @@ pub struct ResourceRequest<'a> {
     pub fields: &'a [FieldRequirement],
 }
 
+impl<'a> ResourceRequest<'a> {
+    /// What a path names, with what authorization reads out of it: a Namespace lies in itself, so that a role in it may allow
+    /// to read it, and a list has the name that its selector pins. After Kubernetes' `RequestInfo`. The gateway fills the
+    /// fields from the route and calls this once.
+    #[must_use]
+    pub fn completed(mut self, verb: &str) -> ResourceRequest<'a> {
+        if self.group.is_empty() && self.resource == "namespaces" && self.namespace.is_empty() {
+            self.namespace = self.name;
+        }
+        if self.name.is_empty() {
+            self.name = list_name(verb, self.fields);
+        }
+        self
+    }
+
+    /// A second verb that the request needs beside its own: who opens a session into a pod with a GET, as WebSocket clients do,
+    /// needs `create` as with a POST.
+    pub fn also_needs(&self, verb: &str) -> Option<&'static str> {
+        let opens = matches!(self.subresource, "exec" | "attach" | "portforward");
+        (verb == "get" && opens && self.group.is_empty() && self.resource == "pods").then_some("create")
+    }
+}
+
 /// Who wants to do what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes<'a> {
@@ -282,5 +305,51 @@ mod tests {
         ] {
             assert_eq!(list_name("list", &selector(other)), "", "{other}");
         }
+    }
+
+    #[test]
+    fn a_namespace_lies_in_itself() {
+        let request = |resource, name| ResourceRequest {
+            resource,
+            name,
+            ..ResourceRequest::default()
+        };
+        let cases = [
+            ("get", "namespaces", "d", "d"),
+            ("list", "namespaces", "", ""),
+            ("get", "nodes", "n1", ""),
+        ];
+        for (verb, resource, name, namespace) in cases {
+            assert_eq!(
+                request(resource, name).completed(verb).namespace,
+                namespace,
+                "{verb} {resource}"
+            );
+        }
+        let pinned = FieldSelector::parse("metadata.name=d", &[]).unwrap().requirements;
+        let list = ResourceRequest {
+            fields: &pinned,
+            ..request("namespaces", "")
+        };
+        assert_eq!(
+            (list.completed("list").name, list.completed("watch").namespace),
+            ("d", "d")
+        );
+    }
+
+    #[test]
+    fn a_session_by_get_needs_create_too() {
+        let exec = ResourceRequest {
+            resource: "pods",
+            subresource: "exec",
+            ..ResourceRequest::default()
+        };
+        assert_eq!(exec.also_needs("get"), Some("create"));
+        assert_eq!(exec.also_needs("create"), None);
+        let log = ResourceRequest {
+            subresource: "log",
+            ..exec
+        };
+        assert_eq!(log.also_needs("get"), None);
     }
 }
