@@ -2,19 +2,10 @@
 //! k8s-pb, for the definitions that the table of kinds reaches. Run it when kinds are added or k8s-pb follows a new release:
 //! `cargo run --release -p api --example protobuf_fields -- PATH/TO/k8s-pb/src > protocol/api/src/protobuf/fields.txt`
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use api::schema::Schemas;
-
-/// Messages that are no definitions of their own in JSON, where their fields stand in the message that holds them.
-const INLINED: [&str; 5] = [
-    "api.core.v1.EphemeralContainerCommon",
-    "api.core.v1.LocalObjectReference",
-    "api.core.v1.PersistentVolumeSource",
-    "api.core.v1.ProbeHandler",
-    "api.core.v1.VolumeSource",
-];
 
 fn main() -> std::io::Result<()> {
     let root = std::env::args().nth(1).unwrap_or_else(|| {
@@ -27,26 +18,47 @@ fn main() -> std::io::Result<()> {
         .names()
         .map(|name| (name.to_lowercase(), name))
         .collect();
-    for (name, fields) in messages {
-        let name = format!("io.k8s.{name}");
-        let definition = definitions.get(&name.to_lowercase()).copied();
-        if definition.is_none() && !INLINED.iter().any(|inlined| name.ends_with(inlined)) {
-            continue;
+    // Messages that are no definitions of their own in JSON, where their fields stand in the message that holds them.
+    let mut inlined = BTreeSet::new();
+    let mut lines = BTreeMap::new();
+    for (name, fields) in &messages {
+        if let Some(definition) = definitions.get(&format!("io.k8s.{name}").to_lowercase()) {
+            let line = told(definition, fields, &mut inlined);
+            lines.insert((*definition).to_owned(), line);
         }
-        print!("{}", definition.unwrap_or(&name));
-        for field in &fields {
-            // Where JSON has no such field, the message's own fields stand in its place.
-            let known = definition.and_then(|definition| Schemas::built_in().definition(definition));
-            let text = field.name.replace('_', "");
-            let inlined = known.is_some_and(|known| known.fields.iter().all(|field| field.name.to_lowercase() != text));
-            match (&field.message, inlined) {
-                (Some(message), true) => print!(" {}={}:io.k8s.{message}", field.name, field.number),
-                _ => print!(" {}={}", field.name, field.number),
-            }
+    }
+    while let Some(name) = inlined.pop_first() {
+        if let Some(fields) = messages
+            .get(&name)
+            .filter(|_| !lines.contains_key(&format!("io.k8s.{name}")))
+        {
+            let name = format!("io.k8s.{name}");
+            let line = told(&name, fields, &mut inlined);
+            lines.insert(name, line);
         }
-        println!();
+    }
+    for (name, line) in lines {
+        println!("{name}{line}");
     }
     Ok(())
+}
+
+/// The fields of a message as the table has them, and which messages stand inlined in it. A message that is itself inlined
+/// has a definition only where JSON has one for other places.
+fn told(definition: &str, fields: &[Field], inlined: &mut BTreeSet<String>) -> String {
+    let known = Schemas::built_in().definition(definition);
+    let mut line = String::new();
+    for field in fields {
+        // Where JSON has no such field, the message's own fields stand in its place.
+        let text = field.name.replace('_', "");
+        let absent = known.is_some_and(|known| known.fields.iter().all(|field| field.name.to_lowercase() != text));
+        line.push_str(&format!(" {}={}", field.name, field.number));
+        if let Some(message) = field.message.as_ref().filter(|_| absent) {
+            line.push_str(&format!(":io.k8s.{message}"));
+            inlined.insert(message.clone());
+        }
+    }
+    line
 }
 
 /// One field of a message.
@@ -96,12 +108,25 @@ fn read(package: &str, source: &str, messages: &mut BTreeMap<String, Vec<Field>>
                 .trim()
                 .trim_start_matches("::core::option::Option<")
                 .trim_end_matches([',', '>']);
-            let message_kind = is_message && !kind.contains("::") && !kind.is_empty();
+            let message_kind = is_message && !kind.starts_with("::") && !kind.is_empty();
             messages.entry(message.clone()).or_default().push(Field {
                 name: name.trim_start_matches("r#").to_owned(),
                 number: tag,
-                message: message_kind.then(|| format!("{package}.{kind}")),
+                message: message_kind.then(|| resolved(package, kind)),
             });
         }
     }
+}
+
+/// The full name of a type that a package names: `super::v1::Rule`.
+fn resolved(package: &str, kind: &str) -> String {
+    let mut steps: Vec<&str> = package.split('.').collect();
+    for step in kind.split("::") {
+        if step == "super" {
+            steps.pop();
+        } else {
+            steps.push(step);
+        }
+    }
+    steps.join(".")
 }

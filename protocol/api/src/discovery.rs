@@ -1,8 +1,6 @@
 //! Discovery documents, made from the table of kinds: which groups, versions and resources there are. Both the plain form
 //! (`/api`, `/apis`, `/apis/{group}/{version}`) and the aggregated one that newer clients ask for.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Subresource, kinds};
@@ -57,13 +55,15 @@ pub fn root_paths() -> Value {
     json!({"paths": paths})
 }
 
-/// The named groups with their versions, the preferred one first.
-fn groups_and_versions() -> BTreeMap<&'static str, Vec<&'static str>> {
-    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+/// The named groups with their versions, the preferred one first; both in the table's order, which is that in which clients
+/// look for a resource of which they know only the name.
+fn groups_and_versions() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for kind in kinds().iter().filter(|kind| !kind.group.is_empty()) {
-        let versions = groups.entry(kind.group).or_default();
-        if !versions.contains(&kind.version) {
-            versions.push(kind.version);
+        match groups.iter_mut().find(|(group, _)| *group == kind.group) {
+            Some((_, versions)) if versions.contains(&kind.version) => {}
+            Some((_, versions)) => versions.push(kind.version),
+            None => groups.push((kind.group, vec![kind.version])),
         }
     }
     groups
@@ -89,7 +89,7 @@ pub fn groups() -> Value {
 /// `/apis/{group}`; `None` when there is no such group.
 pub fn group(name: &str) -> Option<Value> {
     let groups = groups_and_versions();
-    let versions = groups.get(name)?;
+    let (_, versions) = groups.iter().find(|(group, _)| *group == name)?;
     let mut group = group_value(name, versions);
     group["kind"] = "APIGroup".into();
     group["apiVersion"] = "v1".into();

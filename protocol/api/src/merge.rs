@@ -4,6 +4,8 @@
 //!
 //! A list that is not in the table is atomic for appliers and is replaced by patches, a map is granular.
 
+use std::borrow::Cow;
+
 use crate::schema::Shape;
 
 /// How server-side apply merges a list: `x-kubernetes-list-type`.
@@ -18,6 +20,7 @@ pub enum ListType {
 }
 
 const NAME: ListType = ListType::Map(&[("name", None)]);
+const RULE: ListType = ListType::Map(&[("rule", None)]);
 const TYPE: ListType = ListType::Map(&[("type", None)]);
 const IP: ListType = ListType::Map(&[("ip", None)]);
 const UID: ListType = ListType::Map(&[("uid", None)]);
@@ -34,6 +37,8 @@ type Row = (&'static str, &'static str, ListType, Option<&'static str>);
 
 #[rustfmt::skip]
 const LISTS: &[Row] = &[
+    ("api.admissionregistration.v1.MutatingAdmissionPolicySpec", "matchConditions", NAME, Some("name")),
+    ("api.admissionregistration.v1.MutatingAdmissionPolicySpec", "variables", ListType::Atomic, None),
     ("api.admissionregistration.v1.MutatingWebhook", "matchConditions", NAME, Some("name")),
     ("api.admissionregistration.v1.MutatingWebhookConfiguration", "webhooks", NAME, Some("name")),
     ("api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec", "validationActions", ListType::Set, None),
@@ -106,6 +111,7 @@ const LISTS: &[Row] = &[
     ("api.resource.v1.ResourceClaimStatus", "reservedFor", UID, Some("uid")),
     ("api.storage.v1.CSIDriverSpec", "volumeLifecycleModes", ListType::Set, None),
     ("api.storage.v1.CSINodeSpec", "drivers", NAME, Some("name")),
+    ("apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", "x-kubernetes-validations", RULE, Some("rule")),
     ("apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionStatus", "conditions", TYPE, None),
     ("apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers", ListType::Set, Some("")),
     ("apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", UID, Some("uid")),
@@ -122,6 +128,10 @@ const ATOMIC_MAPS: &[(&str, &str)] = &[
 
 /// Structures that appliers own whole.
 const ATOMIC_STRUCTS: &[&str] = &[
+    "api.admissionregistration.v1.MatchResources",
+    "api.admissionregistration.v1.NamedRuleWithOperations",
+    "api.admissionregistration.v1.ParamKind",
+    "api.admissionregistration.v1.ParamRef",
     "api.autoscaling.v1.CrossVersionObjectReference",
     "api.core.v1.ConfigMapKeySelector",
     "api.core.v1.EndpointAddress",
@@ -156,8 +166,18 @@ const RETAIN_KEYS: &[(&str, &str)] = &[
     ("api.core.v1.PodStatus", "resourceClaimStatuses"),
 ];
 
-fn short(definition: &str) -> &str {
-    definition.strip_prefix("io.k8s.").unwrap_or(definition)
+/// A definition's name without the prefix, and an alpha or beta version as the stable one that it becomes: lists keep how
+/// they merge.
+fn short(definition: &str) -> Cow<'_, str> {
+    let definition = definition.strip_prefix("io.k8s.").unwrap_or(definition);
+    let unstable = |part: &&str| {
+        let digits = part.strip_prefix('v').and_then(|rest| rest.bytes().next());
+        digits.is_some_and(|first| first.is_ascii_digit()) && (part.contains("alpha") || part.contains("beta"))
+    };
+    match definition.split('.').find(unstable) {
+        Some(version) => Cow::Owned(definition.replacen(version, "v1", 1)),
+        None => Cow::Borrowed(definition),
+    }
 }
 
 fn row(definition: &str, field: &str) -> Option<&'static Row> {
@@ -179,20 +199,20 @@ pub fn list(definition: &str, field: &str, item: &Shape) -> (ListType, Option<&'
 
 /// Whether a map is owned whole.
 pub fn atomic_map(definition: &str, field: &str) -> bool {
-    ATOMIC_MAPS.contains(&(short(definition), field))
+    ATOMIC_MAPS.contains(&(&*short(definition), field))
 }
 
 /// Whether a structure is owned whole.
 pub fn atomic_struct(definition: &str) -> bool {
-    ATOMIC_STRUCTS.contains(&short(definition))
+    ATOMIC_STRUCTS.contains(&&*short(definition))
 }
 
 /// Whether a strategic merge patch replaces the field.
 pub fn replaces(definition: &str, field: &str) -> bool {
-    REPLACED.contains(&(short(definition), field))
+    REPLACED.contains(&(&*short(definition), field))
 }
 
 /// Whether the field's patch strategy includes `retainKeys`.
 pub fn retains_keys(definition: &str, field: &str) -> bool {
-    RETAIN_KEYS.contains(&(short(definition), field))
+    RETAIN_KEYS.contains(&(&*short(definition), field))
 }

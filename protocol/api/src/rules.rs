@@ -179,6 +179,15 @@ pub fn config_key(text: &str) -> Problems {
     problems
 }
 
+/// A name of at least three labels, such as that of a webhook.
+pub fn fully_qualified(text: &str) -> Problems {
+    let mut problems = dns_subdomain(text);
+    if text.split('.').count() < 3 {
+        problems.push("should be a domain with at least three segments separated by dots".to_owned());
+    }
+    problems
+}
+
 /// An environment variable's name.
 pub fn env_name(text: &str) -> Problems {
     if !text.is_empty() && text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=') {

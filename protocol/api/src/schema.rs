@@ -117,6 +117,7 @@ impl Schemas {
             generator.subschema_for::<k8s_openapi::api::autoscaling::v1::Scale>();
             generator.subschema_for::<k8s_openapi::api::core::v1::Binding>();
             generator.subschema_for::<k8s_openapi::api::policy::v1::Eviction>();
+            generator.subschema_for::<k8s_openapi::api::authentication::v1::TokenRequest>();
             generator.subschema_for::<k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions>();
             Schemas::read(generator.take_definitions(false))
         })

@@ -5,13 +5,25 @@
 mod fixture;
 mod samples;
 
+use std::collections::BTreeSet;
+
 use api::kinds::{self, Kind};
+use api::schema::{Schemas, Shape};
 use api::table::{IncludeObject, table};
 use api::write::prepare_virtual;
 use api::{discovery, openapi};
 use fixture::*;
 use samples::{Sample, samples};
 use serde_json::{Value, json};
+
+/// Versions whose fields are others than those of the stored one, and which therefore convert more than the name.
+const CONVERTED: [(&str, &str); 5] = [
+    ("autoscaling/v1", "HorizontalPodAutoscaler"),
+    ("events.k8s.io/v1", "Event"),
+    ("resource.k8s.io/v1beta1", "ResourceClaim"),
+    ("resource.k8s.io/v1beta1", "ResourceClaimTemplate"),
+    ("resource.k8s.io/v1beta1", "ResourceSlice"),
+];
 
 fn row(sample: &Sample) -> &'static Kind {
     kinds::find_by_kind(sample.api_version, sample.kind)
@@ -178,5 +190,62 @@ fn every_kind_is_discovered_and_documented() {
                 );
             }
         }
+    }
+}
+
+/// The paths of all fields that a definition reaches, each definition visited once.
+fn paths(definition: &str) -> BTreeSet<String> {
+    fn visit(definition: &str, path: &str, known: &mut BTreeSet<String>, found: &mut BTreeSet<String>) {
+        let Some(definition) = Schemas::built_in().definition(definition) else {
+            return;
+        };
+        if !known.insert(definition.name.to_owned()) {
+            return;
+        }
+        for field in &definition.fields {
+            let path = format!("{path}.{}", field.name);
+            let mut shape = &field.shape;
+            loop {
+                match shape {
+                    Shape::List(list) => shape = &list.item,
+                    Shape::Map(map) => shape = &map.value,
+                    Shape::Struct(name) => break visit(name, &path, known, found),
+                    _ => break,
+                }
+            }
+            found.insert(path);
+        }
+    }
+    let mut found = BTreeSet::new();
+    visit(definition, "", &mut BTreeSet::new(), &mut found);
+    found
+}
+
+#[test]
+fn versions_that_are_only_renamed_have_the_fields_of_the_stored_one() {
+    let mut wrong = Vec::new();
+    for kind in kinds::kinds().iter().filter(|kind| kind.conversion.is_some()) {
+        if CONVERTED.contains(&(kind.api_version().as_str(), kind.kind)) {
+            continue;
+        }
+        let (served, stored) = (paths(kind.definition), paths(kind.stored_row().definition));
+        let lost: Vec<&String> = served.difference(&stored).collect();
+        if !lost.is_empty() {
+            wrong.push(format!("{kind:?} loses {lost:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_resource_is_stored_in_one_version() {
+    let mut known = BTreeSet::new();
+    for kind in kinds::stored_kinds() {
+        assert!(known.insert(kind.resource().to_string()), "{kind:?}");
+        assert_eq!(kinds::find_by_resource(&kind.resource()), Some(kind));
+    }
+    for kind in kinds::kinds().iter().filter(|kind| kind.conversion.is_some()) {
+        assert_eq!(kind.stored_row().resource(), kind.resource(), "{kind:?}");
+        assert!(kind.stored_row().conversion.is_none(), "{kind:?}");
     }
 }

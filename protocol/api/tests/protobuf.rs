@@ -121,3 +121,65 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_stable_kind_that_clients_send_is_read() {
+    // Stable since a release that is newer than the table of numbers, or with messages that JSON does not have.
+    let unread = [
+        "CustomResourceDefinition",
+        "ClusterTrustBundle",
+        "PodCertificateRequest",
+        "MutatingAdmissionPolicy",
+        "MutatingAdmissionPolicyBinding",
+        "DeviceTaintRule",
+        "StorageVersionMigration",
+    ];
+    for kind in api::kinds::kinds()
+        .iter()
+        .filter(|kind| matches!(kind.version, "v1" | "v2"))
+    {
+        let metadata = field(1, &field(1, b"a"));
+        let parsed = decode::protobuf(&body(&kind.api_version(), kind.kind, &metadata));
+        if unread.contains(&kind.kind) {
+            continue;
+        }
+        let value = parsed.unwrap_or_else(|status| panic!("{kind:?}: {status}")).value;
+        assert_eq!(value["metadata"]["name"], "a", "{kind:?}");
+    }
+}
+
+#[test]
+fn a_job_an_ingress_and_a_webhook_keep_what_their_clients_wrote() {
+    let number = |number: u8, value: u8| vec![number << 3, value];
+    // JobSpec: parallelism 1, completions 2, backoffLimit 7, suspend 10.
+    let spec = [number(1, 0), number(2, 3), number(7, 0), number(10, 0)].concat();
+    let job = read(&body("batch/v1", "Job", &field(2, &spec)));
+    assert_eq!(
+        job["spec"],
+        json!({"parallelism": 0, "completions": 3, "backoffLimit": 0, "suspend": false})
+    );
+    // IngressRule inlines IngressRuleValue: host 1, ingressRuleValue 2 with http 1, paths 1: path 1, pathType 3.
+    let path = [field(1, b"/"), field(3, b"Prefix")].concat();
+    let rule = [field(1, b"a.b"), field(2, &field(1, &field(1, &path)))].concat();
+    let ingress = read(&body("networking.k8s.io/v1", "Ingress", &field(2, &field(3, &rule))));
+    assert_eq!(
+        ingress["spec"]["rules"],
+        json!([{"host": "a.b", "http": {"paths": [{"path": "/", "pathType": "Prefix"}]}}])
+    );
+    // RuleWithOperations inlines Rule: operations 1, rule 2 with apiGroups 1, scope 4.
+    let rule = [
+        field(1, b"CREATE"),
+        field(2, &[field(1, b"apps"), field(4, b"*")].concat()),
+    ]
+    .concat();
+    let webhook = field(2, &[field(1, b"w"), field(3, &rule)].concat());
+    let read = read(&body(
+        "admissionregistration.k8s.io/v1",
+        "ValidatingWebhookConfiguration",
+        &webhook,
+    ));
+    assert_eq!(
+        read["webhooks"][0]["rules"],
+        json!([{"operations": ["CREATE"], "apiGroups": ["apps"], "scope": "*"}])
+    );
+}

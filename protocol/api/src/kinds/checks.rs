@@ -10,6 +10,7 @@ use crate::access::{Access, is_zero};
 use crate::cause::{Causes, Path};
 use crate::meta;
 use crate::rules::{self, Problems};
+use crate::schema::{Schemas, Shape};
 
 /// What must hold for one field.
 #[derive(Clone, Copy)]
@@ -36,10 +37,14 @@ pub enum Rule {
     RequiredForm(fn(&str) -> Problems),
     /// A label selector.
     Selector,
+    /// Labels.
+    Labels,
     /// A quantity that is not below zero.
     Quantity,
     /// A number that is not below zero, or a percentage up to 100 %.
     IntOrPercent,
+    /// At most so many items.
+    ItemsMax(usize),
     /// Items differ in this field; the empty name means the items themselves.
     Unique(&'static str),
 }
@@ -120,6 +125,7 @@ fn apply(value: &Value, path: Path<'_>, rule: Rule, causes: &mut Causes) {
             form_of(text, path, form, causes);
         }
         Rule::Selector => meta::label_selector(value, path, causes),
+        Rule::Labels => meta::labels(value, path, causes),
         Rule::Quantity => {
             if Quantity::parse(text).is_ok_and(Quantity::is_negative) {
                 causes.invalid(path, text, "must be greater than or equal to 0");
@@ -128,6 +134,12 @@ fn apply(value: &Value, path: Path<'_>, rule: Rule, causes: &mut Causes) {
         Rule::IntOrPercent => {
             int_or_percent(value, path, causes);
             not_above_all(value, path, causes);
+        }
+        Rule::ItemsMax(most) => {
+            let count = value.as_array().map_or(0, Vec::len);
+            if count > most {
+                causes.too_many(path, count, most);
+            }
         }
         Rule::Unique(field) => unique(value, &path, field, causes),
     }
@@ -236,4 +248,44 @@ pub fn domain_prefixed_path(text: &str) -> Problems {
         );
     }
     problems
+}
+
+/// Finds the fields that the schema demands and that are not there, down to the leaves. For kinds whose own validation adds
+/// little to that; fields of a structure that is absent itself are not demanded.
+pub fn required_by_schema(definition: &str, value: &Value, path: &Path<'_>, causes: &mut Causes) {
+    let Some(definition) = Schemas::built_in().definition(definition) else {
+        return;
+    };
+    for field in &definition.fields {
+        if matches!(&*field.name, "metadata" | "status" | "apiVersion" | "kind") && matches!(path, Path::Root) {
+            continue;
+        }
+        let (inner, at) = (value.at(&[&field.name]), path.field(&field.name));
+        if field.required && !is_list(&field.shape) {
+            required(inner, at, "", causes);
+        }
+        below(&field.shape, inner, &at, causes);
+    }
+}
+
+/// An empty list of a required field is a list.
+fn is_list(shape: &Shape) -> bool {
+    matches!(shape, Shape::List(_) | Shape::Map(_) | Shape::Struct(_))
+}
+
+fn below(shape: &Shape, value: &Value, path: &Path<'_>, causes: &mut Causes) {
+    match shape {
+        Shape::Struct(name) if value.is_object() => required_by_schema(name, value, path, causes),
+        Shape::List(list) => {
+            for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+                below(&list.item, item, &path.index(index), causes);
+            }
+        }
+        Shape::Map(map) => {
+            for (key, member) in value.as_object().into_iter().flatten() {
+                below(&map.value, member, &path.key(key), causes);
+            }
+        }
+        _ => {}
+    }
 }

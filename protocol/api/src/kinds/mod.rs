@@ -31,8 +31,33 @@ macro_rules! row {
     };
 }
 
+/// Another version of a kind whose rules are those of the row that it starts from: row, version, package, type, conversion.
+macro_rules! version_of {
+    ($row:expr, $version:ident, $package:ident, $kind:ident, $conversion:expr) => {
+        $crate::kinds::Kind {
+            version: stringify!($version),
+            definition: concat!(
+                "io.k8s.api.",
+                stringify!($package),
+                ".",
+                stringify!($version),
+                ".",
+                stringify!($kind)
+            ),
+            schema: |generator| {
+                generator.subschema_for::<k8s_openapi::api::$package::$version::$kind>();
+            },
+            conversion: Some($conversion),
+            ..$row
+        }
+    };
+}
+
+mod admission;
+mod api_service;
 mod apps;
 mod cells;
+mod certificates;
 mod checks;
 mod component_status;
 mod config_map;
@@ -41,11 +66,14 @@ mod controller_revision;
 mod cron_job;
 mod cron_schedule;
 mod csi;
+mod custom_resource;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod event;
+mod event_conversion;
+mod flow_control;
 mod horizontal_pod_autoscaler;
 mod ingress;
 mod job;
@@ -65,13 +93,18 @@ mod pod_print;
 mod pod_spec;
 mod pod_template;
 mod pod_update;
+mod preview;
 mod priority_class;
 mod probe;
 mod rbac;
 mod replica_set;
 mod replication_controller;
+mod resource_claim;
 mod resource_quota;
+mod resource_slice;
+mod reviews;
 mod rows;
+mod runtime_class;
 mod scheduling;
 mod secret;
 mod service;
@@ -179,6 +212,23 @@ pub struct Conversion {
     pub from_stored: fn(&mut Value),
     /// Selectable fields of this version and what they are called in the stored one, where that differs.
     pub fields: &'static [(&'static str, &'static str)],
+}
+
+impl Conversion {
+    /// A version that has the fields of the stored one.
+    const fn renamed(
+        group: &'static str,
+        version: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+    ) -> Conversion {
+        Conversion {
+            stored: (group, version, kind, plural),
+            to_stored: |_| {},
+            from_stored: |_| {},
+            fields: &[],
+        }
+    }
 }
 
 /// The verbs of a kind whose objects are stored.

@@ -44,7 +44,9 @@ pub fn of(rows: &[&Kind]) -> Map<String, Value> {
         if let Some(schema) = schemas.get_mut(kind.definition) {
             name_kind(schema, kind.group, kind.version, kind.kind);
         }
-        schemas.insert(list_name(kind), list(kind));
+        if kind.offers("list") {
+            schemas.insert(list_name(kind), list(kind));
+        }
     }
     for (name, group, kind) in [
         ("io.k8s.api.autoscaling.v1.Scale", "autoscaling", "Scale"),

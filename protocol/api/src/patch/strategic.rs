@@ -15,6 +15,11 @@ const RETAIN_KEYS: &str = "$retainKeys";
 const DELETE_PRIMITIVES: &str = "$deleteFromPrimitiveList/";
 const ELEMENT_ORDER: &str = "$setElementOrder/";
 
+/// Whether a field of a patch says how to merge. Others may begin so too, such as a schema's `$ref`.
+fn is_directive(name: &str) -> bool {
+    name == DIRECTIVE || name == RETAIN_KEYS || name.starts_with(DELETE_PRIMITIVES) || name.starts_with(ELEMENT_ORDER)
+}
+
 /// The object that the patch makes of `old`.
 pub fn apply(schemas: &Schemas, definition: &str, old: &Value, patch: &Value) -> Result<Value, Status> {
     let Some(patch) = patch.as_object() else {
@@ -105,7 +110,7 @@ impl<'a> Merger<'a> {
             }
         }
         let definition = self.structure(shape);
-        for (name, value) in patch.iter().filter(|(name, _)| !name.starts_with('$')) {
+        for (name, value) in patch.iter().filter(|(name, _)| !is_directive(name)) {
             let target = match (definition, shape) {
                 (Some(definition), _) => self.target(&UNKNOWN, Some(definition), name),
                 (None, Shape::Map(map)) => Target {
@@ -309,7 +314,7 @@ fn retain_keys(original: &mut Map<String, Value>, patch: &Map<String, Value>) ->
     let kept = |name: &str| retained.iter().any(|entry| entry.as_str() == Some(name));
     let stray = patch
         .iter()
-        .find(|(name, value)| !name.starts_with('$') && !value.is_null() && !kept(name));
+        .find(|(name, value)| !is_directive(name) && !value.is_null() && !kept(name));
     if let Some((name, _)) = stray {
         return Err(invalid(format!(
             "$retainKeys directive must contain all fields in the patch, but not {name:?}"

@@ -1,6 +1,8 @@
 //! The least object of every kind, and what is said when something of it is missing or wrong.
 #![allow(dead_code, missing_docs)]
 
+mod control;
+mod devices;
 mod others;
 mod workloads;
 
@@ -40,5 +42,7 @@ impl Sample {
 pub fn samples() -> Vec<Sample> {
     let mut all = workloads::samples();
     all.extend(others::samples());
+    all.extend(control::samples());
+    all.extend(devices::samples());
     all
 }
