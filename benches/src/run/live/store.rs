@@ -9,7 +9,7 @@ use crate::catalog::Selected;
 use crate::run::outcome::CaseResult;
 use crate::run::{CaseError, RunOptions};
 use actors::membership::{MemberState, MemberStream};
-use actors::{ControlPlane, ControlPlaneConfig, Liveness, Membership, compose};
+use actors::{ControlPlane, ControlPlaneConfig, Membership, compose};
 use async_trait::async_trait;
 use consensus::{Consensus, ConsensusConfig, StoreClient};
 use futures::StreamExt;
