@@ -1,5 +1,5 @@
-//! The objects that every cluster has: four namespaces, the Service `default/kubernetes`, and its EndpointSlice with the
-//! addresses of the members' gateways. What is wanted is pure; the actor writes what is missing and follows the
+//! The objects that every cluster has: four namespaces, the Service `default/kubernetes`, and its EndpointSlice and
+//! Endpoints with the addresses of the members' gateways. What is wanted is pure; the actor writes what is missing and follows the
 //! membership. Supervised by the control plane's root (permanent).
 
 use std::collections::BTreeMap;
@@ -34,8 +34,8 @@ pub struct Wanted {
     pub key: Key,
     /// Its content.
     pub value: Value,
-    /// Whether an existing one is brought to this content, or left as people made it.
-    pub kept_up: bool,
+    /// Members of the object that are kept at this content; the others of an existing one are left as people made them.
+    pub kept_up: &'static [&'static str],
 }
 
 /// What every cluster has. `addresses` are the gateways of live members.
@@ -45,7 +45,7 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
         .map(|name| Wanted {
             key: Key::new("namespaces", "", *name),
             value: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
-            kept_up: false,
+            kept_up: &[],
         })
         .collect();
     let address = ClusterIpAllocator::new(service_cidr).kubernetes().to_string();
@@ -62,16 +62,17 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
                 "sessionAffinity": "None", "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack",
             },
         }),
-        kept_up: false,
+        kept_up: &[],
     });
     if !addresses.is_empty() {
-        all.push(endpoints(addresses, target));
+        all.extend(endpoints(addresses, target));
     }
     all
 }
 
-/// A slice has one port for all its endpoints: members that serve on another port than the first are left out.
-fn endpoints(addresses: &[SocketAddr], port: u16) -> Wanted {
+/// The slice and the Endpoints object. Both have one port for all addresses: members that serve on another port than the
+/// first are left out.
+fn endpoints(addresses: &[SocketAddr], port: u16) -> [Wanted; 2] {
     let mut ips: Vec<IpAddr> = addresses
         .iter()
         .filter(|a| a.port() == port && a.is_ipv4())
@@ -83,16 +84,29 @@ fn endpoints(addresses: &[SocketAddr], port: u16) -> Wanted {
         .iter()
         .map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}}))
         .collect();
-    Wanted {
+    let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let slice = Wanted {
         key: Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes"),
         value: json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-            "addressType": "IPv4", "endpoints": endpoints,
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+            "addressType": "IPv4", "endpoints": endpoints, "ports": ports,
         }),
-        kept_up: true,
-    }
+        kept_up: &["endpoints", "ports"],
+    };
+    // The label tells others not to make a slice of it: the slice is there.
+    let labels = json!({"endpointslice.kubernetes.io/skip-mirror": "true"});
+    let object = Wanted {
+        key: Key::new("endpoints", "default", "kubernetes"),
+        value: json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+            "subsets": [{"addresses": addresses, "ports": ports}],
+        }),
+        kept_up: &["subsets"],
+    };
+    [slice, object]
 }
 
 /// The write that brings a stored object to what is wanted, if there is one.
@@ -112,13 +126,14 @@ fn write_of(wanted: &Wanted, stored: Option<&Object>, clock: &dyn Clock, rng: &m
             }
         };
     };
-    if !wanted.kept_up {
+    if wanted.kept_up.is_empty() {
         return None;
     }
     let mut value = object.value().ok()?;
     let before = value.clone();
-    value["endpoints"] = wanted.value["endpoints"].clone();
-    value["ports"] = wanted.value["ports"].clone();
+    for member in wanted.kept_up {
+        value[member] = wanted.value[member].clone();
+    }
     if value == before {
         return None;
     }
@@ -298,7 +313,7 @@ mod tests {
         ];
         let mut rng = SmallRng::seed_from_u64(1);
         let all = wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses);
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
         for wanted in &all {
             let write = write_of(wanted, None, &supervision::SystemClock, &mut rng);
             assert!(write.is_some_and(|write| write.key() == &wanted.key), "{}", wanted.key);
@@ -311,5 +326,27 @@ mod tests {
             .map(|e| e["addresses"][0].as_str().unwrap())
             .collect();
         assert_eq!(ips, ["10.1.0.1", "10.1.0.2"]);
+        let subset = &all[6].value["subsets"][0];
+        assert_eq!(subset["addresses"], json!([{"ip": "10.1.0.1"}, {"ip": "10.1.0.2"}]));
+        assert_eq!(subset["ports"], json!([{"name": "https", "port": 6443, "protocol": "TCP"}]));
+    }
+
+    #[test]
+    fn only_what_is_kept_up_is_written_again() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let of = |text: &str| {
+            let addresses: Vec<SocketAddr> = text.split_whitespace().map(|a| a.parse().unwrap()).collect();
+            wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses)
+        };
+        let (before, after) = (of("10.1.0.1:6443"), of("10.1.0.1:6443 10.1.0.2:6443"));
+        for (before, after) in before.iter().zip(&after) {
+            let mut value = before.value.clone();
+            value["metadata"]["uid"] = json!("u");
+            let stored = crate::ownership::tests::stored(value, 3);
+            let again = write_of(before, Some(&stored), &supervision::SystemClock, &mut rng);
+            assert!(again.is_none(), "{} is as it should be", before.key);
+            let write = write_of(after, Some(&stored), &supervision::SystemClock, &mut rng);
+            assert_eq!(write.is_some(), !before.kept_up.is_empty(), "{}", before.key);
+        }
     }
 }

@@ -10,8 +10,9 @@ use crate::node::pod_cidrs::{self, PodCidrs};
 use crate::node::{Node, NodeSettings};
 use crate::pod::Pod;
 use crate::replica_set::ReplicaSet;
-use crate::router::index::{DEPLOYMENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use crate::router::index::{DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
 use crate::service::Service;
+use crate::service::leftover::Leftover;
 
 /// What the kinds are told about the cluster.
 #[derive(Clone, Debug)]
@@ -37,6 +38,7 @@ pub fn make(slot: &Slot, settings: &KindSettings) -> Option<Box<dyn ObjectKind>>
         PODS => Box::new(Pod::new(key)),
         NODES => Box::new(Node::new(key, settings.node.clone())),
         SERVICES => Box::new(Service::new(key)),
+        ENDPOINTS => Box::new(Leftover::new(key)),
         NAMESPACES => Box::new(Namespace::new(key)),
         _ if key == pod_cidrs::key() => Box::new(PodCidrs::new(settings.cluster_cidr, settings.node_prefix)),
         _ => return None,
@@ -54,6 +56,7 @@ pub fn name(slot: &Slot) -> &'static str {
         PODS => "pod",
         NODES => "node",
         SERVICES => "service",
+        ENDPOINTS => "endpoints",
         NAMESPACES => "namespace",
         _ if slot.key == pod_cidrs::key() => "pod-cidrs",
         _ => "object",

@@ -301,10 +301,26 @@ async fn a_service_follows_its_pods() {
     world
         .until("three endpoints are ready", async |world: &World| ready(world, 3).await)
         .await;
+    let object = Key::new("endpoints", "default", "web");
+    let mirrored = async |world: &World, wanted: usize| {
+        let endpoints = world.read(&object).await.unwrap_or_default();
+        let subset = &endpoints["subsets"][0];
+        subset["addresses"].as_array().is_some_and(|all| all.len() == wanted)
+            && subset["notReadyAddresses"].is_null()
+            && subset["ports"] == json!([{"port": 8080, "protocol": "TCP"}])
+    };
+    world
+        .until("the Endpoints object has them too", async |world: &World| mirrored(world, 3).await)
+        .await;
     world.edit(&web(), |d| d["spec"]["replicas"] = json!(1)).await;
     world
-        .until("one endpoint is left", async |world: &World| ready(world, 1).await)
+        .until("one endpoint is left", async |world: &World| {
+            ready(world, 1).await && mirrored(world, 1).await
+        })
         .await;
+    // Made by hand: it has no Service, and nobody takes it away.
+    let by_hand = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "mine", "namespace": "default"}});
+    let by_hand = world.create("endpoints", "default", by_hand).await;
     world
         .delete(&Key::new("services", "default", "web"), DeleteOptions::default())
         .await;
@@ -314,7 +330,30 @@ async fn a_service_follows_its_pods() {
             slices
                 .iter()
                 .all(|(_, slice)| slice["metadata"]["labels"]["kubernetes.io/service-name"] != "web")
+                && world.read(&object).await.is_none()
         })
+        .await;
+    assert!(world.read(&by_hand).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_whose_service_ended_while_no_control_plane_ran_are_removed() {
+    let mut world = World::with_nodes(&["n1"]).await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "default"},
+        "spec": {"clusterIP": "None", "selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    let service = world.create("services", "default", service).await;
+    let object = Key::new("endpoints", "default", "web");
+    world
+        .until("the Endpoints object is made, without addresses", async |world: &World| {
+            world.read(&object).await.is_some_and(|object| object["subsets"].is_null())
+        })
+        .await;
+    world.control_plane.take().unwrap().stop().await;
+    world.delete(&service, DeleteOptions::default()).await;
+    assert!(world.read(&object).await.is_some());
+    world.start(ControlPlaneConfig::default()).await;
+    world
+        .until("it is removed", async |world: &World| world.read(&object).await.is_none())
         .await;
 }
 
@@ -743,6 +782,10 @@ async fn a_new_cluster_has_its_default_objects() {
                     .await
                     .is_some()
                 && slice.is_some_and(|slice| slice["endpoints"][0]["addresses"] == json!(["127.0.0.1"]))
+                && world
+                    .read(&Key::new("endpoints", "default", "kubernetes"))
+                    .await
+                    .is_some_and(|object| object["subsets"][0]["addresses"] == json!([{"ip": "127.0.0.1"}]))
         })
         .await;
 }

@@ -26,6 +26,7 @@ pub(crate) const NAMESPACES: &str = "namespaces";
 pub(crate) const REPLICA_SETS: &str = "replicasets.apps";
 pub(crate) const DEPLOYMENTS: &str = "deployments.apps";
 pub(crate) const ENDPOINT_SLICES: &str = "endpointslices.discovery.k8s.io";
+pub(crate) const ENDPOINTS: &str = "endpoints";
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const NODE_NAME: &str = "spec.nodeName";
 
@@ -185,6 +186,10 @@ impl Index {
         let mut slots = BTreeSet::from([Slot::own(pod_cidrs::key())]);
         for key in self.entries.keys() {
             self.wake_own(key, &mut slots);
+            // A Service may have ended while nobody looked.
+            if key.resource.as_str() == ENDPOINTS && !self.entries.contains_key(&in_place_of(key, SERVICES)) {
+                slots.insert(Slot::own(key.clone()));
+            }
         }
         slots
     }
@@ -268,6 +273,10 @@ impl Index {
                         .map(Slot::own),
                 );
             }
+            ENDPOINTS => {
+                let service = in_place_of(key, SERVICES);
+                slots.extend(self.entries.contains_key(&service).then(|| Slot::own(service)));
+            }
             _ => {}
         }
         let namespace = Key::new(NAMESPACES, "", Arc::clone(&key.namespace));
@@ -284,8 +293,12 @@ impl Index {
         }
         let dependents = self.dependents.get(&header.uid).into_iter().flatten();
         slots.extend(dependents.map(|dependent| Slot::collector(dependent.clone())));
-        if key.resource.as_str() == NODES {
-            slots.extend(self.pods_on(&key.name).map(|pod| Slot::own(pod.clone())));
+        match key.resource.as_str() {
+            NODES => slots.extend(self.pods_on(&key.name).map(|pod| Slot::own(pod.clone()))),
+            SERVICES => {
+                slots.insert(Slot::own(in_place_of(key, ENDPOINTS)));
+            }
+            _ => {}
         }
     }
 
@@ -325,6 +338,10 @@ impl Index {
                         })
                         .cloned(),
                 );
+                related.insert(in_place_of(key, ENDPOINTS));
+            }
+            ENDPOINTS => {
+                related.insert(in_place_of(key, SERVICES));
             }
             REPLICA_SETS => {
                 related.extend(self.selected(PODS, key, entry));
@@ -478,6 +495,11 @@ impl Index {
 /// Whether objects of this resource have an actor of their own beside a collector.
 pub(crate) fn has_actor(key: &Key) -> bool {
     matches!(key.resource.as_str(), NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS)
+}
+
+/// The key of the object of another resource that has the same name.
+fn in_place_of(key: &Key, resource: &str) -> Key {
+    Key::new(resource, Arc::clone(&key.namespace), Arc::clone(&key.name))
 }
 
 fn waits_foreground(header: &Header) -> bool {

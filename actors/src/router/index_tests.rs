@@ -104,6 +104,22 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
+#[test]
+fn endpoints_concern_their_service_and_are_woken_when_it_ends() {
+    let mut world = World::new();
+    assert_eq!(world.put(ENDPOINTS, "default", "web", json!({}), json!({})), set(&[SERVICE]));
+    assert_eq!(world.put(ENDPOINTS, "default", "early", json!({}), json!({})), set(&[]));
+    assert!(world.related(SERVICES, "default", "web").contains(&"endpoints/default/web".to_owned()));
+    assert_eq!(world.related(ENDPOINTS, "default", "web"), [SERVICE]);
+    let leftovers = |world: &World| -> Vec<String> {
+        let slots = world.index.initial().into_iter();
+        slots.map(|slot| slot.to_string()).filter(|slot| slot.starts_with(ENDPOINTS)).collect()
+    };
+    assert_eq!(leftovers(&world), ["endpoints/default/early"]);
+    assert!(world.delete(SERVICES, "default", "web").contains("endpoints/default/web"));
+    assert_eq!(leftovers(&world), ["endpoints/default/early", "endpoints/default/web"]);
+}
+
 const SERVICE: &str = "services/default/web";
 const SET: &str = "replicasets.apps/default/web-1";
 const DEPLOYMENT: &str = "deployments.apps/default/web";

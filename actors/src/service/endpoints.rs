@@ -4,17 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use protocol::{Key, Resource, UnixMillis};
+use protocol::{Key, Resource};
 use serde_json::{Value, json};
 
 use super::{Own, Pod, Service, Slice};
 use crate::effects::{Effects, Intent};
 use crate::ownership::{self, Owner};
+use crate::reading::Metadata;
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Marks what belongs to a Service without a cluster address.
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 const ENDPOINTS_MAX: usize = 100;
 
 /// Endpoints that may share a slice: the same family of addresses and the same ports.
@@ -25,17 +27,9 @@ struct Group {
     ports: String,
 }
 
-pub(super) fn decide(state: &Service, _: UnixMillis, effects: &mut Effects) {
-    let Some(own) = &state.own else { return };
-    if own.object.header.deleting {
-        return;
-    }
+pub(super) fn decide(state: &Service, own: &Own, effects: &mut Effects) {
     let mine: BTreeMap<&Key, &Slice> = state.slices.iter().filter(|(_, slice)| is_mine(own, slice)).collect();
-    let Some(selector) = own
-        .selector
-        .as_ref()
-        .filter(|_| own.reading.spec.kind != "ExternalName")
-    else {
+    let Some(pods) = state.selected(own) else {
         // Slices of a Service without selector belong to whoever writes them; those made here before go.
         for (key, slice) in mine {
             effects.write_one(Intent::Remove {
@@ -45,12 +39,8 @@ pub(super) fn decide(state: &Service, _: UnixMillis, effects: &mut Effects) {
         }
         return;
     };
-    let matching = state
-        .pods
-        .values()
-        .filter(|pod| selector.matches(&pod.object.header.labels));
     let mut wanted: BTreeMap<Group, BTreeMap<String, Value>> = BTreeMap::new();
-    for pod in matching {
+    for pod in pods {
         for (group, uid, endpoint) in endpoints_of(own, pod) {
             wanted.entry(group).or_default().insert(uid, endpoint);
         }
@@ -91,15 +81,13 @@ fn endpoints_of(own: &Own, pod: &Pod) -> Vec<(Group, String, Value)> {
                 "ready": own.reading.spec.publish_not_ready_addresses || (ready && !terminating),
                 "serving": ready, "terminating": terminating,
             },
-            "targetRef": {
-                "kind": "Pod", "namespace": metadata.namespace, "name": metadata.name, "uid": metadata.uid,
-            },
+            "targetRef": target_of(metadata),
         });
         if !reading.spec.node_name.is_empty() {
             endpoint["nodeName"] = json!(reading.spec.node_name);
         }
-        if !reading.spec.hostname.is_empty() && reading.spec.subdomain == own.reading.metadata.name {
-            endpoint["hostname"] = json!(reading.spec.hostname);
+        if let Some(hostname) = hostname_of(own, pod) {
+            endpoint["hostname"] = json!(hostname);
         }
         found.push((
             Group {
@@ -113,8 +101,20 @@ fn endpoints_of(own: &Own, pod: &Pod) -> Vec<(Group, String, Value)> {
     found
 }
 
+/// The reference to a pod that an endpoint carries.
+pub(super) fn target_of(metadata: &Metadata) -> Value {
+    json!({ "kind": "Pod", "namespace": metadata.namespace, "name": metadata.name, "uid": metadata.uid })
+}
+
+/// The name under which a pod is found below the Service's own, if it asks for one.
+pub(super) fn hostname_of<'a>(own: &Own, pod: &'a Pod) -> Option<&'a str> {
+    let spec = &pod.reading.spec;
+    let asked = !spec.hostname.is_empty() && spec.subdomain == own.reading.metadata.name;
+    asked.then_some(spec.hostname.as_str())
+}
+
 /// The Service's ports as they are on this pod. A named target port that the pod does not have is left out.
-fn ports_of(own: &Own, pod: &Pod) -> Vec<Value> {
+pub(super) fn ports_of(own: &Own, pod: &Pod) -> Vec<Value> {
     let mut ports = Vec::new();
     for port in &own.reading.spec.ports {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
@@ -274,6 +274,7 @@ mod tests {
     use super::*;
     use crate::kind::{Event, ObjectKind};
     use crate::ownership::tests::stored;
+    use protocol::UnixMillis;
 
     fn service(spec: Value) -> Value {
         json!({"metadata": {"name": "web", "namespace": "default", "uid": "svc"}, "spec": spec})
@@ -314,6 +315,12 @@ mod tests {
         fn decide(&mut self) -> Effects {
             let mut effects = Effects::default();
             self.state.decide(UnixMillis(0), Event::Changed, &mut effects);
+            // The Endpoints object has its own tests.
+            let other = |intent: &Intent| match intent {
+                Intent::Create { resource, .. } => resource.as_str() == "endpoints",
+                other => other.key().is_some_and(|key| key.resource.as_str() == "endpoints"),
+            };
+            effects.groups.retain(|group| !group.iter().any(other));
             effects
         }
 

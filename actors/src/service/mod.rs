@@ -1,10 +1,13 @@
-//! The actor of a Service: keeps its EndpointSlices in step with the pods that its selector matches. Supervised by the
-//! router's directory (permanent, back-off per object). It owns the slices that name it, and no others: slices that
-//! people or other controllers made are never touched.
+//! The actor of a Service: keeps its EndpointSlices, and the older Endpoints object of its name, in step with the pods that
+//! its selector matches. Supervised by the router's directory (permanent, back-off per object). It owns the slices that
+//! name it, and no others: slices that people or other controllers made are never touched, and neither are the Endpoints of
+//! a Service without selector. What is left of a Service that is gone is `leftover`'s business.
 //!
 //! Invariant: an endpoint is in exactly one slice; a slice has at most 100 endpoints.
 
 mod endpoints;
+pub mod leftover;
+mod subsets;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ pub struct Service {
     own: Option<Own>,
     pods: BTreeMap<Key, Pod>,
     slices: BTreeMap<Key, Slice>,
+    mirror: Option<Mirror>,
 }
 
 struct Own {
@@ -38,6 +42,13 @@ struct Pod {
 }
 
 struct Slice {
+    object: Arc<Object>,
+    value: Value,
+}
+
+/// The Endpoints object of the Service's name.
+struct Mirror {
+    key: Key,
     object: Arc<Object>,
     value: Value,
 }
@@ -60,6 +71,7 @@ struct ServiceSpec {
     selector: Option<BTreeMap<String, String>>,
     ports: Vec<ServicePort>,
     publish_not_ready_addresses: bool,
+    ip_families: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -80,7 +92,15 @@ impl Service {
             own: None,
             pods: BTreeMap::new(),
             slices: BTreeMap::new(),
+            mirror: None,
         }
+    }
+
+    /// The pods that are behind the Service. `None` for one without selector, whose endpoints others write.
+    fn selected<'a>(&'a self, own: &'a Own) -> Option<impl Iterator<Item = &'a Pod>> {
+        let selector = own.selector.as_ref()?;
+        let matches = |pod: &&Pod| selector.matches(&pod.object.header.labels);
+        (own.reading.spec.kind != "ExternalName").then(|| self.pods.values().filter(matches))
     }
 }
 
@@ -122,13 +142,29 @@ impl ObjectKind for Service {
             ("endpointslices.discovery.k8s.io", None) => {
                 self.slices.remove(key);
             }
+            ("endpoints", object) if (&key.namespace, &key.name) == (&self.key.namespace, &self.key.name) => {
+                self.mirror = match object {
+                    None => None,
+                    Some(object) => Some(Mirror {
+                        key: key.clone(),
+                        object: Arc::clone(object),
+                        value: read(key, object)?,
+                    }),
+                };
+            }
             _ => {}
         }
         Ok(())
     }
 
-    fn decide(&mut self, now: UnixMillis, _: Event, effects: &mut Effects) {
-        endpoints::decide(self, now, effects);
+    fn decide(&mut self, _: UnixMillis, _: Event, effects: &mut Effects) {
+        let Some(own) = self.own.as_ref().filter(|own| !own.object.header.deleting) else {
+            return;
+        };
+        endpoints::decide(self, own, effects);
+        if let Some(pods) = self.selected(own) {
+            subsets::decide(own, pods, self.mirror.as_ref(), effects);
+        }
     }
 
     fn summary(&self) -> String {
