@@ -2,7 +2,8 @@
 //! seeded generator. Pure: time and randomness come in. Used by `Activation` and by the control plane's default objects.
 
 use protocol::object::DraftError;
-use protocol::{Draft, Key, Object, Resource, UnixMillis};
+use protocol::store::{Precondition, Write};
+use protocol::{Draft, Key, Object, Resource, Revision, UnixMillis};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::Value;
@@ -63,6 +64,40 @@ pub fn create(
 pub fn update(resource: &Resource, value: &Value) -> Result<Draft, ComposeError> {
     let kind = api::kinds::find_by_resource(resource).ok_or_else(|| ComposeError::UnknownResource(resource.clone()))?;
     Ok(kind.draft(value)?)
+}
+
+/// The write of a new object.
+pub fn creation(
+    resource: &Resource,
+    namespace: &str,
+    value: Value,
+    now: UnixMillis,
+    rng: &mut SmallRng,
+) -> Result<Write, ComposeError> {
+    let (key, draft) = create(resource, namespace, value, now, rng)?;
+    let precondition = Precondition::Absent;
+    Ok(Write::Put {
+        key,
+        precondition,
+        draft,
+    })
+}
+
+/// The write of a changed object, provided that it is still what the change was made from.
+pub fn change(key: &Key, base: &Object, value: &Value) -> Result<Write, ComposeError> {
+    Ok(Write::Put {
+        key: key.clone(),
+        precondition: Precondition::Revision(base.header.revision),
+        draft: update(&key.resource, value)?,
+    })
+}
+
+/// The removal of an object, provided that it is still at this revision.
+pub fn removal(key: &Key, revision: Revision) -> Write {
+    Write::Delete {
+        key: key.clone(),
+        precondition: Precondition::Revision(revision),
+    }
 }
 
 /// The same object again, for a fence.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use protocol::{Key, Object, Resource, Revision};
 use serde_json::Value;
 
+use crate::reading::Metadata;
+
 /// One write that a decision asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Intent {
@@ -76,6 +78,19 @@ pub struct Regarding {
     pub name: String,
     /// Its uid.
     pub uid: String,
+}
+
+impl Regarding {
+    /// An object by its kind and its metadata.
+    pub fn new(api_version: &str, kind: &str, metadata: &Metadata) -> Regarding {
+        Regarding {
+            api_version: api_version.to_owned(),
+            kind: kind.to_owned(),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+        }
+    }
 }
 
 /// Whether a note is a warning.

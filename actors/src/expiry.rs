@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::store::{ListRequest, ObjectStore, Precondition, Proposal, Write};
+use protocol::store::{ListRequest, ObjectStore, Proposal};
 use protocol::{Cause, Key, Object, UnixMillis};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::Deserialize;
 use supervision::{ActorView, AdminMessage, Clock};
 
+use crate::compose;
 use crate::reading;
 
 /// How long an Event is kept after it was last seen, in milliseconds.
@@ -137,16 +138,7 @@ async fn sweep(arguments: &ExpiryArguments, after: Option<Key>) -> (u64, Option<
     let now = arguments.clock.now();
     let old = page.items.iter().filter(|(_, event)| is_expired(event, now));
     let proposals: Vec<Proposal> = old
-        .map(|(key, event)| {
-            let precondition = Precondition::Revision(event.header.revision);
-            Proposal::one(
-                Cause::default(),
-                Write::Delete {
-                    key: key.clone(),
-                    precondition,
-                },
-            )
-        })
+        .map(|(key, event)| Proposal::one(Cause::default(), compose::removal(key, event.header.revision)))
         .collect();
     let answers = arguments.store.propose_all(proposals).await;
     let next = page.items.last().map(|(key, _)| key.clone()).filter(|_| page.more);

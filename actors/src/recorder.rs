@@ -49,12 +49,7 @@ pub fn compose(note: &Note, stored: Option<&Object>, now: UnixMillis, rng: &mut 
         let mut value = object.value().ok()?;
         value["count"] = json!(value["count"].as_u64().unwrap_or(1) + 1);
         value["lastTimestamp"] = json!(now.rfc3339());
-        let draft = compose::update(&key.resource, &value).ok()?;
-        return Some(Write::Put {
-            key,
-            precondition: Precondition::Revision(object.header.revision),
-            draft,
-        });
+        return compose::change(&key, object, &value).ok();
     }
     let (key, draft) = compose::create(
         &Resource::new(EVENTS),

@@ -417,15 +417,8 @@ impl<'a> Plan<'a> {
 
     fn scaled_note(&self, set: &str, from: i64, to: i64) -> Note {
         let direction = if to > from { "up" } else { "down" };
-        let metadata = &self.own.reading.metadata;
         Note {
-            regarding: Regarding {
-                api_version: "apps/v1".into(),
-                kind: "Deployment".into(),
-                namespace: metadata.namespace.clone(),
-                name: metadata.name.clone(),
-                uid: metadata.uid.clone(),
-            },
+            regarding: Regarding::new("apps/v1", "Deployment", &self.own.reading.metadata),
             severity: Severity::Normal,
             reason: "ScalingReplicaSet",
             message: format!("Scaled {direction} replica set {set} from {from} to {to}"),

@@ -154,13 +154,7 @@ impl ObjectKind for PodCidrs {
 
 fn refusal(node: &reading::Node, message: String) -> Note {
     Note {
-        regarding: Regarding {
-            api_version: "v1".into(),
-            kind: "Node".into(),
-            namespace: String::new(),
-            name: node.metadata.name.clone(),
-            uid: node.metadata.uid.clone(),
-        },
+        regarding: Regarding::new("v1", "Node", &node.metadata),
         severity: Severity::Warning,
         reason: "CIDRNotAvailable",
         message,

@@ -223,16 +223,8 @@ fn delete(
 }
 
 fn note(own: &Own, reason: &'static str, message: String) -> Note {
-    let metadata = &own.reading.metadata;
-    let regarding = Regarding {
-        api_version: "apps/v1".into(),
-        kind: "ReplicaSet".into(),
-        namespace: metadata.namespace.clone(),
-        name: metadata.name.clone(),
-        uid: metadata.uid.clone(),
-    };
     Note {
-        regarding,
+        regarding: Regarding::new("apps/v1", "ReplicaSet", &own.reading.metadata),
         severity: Severity::Normal,
         reason,
         message,
