@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Collection, owner_key};
 use crate::effects::{Effects, Intent};
+use crate::kind::Event;
 use crate::ownership;
 
 /// The finalizer of an owner that goes after its dependents.
@@ -14,15 +15,24 @@ pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer of an owner that leaves its dependents behind.
 pub(crate) const ORPHAN: &str = "orphan";
 
-pub(super) fn decide(state: &Collection, now: UnixMillis, effects: &mut Effects) {
+/// What cannot be undone is decided only right after the actor looked around: one that is awake from before was not told
+/// what became of owners and dependents as long as there was nothing to collect.
+pub(super) fn decide(state: &mut Collection, now: UnixMillis, event: Event, effects: &mut Effects) {
+    let looked = event == Event::Loaded;
+    state.looked_since_marked |= looked;
+    let state = &*state;
     let Some(own) = &state.own else { return };
     let has = |finalizer: &str| own.header.finalizers.iter().any(|name| name == finalizer);
+    if own.header.deleting && !state.looked_since_marked {
+        effects.look_again = has(ORPHAN) || has(FOREGROUND);
+        return;
+    }
     if own.header.deleting && has(ORPHAN) {
-        orphan_dependents(state, own, effects);
+        orphan_dependents(state, own, looked, effects);
     } else if own.header.deleting && has(FOREGROUND) {
-        delete_dependents(state, own, now, effects);
+        delete_dependents(state, own, now, looked, effects);
     } else if !own.header.deleting && !own.header.owners.is_empty() {
-        follow_owners(state, own, now, effects);
+        follow_owners(state, own, now, looked, effects);
     }
 }
 
@@ -54,7 +64,7 @@ fn judge(state: &Collection, reference: &OwnerReference) -> Ownership {
     }
 }
 
-fn follow_owners(state: &Collection, own: &Arc<Object>, now: UnixMillis, effects: &mut Effects) {
+fn follow_owners(state: &Collection, own: &Arc<Object>, now: UnixMillis, looked: bool, effects: &mut Effects) {
     let judged: Vec<(&OwnerReference, Ownership)> = own
         .header
         .owners
@@ -67,6 +77,10 @@ fn follow_owners(state: &Collection, own: &Arc<Object>, now: UnixMillis, effects
         count(Ownership::Gone),
         count(Ownership::Waiting),
     );
+    if gone + waiting > 0 && !looked {
+        effects.look_again = true;
+        return;
+    }
     if solid > 0 {
         if gone + waiting > 0 {
             let lost = |uid: &str| {
@@ -112,7 +126,7 @@ fn dependents<'a>(state: &'a Collection, own: &'a Object) -> impl Iterator<Item 
     })
 }
 
-fn delete_dependents(state: &Collection, own: &Arc<Object>, now: UnixMillis, effects: &mut Effects) {
+fn delete_dependents(state: &Collection, own: &Arc<Object>, now: UnixMillis, looked: bool, effects: &mut Effects) {
     let mut blocked = false;
     for (key, object, blocks) in dependents(state, own) {
         blocked |= blocks;
@@ -135,20 +149,20 @@ fn delete_dependents(state: &Collection, own: &Arc<Object>, now: UnixMillis, eff
             effects.write_one(intent);
         }
     }
-    if !effects.writes_nothing() {
+    if !effects.writes_nothing() || (!blocked && !looked) {
         effects.look_again = true;
     } else if !blocked {
         effects.write_one(without_finalizer(&state.key, own, FOREGROUND));
     }
 }
 
-fn orphan_dependents(state: &Collection, own: &Arc<Object>, effects: &mut Effects) {
+fn orphan_dependents(state: &Collection, own: &Arc<Object>, looked: bool, effects: &mut Effects) {
     for (key, object, _) in dependents(state, own) {
         if let Some(intent) = ownership::release(key, object, own.header.uid.as_str()) {
             effects.write_one(intent);
         }
     }
-    if effects.writes_nothing() {
+    if effects.writes_nothing() && looked {
         effects.write_one(without_finalizer(&state.key, own, ORPHAN));
     } else {
         effects.look_again = true;
@@ -191,7 +205,7 @@ fn without_finalizer(key: &Key, own: &Arc<Object>, finalizer: &str) -> Intent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kind::{Event, ObjectKind};
+    use crate::kind::ObjectKind;
     use crate::ownership::tests::stored;
     use serde_json::json;
 
@@ -248,6 +262,35 @@ mod tests {
             decided(config(&["x"]), vec![reborn]).groups[0][0],
             Intent::Remove { .. }
         ));
+    }
+
+    #[test]
+    fn an_actor_that_is_awake_from_before_looks_around_before_it_decides() {
+        let orphaning = object("replicasets.apps", "o", going(ORPHAN));
+        let foreground = object("replicasets.apps", "f", going(FOREGROUND));
+        let dependent = object("configmaps", "c", owned_by(&["x"]));
+        for own in [orphaning, foreground, dependent] {
+            let mut state = Collection::new(own.0.clone());
+            state.observe(&own.0, Some(&own.1)).unwrap();
+            let mut effects = Effects::default();
+            state.decide(UnixMillis(0), Event::Changed, &mut effects);
+            assert!(effects.writes_nothing() && effects.look_again, "{}", own.0);
+        }
+        // It has looked around; the last dependent that it knew of is gone; there may be others.
+        let (key, owner) = object("replicasets.apps", "o", going(FOREGROUND));
+        let (dependent, body) = object("configmaps", "c", owned_by(&["o"]));
+        let mut state = Collection::new(key.clone());
+        state.observe(&key, Some(&owner)).unwrap();
+        state.observe(&dependent, Some(&body)).unwrap();
+        let decided = |state: &mut Collection, event| {
+            let mut effects = Effects::default();
+            state.decide(UnixMillis(0), event, &mut effects);
+            (effects.groups.len(), effects.look_again)
+        };
+        assert_eq!(decided(&mut state, Event::Loaded), (1, true));
+        state.observe(&dependent, None).unwrap();
+        assert_eq!(decided(&mut state, Event::Changed), (0, true));
+        assert_eq!(decided(&mut state, Event::Loaded), (1, false));
     }
 
     #[test]

@@ -7,6 +7,8 @@
 
 mod decide;
 
+pub(crate) use decide::{FOREGROUND, ORPHAN};
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -22,6 +24,8 @@ pub struct Collection {
     own: Option<Arc<Object>>,
     /// Every object that was shown and exists: owners and dependents.
     others: BTreeMap<Key, Arc<Object>>,
+    /// Whether it has looked around since the object is being deleted: from then on it is told of every dependent.
+    looked_since_marked: bool,
 }
 
 impl Collection {
@@ -31,6 +35,7 @@ impl Collection {
             key,
             own: None,
             others: BTreeMap::new(),
+            looked_since_marked: false,
         }
     }
 }
@@ -45,7 +50,11 @@ pub fn owner_key(reference: &OwnerReference, namespace: &str) -> Option<Key> {
 impl ObjectKind for Collection {
     fn observe(&mut self, key: &Key, object: Option<&Arc<Object>>) -> Result<(), ObserveError> {
         match object {
-            _ if *key == self.key => self.own = object.cloned(),
+            _ if *key == self.key => {
+                let marked = |own: &Arc<Object>| own.header.deleting.then(|| own.header.uid.clone());
+                self.looked_since_marked &= self.own.as_ref().and_then(marked) == object.and_then(marked);
+                self.own = object.cloned();
+            }
             Some(object) => {
                 self.others.insert(key.clone(), Arc::clone(object));
             }
@@ -56,8 +65,8 @@ impl ObjectKind for Collection {
         Ok(())
     }
 
-    fn decide(&mut self, now: UnixMillis, _: Event, effects: &mut Effects) {
-        decide::decide(self, now, effects);
+    fn decide(&mut self, now: UnixMillis, event: Event, effects: &mut Effects) {
+        decide::decide(self, now, event, effects);
     }
 
     fn summary(&self) -> String {
