@@ -3,6 +3,8 @@
 
 use serde_json::Value;
 
+use crate::int_or_percent;
+
 /// What a rollout may do at present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
@@ -26,7 +28,10 @@ impl Bounds {
             };
         }
         let quarter = Value::from("25%");
-        let of = |value: &Value, up: bool| resolve(if value.is_null() { &quarter } else { value }, replicas, up);
+        let of = |value: &Value, up: bool| {
+            let value = if value.is_null() { &quarter } else { value };
+            int_or_percent::of_total(value, replicas, up)
+        };
         let surge = of(max_surge, true);
         let mut unavailable = of(max_unavailable, false);
         if surge == 0 && unavailable == 0 {
@@ -47,23 +52,6 @@ impl Bounds {
     /// How many must be available.
     pub fn available_min(&self) -> i64 {
         self.replicas - self.unavailable
-    }
-}
-
-/// A number, or a percentage of `total`. What is neither counts as zero: validation has refused it.
-fn resolve(value: &Value, total: i64, up: bool) -> i64 {
-    if let Some(number) = value.as_i64() {
-        return number.max(0);
-    }
-    let percent = value
-        .as_str()
-        .and_then(|text| text.strip_suffix('%'))
-        .and_then(|text| text.trim().parse::<i64>().ok());
-    let product = percent.unwrap_or(0).max(0).saturating_mul(total);
-    if up {
-        product.div_euclid(100) + i64::from(product.rem_euclid(100) != 0)
-    } else {
-        product.div_euclid(100)
     }
 }
 

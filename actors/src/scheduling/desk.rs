@@ -1,14 +1,18 @@
-//! What the scheduler's actor does between the store and the crate `scheduler`: keeps it fed, and turns its decisions into
-//! writes and notes. Pure: time comes in; the same observations give the same writes.
+//! What the scheduler's actor does between the store and the crate `scheduler`: keeps it fed (`feed` says with what), and
+//! turns its decisions into writes and notes. Pure: time comes in; the same observations give the same writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use protocol::{Key, Object, UnixMillis};
-use scheduler::{Binding, Decision, PodKey, Scheduler, SchedulerConfiguration, Unschedulable, decision::Preemption};
+use scheduler::{
+    Binding, Decision, PodKey, PreBind, Scheduler, SchedulerConfiguration, Unschedulable, decision::Preemption,
+};
 use serde_json::{Value, json};
 
+use super::feed::{self, PODS, PRIORITY_CLASSES};
+use super::priority::{PriorityClasses, Resolved};
 use crate::conditions::{self, Times, Wanted};
 use crate::effects::{Intent, Note, Regarding, Severity};
 use crate::kind::{ObserveError, read};
@@ -20,11 +24,32 @@ const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
 /// The scheduler and the pods that wait for it.
 pub struct Desk {
     scheduler: Scheduler,
+    classes: PriorityClasses,
     /// Pods that are not bound, as they were last seen.
-    pending: BTreeMap<Key, Arc<Object>>,
+    pending: BTreeMap<Key, Pending>,
+    /// Claims and volumes, as they were last seen: what must be written of them before a pod is bound.
+    storage: BTreeMap<Key, Arc<Object>>,
     /// Pods whose gates have not been written about.
     gated: BTreeSet<Key>,
     bound: u64,
+}
+
+/// A pod that waits.
+struct Pending {
+    object: Arc<Object>,
+    /// Its priority, if only its class says it.
+    priority: Option<Resolved>,
+}
+
+/// A pod that has to make room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// The pod.
+    pub key: Key,
+    /// Its uid: another pod of the name is not meant.
+    pub uid: String,
+    /// For whom.
+    pub preemptor: Key,
 }
 
 /// One round's writes. The groups are independent of each other.
@@ -34,11 +59,14 @@ pub struct Round {
     pub bindings: Vec<BindingGroup>,
     /// Conditions about pods that were not placed, each with the notes to write if it was.
     pub conditions: Vec<(Intent, Vec<Note>)>,
-    /// Pods that have to make room, and for whom.
-    pub victims: Vec<(Key, Key)>,
+    /// Pods that have to make room.
+    pub victims: Vec<Victim>,
+    /// Writes about volumes that must come before bindings. Their pods are decided about again when the claims are bound.
+    pub volumes: Vec<Intent>,
 }
 
 /// Bindings that belong together.
+#[derive(Default)]
 pub struct BindingGroup {
     /// The pods.
     pub pods: Vec<Key>,
@@ -54,39 +82,71 @@ impl Desk {
         let scheduler = Scheduler::new(configuration);
         Desk {
             scheduler,
+            classes: PriorityClasses::default(),
             pending: BTreeMap::new(),
+            storage: BTreeMap::new(),
             gated: BTreeSet::new(),
             bound: 0,
         }
     }
 
+    /// The resources that it reads, in the order in which a start reads them.
+    pub fn resources() -> &'static [&'static str] {
+        &feed::RESOURCES
+    }
+
     /// Whether an object concerns the scheduler.
     pub fn wants(key: &Key) -> bool {
-        matches!(key.resource.as_str(), "pods" | "nodes" | "namespaces")
+        feed::RESOURCES.contains(&key.resource.as_str())
     }
 
     /// Takes note of an object. `None` means that it does not exist.
     pub fn observe(&mut self, key: &Key, object: Option<&Arc<Object>>) -> Result<(), ObserveError> {
         match (key.resource.as_str(), object) {
-            ("pods", Some(object)) => self.observe_pod(key, object)?,
-            ("pods", None) => {
+            (PODS, Some(object)) => self.observe_pod(key, object),
+            (PODS, None) => {
                 self.pending.remove(key);
                 self.gated.remove(key);
                 self.scheduler.remove_pod(&pod_key(key));
+                Ok(())
             }
-            ("nodes", Some(object)) => {
-                self.scheduler.upsert_node(&read::<core::Node>(key, object)?);
+            (PRIORITY_CLASSES, object) => {
+                if self.classes.observe(key, object)? {
+                    self.judge_again()?;
+                }
+                Ok(())
             }
-            ("nodes", None) => self.scheduler.remove_node(&key.name),
-            ("namespaces", Some(object)) => self.scheduler.upsert_namespace(&read::<core::Namespace>(key, object)?),
-            ("namespaces", None) => self.scheduler.remove_namespace(&key.name),
-            _ => {}
+            (resource, object) => {
+                if feed::is_storage(resource) {
+                    match object {
+                        Some(object) => self.storage.insert(key.clone(), Arc::clone(object)),
+                        None => self.storage.remove(key),
+                    };
+                }
+                feed::observe(&mut self.scheduler, key, object)
+            }
+        }
+    }
+
+    /// The classes have changed: pods that wait and have no number of their own may have another priority.
+    fn judge_again(&mut self) -> Result<(), ObserveError> {
+        let waiting: Vec<(Key, Arc<Object>)> = self
+            .pending
+            .iter()
+            .map(|(key, pending)| (key.clone(), Arc::clone(&pending.object)))
+            .collect();
+        for (key, object) in waiting {
+            self.observe_pod(&key, &object)?;
         }
         Ok(())
     }
 
     fn observe_pod(&mut self, key: &Key, object: &Arc<Object>) -> Result<(), ObserveError> {
-        let pod: core::Pod = read(key, object)?;
+        let mut pod: core::Pod = read(key, object)?;
+        let priority = pod.spec.as_ref().and_then(|spec| self.classes.resolve(spec));
+        if let (Some(priority), Some(spec)) = (&priority, &mut pod.spec) {
+            priority.apply(spec);
+        }
         self.scheduler.upsert_pod(&pod);
         let spec = pod.spec.as_ref();
         let bound = spec
@@ -97,7 +157,11 @@ impl Desk {
             self.gated.remove(key);
             return Ok(());
         }
-        self.pending.insert(key.clone(), Arc::clone(object));
+        let pending = Pending {
+            object: Arc::clone(object),
+            priority,
+        };
+        self.pending.insert(key.clone(), pending);
         let gates = spec
             .and_then(|spec| spec.scheduling_gates.as_ref())
             .is_some_and(|gates| !gates.is_empty());
@@ -138,48 +202,101 @@ impl Desk {
         let mut round = Round::default();
         let mut gangs: BTreeMap<Arc<str>, BindingGroup> = BTreeMap::new();
         for decision in self.scheduler.schedule_batch(now.0, pods_max) {
-            let key = Key::new("pods", decision.pod().namespace(), decision.pod().name());
-            let Some(object) = self.pending.get(&key).cloned() else {
-                self.scheduler.forget(decision.pod(), now.0);
-                continue;
-            };
+            let key = Key::new(PODS, decision.pod().namespace(), decision.pod().name());
             match decision {
-                Decision::Bind(binding) => {
-                    let Some((intent, note)) = bind(&key, &object, &binding, now) else {
+                Decision::Bind(binding) => self.take_binding(key, &binding, now, &mut gangs, &mut round),
+                Decision::Unschedulable(refused) => {
+                    let Some(pending) = self.pending.get(&key) else {
                         continue;
                     };
-                    let gang = binding.group.clone();
-                    let group = match gang {
-                        Some(name) => gangs.entry(name).or_insert_with(BindingGroup::empty),
-                        None => {
-                            round.bindings.push(BindingGroup::empty());
-                            let Some(group) = round.bindings.last_mut() else {
-                                continue;
-                            };
-                            group
-                        }
-                    };
-                    group.pods.push(key);
-                    group.intents.push(intent);
-                    group.notes.push(note);
-                }
-                Decision::Unschedulable(refused) => {
                     if let Preemption::Nominated { victims, .. } = &refused.preemption {
-                        let named = victims.iter().map(|pod| Key::new("pods", pod.namespace(), pod.name()));
-                        round.victims.extend(named.map(|victim| (victim, key.clone())));
+                        round.victims.extend(victims.iter().map(|pod| self.victim(pod, &key)));
                     }
-                    round.conditions.extend(explain(&key, &object, &refused, now));
+                    round.conditions.extend(explain(&key, &pending.object, &refused, now));
                 }
             }
         }
         round.bindings.extend(gangs.into_values());
         for key in std::mem::take(&mut self.gated) {
-            let Some(object) = self.pending.get(&key) else { continue };
+            let Some(pending) = self.pending.get(&key) else {
+                continue;
+            };
             round
                 .conditions
-                .extend(explain_gates(&key, object, now).map(|intent| (intent, Vec::new())));
+                .extend(explain_gates(&key, &pending.object, now).map(|intent| (intent, Vec::new())));
         }
         round
+    }
+
+    fn take_binding(
+        &mut self,
+        key: Key,
+        binding: &Binding,
+        now: UnixMillis,
+        gangs: &mut BTreeMap<Arc<str>, BindingGroup>,
+        round: &mut Round,
+    ) {
+        if !binding.pre_bind.is_empty() {
+            let writes = binding.pre_bind.iter().filter_map(|step| self.prepare_volume(step));
+            round.volumes.extend(writes);
+        }
+        let bound = match self.pending.get(&key) {
+            Some(pending) if binding.pre_bind.is_empty() => bind(&key, pending, binding, now),
+            _ => None,
+        };
+        let Some((intent, note)) = bound else {
+            // It gives its place back; the claims that become bound bring it forth again.
+            self.scheduler.forget(&binding.pod, now.0);
+            return;
+        };
+        match &binding.group {
+            Some(name) => gangs.entry(Arc::clone(name)).or_default().push(key, intent, note),
+            None => {
+                let mut alone = BindingGroup::default();
+                alone.push(key, intent, note);
+                round.bindings.push(alone);
+            }
+        }
+    }
+
+    fn victim(&self, pod: &PodKey, preemptor: &Key) -> Victim {
+        let cluster = self.scheduler.cluster();
+        let uid = cluster.pod_id(pod).map(|id| cluster.pod(id).uid.to_string());
+        Victim {
+            key: Key::new(PODS, pod.namespace(), pod.name()),
+            uid: uid.unwrap_or_default(),
+            preemptor: preemptor.clone(),
+        }
+    }
+
+    /// What must be written of a volume or a claim before a pod is bound. Nothing if it says so already.
+    fn prepare_volume(&self, step: &PreBind) -> Option<Intent> {
+        match step {
+            PreBind::BindVolume { claim, volume } => {
+                let claim = self.storage.get(&feed::claim_key(claim)?)?.value().ok()?;
+                let key = feed::volume_key(volume);
+                let reference = json!({
+                    "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": claim["metadata"]["namespace"],
+                    "name": claim["metadata"]["name"], "uid": claim["metadata"]["uid"],
+                });
+                self.change_storage(key, |value| {
+                    ownership::member(value, "spec").insert("claimRef".into(), reference);
+                    ownership::annotate(value, "pv.kubernetes.io/bound-by-controller", "yes");
+                })
+            }
+            PreBind::ProvisionVolume { claim, node } => self.change_storage(feed::claim_key(claim)?, |value| {
+                ownership::annotate(value, "volume.kubernetes.io/selected-node", node);
+            }),
+        }
+    }
+
+    fn change_storage(&self, key: Key, change: impl FnOnce(&mut Value)) -> Option<Intent> {
+        let base = self.storage.get(&key)?;
+        let before = base.value().ok()?;
+        let mut value = before.clone();
+        change(&mut value);
+        let base = Arc::clone(base);
+        (value != before).then_some(Intent::Update { key, base, value })
     }
 
     /// A binding was written.
@@ -196,12 +313,10 @@ impl Desk {
 }
 
 impl BindingGroup {
-    fn empty() -> BindingGroup {
-        BindingGroup {
-            pods: Vec::new(),
-            intents: Vec::new(),
-            notes: Vec::new(),
-        }
+    fn push(&mut self, pod: Key, intent: Intent, note: Note) {
+        self.pods.push(pod);
+        self.intents.push(intent);
+        self.notes.push(note);
     }
 }
 
@@ -209,8 +324,12 @@ fn pod_key(key: &Key) -> PodKey {
     PodKey::new(&key.namespace, &key.name)
 }
 
-fn bind(key: &Key, base: &Arc<Object>, binding: &Binding, now: UnixMillis) -> Option<(Intent, Note)> {
+fn bind(key: &Key, pending: &Pending, binding: &Binding, now: UnixMillis) -> Option<(Intent, Note)> {
+    let base = &pending.object;
     let mut value = base.value().ok()?;
+    if let Some(priority) = &pending.priority {
+        priority.write(&mut value);
+    }
     ownership::member(&mut value, "spec").insert("nodeName".into(), json!(&*binding.node));
     let wanted = Wanted {
         kind: "PodScheduled",
@@ -285,8 +404,13 @@ fn explain_gates(key: &Key, base: &Arc<Object>, now: UnixMillis) -> Option<Inten
     })
 }
 
-/// The write that makes a victim go, and the note about it.
-pub fn preempt(key: &Key, base: &Arc<Object>, preemptor: &Key, now: UnixMillis) -> Option<(Intent, Note)> {
+/// The write that makes a victim go, and the note about it. `base` is what the victim is now: nothing if it goes already,
+/// or if it is another pod of the name.
+pub fn preempt(victim: &Victim, base: &Arc<Object>, now: UnixMillis) -> Option<(Intent, Note)> {
+    let (key, preemptor) = (&victim.key, &victim.preemptor);
+    if base.header.uid.as_str() != victim.uid {
+        return None;
+    }
     let mut intent = ownership::delete(key, base, now)?;
     if let Intent::Update { value, .. } = &mut intent {
         let message = format!("{COMPONENT}: preempting to accommodate a higher priority pod");

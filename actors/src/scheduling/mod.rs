@@ -1,18 +1,20 @@
 //! The scheduler's actor: one for the cluster, on the leader. It feeds the pure crate `scheduler` through `desk` and
 //! carries its rounds out: all bindings of a round are one round of consensus. Supervised by the control plane's root
-//! (permanent); after a failure it reads nodes, pods and namespaces from the store.
+//! (permanent); after a failure it reads all that scheduling goes by from the store.
 //!
 //! Invariants: a pod is bound by a compare-and-set against the version that was decided about, so it is bound at most
 //! once; a condition that says the same as before is not written again.
 
 pub mod desk;
+mod feed;
+mod priority;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use protocol::store::{Change, ListRequest, ObjectStore, Precondition, Proposal, ReadError, StoreEvent, Write};
+use protocol::store::{Change, ListRequest, ObjectStore, Proposal, ReadError, StoreEvent};
 use protocol::{Cause, Revision};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rand::SeedableRng;
@@ -26,7 +28,7 @@ use crate::compose;
 use crate::effects::{Intent, Note};
 use crate::object_actor::list_all;
 use crate::recorder;
-use desk::{Desk, Round};
+use desk::{Desk, Round, Victim};
 
 /// Pods of one round: bounds the size of what is proposed together.
 const ROUND_MAX: usize = 512;
@@ -36,7 +38,7 @@ const READ_RETRY: Duration = Duration::from_millis(200);
 
 /// What the scheduler's actor is told.
 pub enum SchedulerMessage {
-    /// Something happened to a pod, a node or a namespace.
+    /// Something happened to a pod, a node, or something else that scheduling goes by.
     Observe(Arc<StoreEvent>, Credit),
     /// Read everything: after a start, or because events were dropped.
     Load,
@@ -218,8 +220,8 @@ impl SchedulerState {
         self.overflowed.store(false, Ordering::Release);
         let revision = self.store.revision().await?;
         let mut desk = Desk::new(SchedulerConfiguration::default());
-        for resource in ["namespaces", "nodes", "pods"] {
-            let mut request = ListRequest::all(resource);
+        for resource in Desk::resources() {
+            let mut request = ListRequest::all(*resource);
             request.at = Some(revision);
             for (key, object) in list_all(self.store.as_ref(), request).await? {
                 note_damage(desk.observe(&key, Some(&object)));
@@ -273,6 +275,7 @@ impl SchedulerState {
             bindings,
             conditions,
             victims,
+            volumes,
         } = self.desk.round(now, ROUND_MAX);
         self.rounds += 1;
         let mut proposals = Vec::with_capacity(bindings.len() + conditions.len());
@@ -280,6 +283,10 @@ impl SchedulerState {
             proposals.push(self.proposal(&group.intents));
         }
         for (intent, _) in &conditions {
+            proposals.push(self.proposal(std::slice::from_ref(intent)));
+        }
+        // A refusal means that the volume or the claim has changed, and its event brings the pod forth again.
+        for intent in &volumes {
             proposals.push(self.proposal(std::slice::from_ref(intent)));
         }
         let mut answers = self.store.propose_all(proposals).await.into_iter();
@@ -311,23 +318,11 @@ impl SchedulerState {
         let mut writes = Vec::with_capacity(intents.len());
         for intent in intents {
             match intent {
-                Intent::Update { key, base, value } => match compose::update(&key.resource, value) {
-                    Ok(draft) => {
-                        let precondition = Precondition::Revision(base.header.revision);
-                        writes.push(Write::Put {
-                            key: key.clone(),
-                            precondition,
-                            draft,
-                        });
-                    }
+                Intent::Update { key, base, value } => match compose::change(key, base, value) {
+                    Ok(write) => writes.push(write),
                     Err(error) => tracing::warn!(%key, %error, "a decided object does not encode"),
                 },
-                Intent::Remove { key, revision } => {
-                    writes.push(Write::Delete {
-                        key: key.clone(),
-                        precondition: Precondition::Revision(*revision),
-                    });
-                }
+                Intent::Remove { key, revision } => writes.push(compose::removal(key, *revision)),
                 Intent::Create { .. } | Intent::Fence { .. } => {}
             }
         }
@@ -338,14 +333,14 @@ impl SchedulerState {
     }
 
     /// Makes room: victims are read, so that the mark is put on what they are now.
-    async fn evict(&mut self, victims: Vec<(protocol::Key, protocol::Key)>, notes: &mut Vec<Note>) {
+    async fn evict(&mut self, victims: Vec<Victim>, notes: &mut Vec<Note>) {
         let now = self.clock.now();
         let (mut proposals, mut about) = (Vec::new(), Vec::new());
-        for (victim, preemptor) in victims {
-            let Ok(Some(object)) = self.store.read(&victim).await else {
+        for victim in victims {
+            let Ok(Some(object)) = self.store.read(&victim.key).await else {
                 continue;
             };
-            let Some((intent, note)) = desk::preempt(&victim, &object, &preemptor, now) else {
+            let Some((intent, note)) = desk::preempt(&victim, &object, now) else {
                 continue;
             };
             proposals.push(self.proposal(&[intent]));
@@ -386,7 +381,7 @@ impl SchedulerState {
             }
             AdminMessage::Tell { message, reply } if message == "reconcile" => {
                 let _ = myself.send_message(SchedulerMessage::Load);
-                let _ = reply.send(Ok("it reads nodes and pods again".to_owned()));
+                let _ = reply.send(Ok("it reads everything again".to_owned()));
             }
             AdminMessage::Ask { reply, .. } | AdminMessage::Tell { reply, .. } => {
                 let _ = reply.send(Err(UNDERSTANDS.to_owned()));

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use actors::membership::MemberStream;
@@ -68,6 +69,8 @@ pub struct World {
     pub members: Arc<Members>,
     pub registry: Registry,
     pub control_plane: Option<ControlPlane>,
+    /// While it is set, no machine lets a pod go: a test removes those that are being deleted, as an agent would.
+    pub holds_pods: Arc<AtomicBool>,
     agent: JoinHandle<()>,
     rng: Mutex<SmallRng>,
 }
@@ -87,12 +90,14 @@ impl World {
     pub async fn with(nodes: &[&str], config: ControlPlaneConfig) -> World {
         let store = MemoryStore::new();
         let members = Arc::new(Members::default());
-        let agent = tokio::spawn(run_agent(store.clone(), members.clone()));
+        let holds_pods = Arc::new(AtomicBool::new(false));
+        let agent = tokio::spawn(run_agent(store.clone(), members.clone(), Arc::clone(&holds_pods)));
         let mut world = World {
             store,
             members,
             registry: Registry::default(),
             control_plane: None,
+            holds_pods,
             agent,
             rng: Mutex::new(SmallRng::seed_from_u64(42)),
         };
@@ -174,6 +179,13 @@ impl World {
             if self.store.propose(Proposal::one(Cause(2), write)).await.is_ok() {
                 return;
             }
+        }
+    }
+
+    /// Removes an object, as the agent of its machine does when nothing of a pod is left.
+    pub async fn remove(&self, key: &Key) {
+        while let Some(object) = self.store.read(key).await.unwrap() {
+            remove(self.store.as_ref(), key, &object).await;
         }
     }
 
@@ -285,8 +297,18 @@ async fn put(store: &dyn ObjectStore, key: &Key, base: &Object, value: Value) ->
         .is_ok()
 }
 
+async fn remove(store: &dyn ObjectStore, key: &Key, object: &Object) {
+    let precondition = Precondition::Revision(object.header.revision);
+    let write = Write::Delete {
+        key: key.clone(),
+        precondition,
+    };
+    // Refused if someone else wrote it.
+    let _ = store.propose(Proposal::one(Cause(4), write)).await;
+}
+
 /// The agents of all machines in one task.
-async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>) {
+async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>, holds_pods: Arc<AtomicBool>) {
     let request = WatchRequest {
         resources: vec!["pods".into()],
         namespace: None,
@@ -308,12 +330,9 @@ async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>) {
             continue;
         }
         if object.header.deleting {
-            let precondition = Precondition::Revision(object.header.revision);
-            let write = Write::Delete {
-                key: event.key.clone(),
-                precondition,
-            };
-            let _ = store.propose(Proposal::one(event.cause, write)).await;
+            if !holds_pods.load(Ordering::Acquire) {
+                remove(store.as_ref(), &event.key, &object).await;
+            }
         } else if pod["status"]["phase"] != "Running" {
             addresses += 1;
             let ip = format!("10.244.{}.{}", addresses / 250, addresses % 250 + 1);
