@@ -328,7 +328,10 @@ mod tests {
         assert_eq!(ips, ["10.1.0.1", "10.1.0.2"]);
         let subset = &all[6].value["subsets"][0];
         assert_eq!(subset["addresses"], json!([{"ip": "10.1.0.1"}, {"ip": "10.1.0.2"}]));
-        assert_eq!(subset["ports"], json!([{"name": "https", "port": 6443, "protocol": "TCP"}]));
+        assert_eq!(
+            subset["ports"],
+            json!([{"name": "https", "port": 6443, "protocol": "TCP"}])
+        );
     }
 
     #[test]

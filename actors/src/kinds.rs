@@ -1,16 +1,20 @@
 //! The table of the control plane's kinds: which deciding part an object's actor gets. A kind joins the cluster, and the
 //! simulation, by one line here and its routes in `router::index`.
 
+use protocol::Key;
+
 use crate::addresses::Ipv4Range;
 use crate::collection::Collection;
 use crate::deployment::Deployment;
+use crate::disruption::DisruptionBudget;
 use crate::kind::{ObjectKind, Role, Slot};
 use crate::namespace::Namespace;
+use crate::node::brake::{self, EvictionBrake};
 use crate::node::pod_cidrs::{self, PodCidrs};
 use crate::node::{Node, NodeSettings};
 use crate::pod::Pod;
 use crate::replica_set::ReplicaSet;
-use crate::router::index::{DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use crate::router::index::{BUDGETS, DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
 use crate::service::Service;
 use crate::service::leftover::Leftover;
 
@@ -23,6 +27,16 @@ pub struct KindSettings {
     pub node_prefix: u8,
     /// For nodes.
     pub node: NodeSettings,
+}
+
+/// The actors that see all nodes. They have no object of a kind of their own, and are always there.
+pub(crate) fn about_all_nodes() -> [Key; 2] {
+    [pod_cidrs::key(), brake::key()]
+}
+
+/// Whether a key is that of an actor that sees all nodes.
+pub(crate) fn is_about_all_nodes(key: &Key) -> bool {
+    about_all_nodes().contains(key)
 }
 
 /// A deciding part that knows nothing so far, and the name of its kind for the shell. `None` for objects that have no
@@ -38,9 +52,11 @@ pub fn make(slot: &Slot, settings: &KindSettings) -> Option<Box<dyn ObjectKind>>
         PODS => Box::new(Pod::new(key)),
         NODES => Box::new(Node::new(key, settings.node.clone())),
         SERVICES => Box::new(Service::new(key)),
+        BUDGETS => Box::new(DisruptionBudget::new(key)),
         ENDPOINTS => Box::new(Leftover::new(key)),
         NAMESPACES => Box::new(Namespace::new(key)),
         _ if key == pod_cidrs::key() => Box::new(PodCidrs::new(settings.cluster_cidr, settings.node_prefix)),
+        _ if key == brake::key() => Box::new(EvictionBrake::new(settings.node.clone())),
         _ => return None,
     })
 }
@@ -56,9 +72,11 @@ pub fn name(slot: &Slot) -> &'static str {
         PODS => "pod",
         NODES => "node",
         SERVICES => "service",
+        BUDGETS => "poddisruptionbudget",
         ENDPOINTS => "endpoints",
         NAMESPACES => "namespace",
         _ if slot.key == pod_cidrs::key() => "pod-cidrs",
+        _ if slot.key == brake::key() => "node-evictions",
         _ => "object",
     }
 }

@@ -80,7 +80,8 @@ fn note_unreachable(value: &mut Value, own: &Own, now: UnixMillis) {
     }
 }
 
-/// Makes the taints follow from the Ready condition and from `spec.unschedulable`. Taints of people stay.
+/// Makes the taints follow from the Ready condition and from `spec.unschedulable`. Taints of people stay. That pods are
+/// driven away is the brake's decision: a node that is marked so stays marked, by what it says now, until it is ready.
 fn keep_taints(value: &mut Value, now: UnixMillis) {
     let ready = value["status"]["conditions"]
         .as_array()
@@ -91,14 +92,19 @@ fn keep_taints(value: &mut Value, now: UnixMillis) {
         Some("Unknown") => Some(UNREACHABLE),
         _ => Some(NOT_READY),
     };
+    let mut taints = value["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let marked = taints.iter().any(|taint| {
+        let by_condition = taint["key"] == UNREACHABLE || taint["key"] == NOT_READY;
+        by_condition && taint["effect"] == "NoExecute"
+    });
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     if let Some(key) = key {
-        wanted.extend([(key, "NoSchedule"), (key, "NoExecute")]);
+        wanted.push((key, "NoSchedule"));
+        wanted.extend(marked.then_some((key, "NoExecute")));
     }
     if value["spec"]["unschedulable"] == true {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
-    let mut taints = value["spec"]["taints"].as_array().cloned().unwrap_or_default();
     let before = taints.clone();
     taints.retain(|taint| {
         let (key, effect) = (
@@ -134,7 +140,7 @@ fn note_transition(own: &Own, value: &Value, effects: &mut Effects) {
         .and_then(|ready| ready["status"].as_str());
     if after == Some("Unknown") && before != after {
         let name = &own.reading.metadata.name;
-        let regarding = regarding_node(own);
+        let regarding = Regarding::new("v1", "Node", &own.reading.metadata);
         let message = format!("Node {name} status is now: NodeNotReady");
         effects.notes.push(Note {
             regarding,
@@ -143,16 +149,6 @@ fn note_transition(own: &Own, value: &Value, effects: &mut Effects) {
             message,
             component: COMPONENT,
         });
-    }
-}
-
-fn regarding_node(own: &Own) -> Regarding {
-    Regarding {
-        api_version: "v1".into(),
-        kind: "Node".into(),
-        namespace: String::new(),
-        name: own.reading.metadata.name.clone(),
-        uid: own.reading.metadata.uid.clone(),
     }
 }
 
@@ -233,13 +229,7 @@ fn mark_evicted(
     effects.write_one(intent);
     let metadata = &pod.metadata;
     effects.notes.push(Note {
-        regarding: Regarding {
-            api_version: "v1".into(),
-            kind: "Pod".into(),
-            namespace: metadata.namespace.clone(),
-            name: metadata.name.clone(),
-            uid: metadata.uid.clone(),
-        },
+        regarding: Regarding::new("v1", "Pod", metadata),
         severity: Severity::Normal,
         reason: "TaintManagerEviction",
         message: format!("Marking for deletion Pod {}/{}", metadata.namespace, metadata.name),
@@ -323,11 +313,8 @@ mod tests {
         let effects = decide_on(&mut state, Event::Liveness(Liveness::Down), NOW);
         assert_eq!(
             taint_keys(&effects),
-            [
-                "mine:NoSchedule",
-                &format!("{UNREACHABLE}:NoSchedule"),
-                &format!("{UNREACHABLE}:NoExecute")
-            ]
+            ["mine:NoSchedule", &format!("{UNREACHABLE}:NoSchedule")],
+            "whether its pods have to go is the brake's decision"
         );
         let Intent::Update { value, .. } = &effects.groups[0][0] else {
             panic!()
@@ -343,9 +330,12 @@ mod tests {
     #[test]
     fn a_node_that_says_it_is_not_ready_gets_the_other_taint_and_a_ready_one_none() {
         let effects = decide_on(&mut actor(node("False", json!([])), vec![]), Event::Changed, NOW);
+        assert_eq!(taint_keys(&effects), [format!("{NOT_READY}:NoSchedule")]);
+        let mut marked = actor(node("False", lost_taints(NOW)), vec![]);
         assert_eq!(
-            taint_keys(&effects),
-            [format!("{NOT_READY}:NoSchedule"), format!("{NOT_READY}:NoExecute")]
+            taint_keys(&decide_on(&mut marked, Event::Changed, NOW)),
+            [format!("{NOT_READY}:NoSchedule"), format!("{NOT_READY}:NoExecute")],
+            "a node that is marked stays marked, by what it says now"
         );
         let mut back = actor(node("True", lost_taints(NOW)), vec![]);
         assert!(taint_keys(&decide_on(&mut back, Event::Liveness(Liveness::Alive), NOW)).is_empty());

@@ -10,6 +10,11 @@ pub(crate) const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// The node itself says that it is not ready.
 pub(crate) const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
+/// Whether a taint drives pods away because of the Ready condition.
+pub(crate) fn is_marked(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && matches!(taint.key.as_str(), UNREACHABLE | NOT_READY)
+}
+
 /// When a pod has to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -139,7 +144,7 @@ mod tests {
         let settings = NodeSettings {
             default_toleration_seconds: 2,
             not_ready_toleration_seconds: 60,
-            unheard_after_ms: None,
+            ..NodeSettings::default()
         };
         for (name, taints, tolerations, after_seconds, expected) in cases {
             let taints: Vec<Taint> = serde_json::from_value(taints).unwrap();

@@ -4,8 +4,10 @@
 //! membership calls down.
 //!
 //! Invariants: a pod is only marked for deletion here, never removed: what runs on a machine that cannot be reached still
-//! runs. Taints are those of the Ready condition, whoever wrote it.
+//! runs. Taints are those of the Ready condition, whoever wrote it; the one that drives pods away is added by `brake`,
+//! which sees all nodes, and taken off here.
 
+pub mod brake;
 mod decide;
 pub(crate) mod eviction;
 pub mod pod_cidrs;
@@ -31,6 +33,15 @@ pub struct NodeSettings {
     /// A node of which the membership never said anything counts as down after so many milliseconds; `None` trusts its
     /// Ready condition for ever, as simulated nodes need it.
     pub unheard_after_ms: Option<u64>,
+    /// The time between two silent nodes of one zone whose pods are driven away, in milliseconds. Kubernetes takes ten
+    /// seconds (`--node-eviction-rate`); here it is one, as a lost node's pods are to run elsewhere soon.
+    pub eviction_interval_ms: u64,
+    /// The same while most of a large zone is silent (`--secondary-node-eviction-rate`).
+    pub secondary_eviction_interval_ms: u64,
+    /// The share of silent nodes, in per cent, from which on a zone is disrupted (`--unhealthy-zone-threshold`).
+    pub unhealthy_zone_threshold_percent: u64,
+    /// A zone of more nodes is large; a smaller one that is disrupted is left alone (`--large-cluster-size-threshold`).
+    pub large_zone_nodes: usize,
 }
 
 impl Default for NodeSettings {
@@ -39,6 +50,10 @@ impl Default for NodeSettings {
             default_toleration_seconds: 1,
             not_ready_toleration_seconds: 300,
             unheard_after_ms: Some(40_000),
+            eviction_interval_ms: 1_000,
+            secondary_eviction_interval_ms: 100_000,
+            unhealthy_zone_threshold_percent: 55,
+            large_zone_nodes: 50,
         }
     }
 }

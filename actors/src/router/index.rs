@@ -14,7 +14,8 @@ use serde_json::Value;
 
 use crate::collection;
 use crate::kind::{Role, Slot};
-use crate::node::pod_cidrs;
+use crate::kinds::{about_all_nodes, is_about_all_nodes};
+use crate::node::eviction;
 
 /// Objects that are shown to an actor that works through many, at a time.
 const SHOWN_MAX: usize = 500;
@@ -27,6 +28,9 @@ pub(crate) const REPLICA_SETS: &str = "replicasets.apps";
 pub(crate) const DEPLOYMENTS: &str = "deployments.apps";
 pub(crate) const ENDPOINT_SLICES: &str = "endpointslices.discovery.k8s.io";
 pub(crate) const ENDPOINTS: &str = "endpoints";
+pub(crate) const BUDGETS: &str = "poddisruptionbudgets.policy";
+/// Resources whose objects keep a number of pods. A budget that is a percentage is one of that number.
+const SCALED: [&str; 4] = [REPLICA_SETS, DEPLOYMENTS, "statefulsets.apps", "replicationcontrollers"];
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const NODE_NAME: &str = "spec.nodeName";
 
@@ -34,16 +38,16 @@ const NODE_NAME: &str = "spec.nodeName";
 struct Entry {
     header: Header,
     selector: Option<LabelSelector>,
-    /// Of a node: whether it has a taint that drives pods away.
-    evicts: bool,
+    /// Of a node: whether it has to do something about its pods, being silent or driving them away.
+    minds_pods: bool,
 }
 
 /// Whom an event concerns.
 pub struct Routed {
     /// The actors that get it.
     pub slots: BTreeSet<Slot>,
-    /// An actor that must read its state again, because from here on it is told of others than before: a node that drives
-    /// pods away is told of its pods, a Service of the pods of its new selector.
+    /// An actor that must read its state again, because from here on it is told of others than before: a node that is
+    /// silent, or drives pods away, is told of its pods, a Service of the pods of its new selector.
     pub reread: Option<Slot>,
 }
 
@@ -85,7 +89,7 @@ impl Index {
     pub fn insert(&mut self, key: &Key, object: &Object) {
         self.forget(key);
         let selector = selector_of(key, object);
-        let evicts = key.resource.as_str() == NODES && has_no_execute(object);
+        let minds_pods = key.resource.as_str() == NODES && minds_pods(object);
         let header = object.header.clone();
         self.uids.insert(header.uid.clone(), key.clone());
         for owner in &header.owners {
@@ -120,7 +124,7 @@ impl Index {
             Entry {
                 header,
                 selector,
-                evicts,
+                minds_pods,
             },
         );
     }
@@ -144,7 +148,7 @@ impl Index {
 
     /// Takes note of an event and answers which actors it concerns.
     pub fn route(&mut self, event: &StoreEvent) -> Routed {
-        let scope = |entry: Option<&Entry>| entry.map(|entry| (entry.evicts, entry.selector.clone()));
+        let scope = |entry: Option<&Entry>| entry.map(|entry| (entry.minds_pods, entry.selector.clone()));
         let before = scope(self.entries.get(&event.key));
         let slots = self.concerned_by(event);
         let after = scope(self.entries.get(&event.key));
@@ -173,7 +177,7 @@ impl Index {
             self.wake_own(key, &mut slots);
         }
         if key.resource.as_str() == NODES {
-            slots.insert(Slot::own(pod_cidrs::key()));
+            slots.extend(about_all_nodes().map(Slot::own));
             if event.change == Change::Created {
                 slots.extend(self.pods_on(&key.name).map(|pod| Slot::own(pod.clone())));
             }
@@ -183,7 +187,7 @@ impl Index {
 
     /// Actors that have something to do after a start: those that hold a kind's state, and what was left half done.
     pub fn initial(&self) -> BTreeSet<Slot> {
-        let mut slots = BTreeSet::from([Slot::own(pod_cidrs::key())]);
+        let mut slots = BTreeSet::from(about_all_nodes().map(Slot::own));
         for key in self.entries.keys() {
             self.wake_own(key, &mut slots);
             // A Service may have ended while nobody looked.
@@ -199,14 +203,14 @@ impl Index {
         let Some(entry) = self.entries.get(key) else { return };
         let header = &entry.header;
         let own = match key.resource.as_str() {
-            NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS => true,
+            NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS | BUDGETS => true,
             NAMESPACES => header.deleting,
             PODS => {
                 let node = header.field(NODE_NAME);
                 let node_exists = self.entries.contains_key(&Key::new(NODES, "", node));
                 if node.is_empty() { header.deleting } else { !node_exists }
             }
-            _ => *key == pod_cidrs::key(),
+            _ => is_about_all_nodes(key),
         };
         if own {
             slots.insert(Slot::own(key.clone()));
@@ -245,14 +249,14 @@ impl Index {
             PODS => {
                 self.selecting(key, header, |selecting| {
                     // A pod with another controller is none of a ReplicaSet's business, whatever its labels.
-                    selecting.resource.as_str() == SERVICES
+                    matches!(selecting.resource.as_str(), SERVICES | BUDGETS)
                         || (selecting.resource.as_str() == REPLICA_SETS && header.controller().is_none())
                 })
                 .for_each(|selecting| {
                     slots.insert(Slot::own(selecting.clone()));
                 });
                 let node = Key::new(NODES, "", header.field(NODE_NAME));
-                if self.entries.get(&node).is_some_and(|entry| entry.evicts) {
+                if self.entries.get(&node).is_some_and(|entry| entry.minds_pods) {
                     slots.insert(Slot::own(node));
                 }
             }
@@ -279,6 +283,9 @@ impl Index {
             }
             _ => {}
         }
+        if SCALED.contains(&key.resource.as_str()) {
+            slots.extend(self.budgets_over(key).cloned().map(Slot::own));
+        }
         let namespace = Key::new(NAMESPACES, "", Arc::clone(&key.namespace));
         if !key.namespace.is_empty() && self.header(&namespace).is_some_and(|header| header.deleting) {
             slots.insert(Slot::own(namespace));
@@ -304,14 +311,14 @@ impl Index {
 
     /// Whether a slot's object exists, or the slot does without: nobody is woken for what is gone.
     pub fn has_subject(&self, slot: &Slot) -> bool {
-        slot.key == pod_cidrs::key() || self.entries.contains_key(&slot.key)
+        is_about_all_nodes(&slot.key) || self.entries.contains_key(&slot.key)
     }
 
     /// What the actor of a slot must read when it wakes, beside its own object.
     pub fn related(&self, slot: &Slot) -> Vec<Key> {
         let key = &slot.key;
         let Some(entry) = self.entries.get(key) else {
-            return if *key == pod_cidrs::key() {
+            return if is_about_all_nodes(key) {
                 self.of_resource(NODES, "").cloned().collect()
             } else {
                 Vec::new()
@@ -329,15 +336,7 @@ impl Index {
             NODES => related.extend(self.pods_on(&key.name).cloned()),
             SERVICES => {
                 related.extend(self.selected(PODS, key, entry));
-                let slices = self.of_resource(ENDPOINT_SLICES, &key.namespace);
-                related.extend(
-                    slices
-                        .filter(|slice| {
-                            self.header(slice)
-                                .is_some_and(|h| h.labels.get(SERVICE_NAME).is_some_and(|name| **name == *key.name))
-                        })
-                        .cloned(),
-                );
+                related.extend(self.slices_of(key).cloned());
                 related.insert(in_place_of(key, ENDPOINTS));
             }
             ENDPOINTS => {
@@ -351,21 +350,14 @@ impl Index {
                 related.extend(self.selected(REPLICA_SETS, key, entry));
                 related.extend(self.owned(&entry.header, REPLICA_SETS));
                 // Names that it might want for a new ReplicaSet.
-                let prefix = format!("{}-", key.name);
-                let first = Key::new(REPLICA_SETS, Arc::clone(&key.namespace), prefix.as_str());
-                let named = self
-                    .entries
-                    .range((Bound::Included(first), Bound::Unbounded))
-                    .map(|(key, _)| key);
-                related.extend(
-                    named
-                        .take_while(|other| {
-                            other.resource.as_str() == REPLICA_SETS
-                                && other.namespace == key.namespace
-                                && other.name.starts_with(&prefix)
-                        })
-                        .cloned(),
-                );
+                related.extend(self.named_after(REPLICA_SETS, key));
+            }
+            BUDGETS => {
+                for pod in self.selected(PODS, key, entry) {
+                    let controllers = self.controllers_above(&pod);
+                    related.extend(controllers);
+                    related.insert(pod);
+                }
             }
             NAMESPACES if entry.header.deleting => {
                 related.extend(
@@ -377,10 +369,30 @@ impl Index {
                         .cloned(),
                 );
             }
-            _ if *key == pod_cidrs::key() => related.extend(self.of_resource(NODES, "").cloned()),
+            _ if is_about_all_nodes(key) => related.extend(self.of_resource(NODES, "").cloned()),
             _ => {}
         }
         related.into_iter().collect()
+    }
+
+    /// The slices that name a Service as theirs.
+    fn slices_of<'a>(&'a self, service: &'a Key) -> impl Iterator<Item = &'a Key> {
+        let slices = self.of_resource(ENDPOINT_SLICES, &service.namespace);
+        slices.filter(|slice| {
+            let name = self.header(slice).and_then(|header| header.labels.get(SERVICE_NAME));
+            name.is_some_and(|name| **name == *service.name)
+        })
+    }
+
+    /// Objects of a resource in the key's namespace whose names begin with the key's name and a hyphen.
+    fn named_after(&self, resource: &str, key: &Key) -> impl Iterator<Item = Key> {
+        let prefix = format!("{}-", key.name);
+        let first = Key::new(resource, Arc::clone(&key.namespace), prefix.as_str());
+        let of = (first.resource.clone(), Arc::clone(&first.namespace));
+        let from = self.entries.range((Bound::Included(first), Bound::Unbounded));
+        from.map(|(key, _)| key.clone())
+            .take_while(move |other| (&other.resource, &other.namespace) == (&of.0, &of.1))
+            .take_while(move |other| other.name.starts_with(&prefix))
     }
 
     fn related_to_collector(&self, key: &Key, header: &Header) -> Vec<Key> {
@@ -424,6 +436,27 @@ impl Index {
         })
     }
 
+    /// The controller of an object, and that one's, whether or not they exist.
+    fn controllers_above(&self, key: &Key) -> Vec<Key> {
+        let above = |key: &Key| collection::owner_key(self.header(key)?.controller()?, &key.namespace);
+        let controller = above(key);
+        let second = controller.as_ref().and_then(above);
+        controller.into_iter().chain(second).collect()
+    }
+
+    /// The budgets that cover the pods below a controller. One pod stands for all of a controller's: they are made from one
+    /// template, and what becomes of a pod itself is told to its budgets anyway.
+    fn budgets_over(&self, controller: &Key) -> impl Iterator<Item = &Key> {
+        let is_pod = |key: &&Key| key.resource.as_str() == PODS;
+        let sets = self.controlled(controller).filter(move |key| !is_pod(key));
+        let first = self.controlled(controller).find(is_pod);
+        let pods = first
+            .into_iter()
+            .chain(sets.filter_map(move |set| self.controlled(set).find(is_pod)));
+        pods.filter_map(|pod| Some((pod, self.header(pod)?)))
+            .flat_map(|(pod, header)| self.selecting(pod, header, |selecting| selecting.resource.as_str() == BUDGETS))
+    }
+
     /// All objects of a resource in a namespace.
     pub fn of_resource<'a>(&'a self, resource: &str, namespace: &str) -> impl Iterator<Item = &'a Key> {
         let first = Key::new(Resource::new(resource), namespace, "");
@@ -464,7 +497,7 @@ impl Index {
         });
         candidates.filter_map(|(selector, candidate)| {
             let header = self.header(candidate)?;
-            (!selector.is_empty() && selector.matches(&header.labels)).then(|| candidate.clone())
+            selects(key, selector, header).then(|| candidate.clone())
         })
     }
 
@@ -487,7 +520,7 @@ impl Index {
             .filter(move |selecting| wanted(selecting))
             .filter(|selecting| {
                 let selector = self.entries.get(*selecting).and_then(|entry| entry.selector.as_ref());
-                selector.is_some_and(|selector| !selector.is_empty() && selector.matches(&header.labels))
+                selector.is_some_and(|selector| selects(selecting, selector, header))
             })
     }
 }
@@ -495,6 +528,12 @@ impl Index {
 /// Whether objects of this resource have an actor of their own beside a collector.
 pub(crate) fn has_actor(key: &Key) -> bool {
     matches!(key.resource.as_str(), NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS)
+}
+
+/// Whether the selector of an object selects another one. An empty selector selects nothing, but for budgets, where it
+/// covers the whole namespace (policy/v1).
+fn selects(key: &Key, selector: &LabelSelector, header: &Header) -> bool {
+    (!selector.is_empty() || key.resource.as_str() == BUDGETS) && selector.matches(&header.labels)
 }
 
 /// The key of the object of another resource that has the same name.
@@ -545,6 +584,12 @@ fn selector_of(key: &Key, object: &Object) -> Option<LabelSelector> {
     let read = || object.parse::<Selecting>().ok().map(|object| object.spec.selector);
     match key.resource.as_str() {
         REPLICA_SETS | DEPLOYMENTS => LabelSelector::from_value(&read()?).ok(),
+        BUDGETS => {
+            let selector = read()?;
+            selector
+                .is_object()
+                .then(|| LabelSelector::from_value(&selector).ok())?
+        }
         SERVICES => {
             let labels: BTreeMap<String, String> = serde_json::from_value(read()?).ok()?;
             (!labels.is_empty()).then(|| LabelSelector::from_map(labels.iter()))
@@ -553,9 +598,15 @@ fn selector_of(key: &Key, object: &Object) -> Option<LabelSelector> {
     }
 }
 
-fn has_no_execute(object: &Object) -> bool {
+/// Whether a node's taints say that it has to do something about its pods: those of a silent node are not ready, whether or
+/// not they are driven away.
+fn minds_pods(object: &Object) -> bool {
     let node = object.parse::<crate::reading::Node>().unwrap_or_default();
-    node.spec.taints.iter().any(|taint| taint.effect == "NoExecute")
+    let silent = |key: &str| matches!(key, eviction::UNREACHABLE | eviction::NOT_READY);
+    node.spec
+        .taints
+        .iter()
+        .any(|taint| taint.effect == "NoExecute" || silent(&taint.key))
 }
 
 #[cfg(test)]

@@ -107,17 +107,78 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 #[test]
 fn endpoints_concern_their_service_and_are_woken_when_it_ends() {
     let mut world = World::new();
-    assert_eq!(world.put(ENDPOINTS, "default", "web", json!({}), json!({})), set(&[SERVICE]));
+    assert_eq!(
+        world.put(ENDPOINTS, "default", "web", json!({}), json!({})),
+        set(&[SERVICE])
+    );
     assert_eq!(world.put(ENDPOINTS, "default", "early", json!({}), json!({})), set(&[]));
-    assert!(world.related(SERVICES, "default", "web").contains(&"endpoints/default/web".to_owned()));
+    assert!(
+        world
+            .related(SERVICES, "default", "web")
+            .contains(&"endpoints/default/web".to_owned())
+    );
     assert_eq!(world.related(ENDPOINTS, "default", "web"), [SERVICE]);
     let leftovers = |world: &World| -> Vec<String> {
         let slots = world.index.initial().into_iter();
-        slots.map(|slot| slot.to_string()).filter(|slot| slot.starts_with(ENDPOINTS)).collect()
+        slots
+            .map(|slot| slot.to_string())
+            .filter(|slot| slot.starts_with(ENDPOINTS))
+            .collect()
     };
     assert_eq!(leftovers(&world), ["endpoints/default/early"]);
-    assert!(world.delete(SERVICES, "default", "web").contains("endpoints/default/web"));
+    assert!(
+        world
+            .delete(SERVICES, "default", "web")
+            .contains("endpoints/default/web")
+    );
     assert_eq!(leftovers(&world), ["endpoints/default/early", "endpoints/default/web"]);
+}
+
+#[test]
+fn a_budget_is_told_of_the_pods_that_it_covers_and_of_the_sizes_of_their_controllers() {
+    let mut world = World::new();
+    let (budget, whole) = (
+        "poddisruptionbudgets.policy/default/web",
+        "poddisruptionbudgets.policy/default/whole",
+    );
+    let selector = json!({"selector": {"matchLabels": {"app": "web"}}});
+    assert_eq!(
+        world.put(BUDGETS, "default", "web", json!({}), selector.clone()),
+        set(&[budget])
+    );
+    let pod = |world: &mut World| {
+        world.put(
+            PODS,
+            "default",
+            "a",
+            owned("ReplicaSet", "web-1"),
+            json!({"nodeName": "n1"}),
+        )
+    };
+    assert_eq!(pod(&mut world), set(&[SET, SERVICE, budget]));
+    let sized = |world: &mut World| world.put(DEPLOYMENTS, "default", "web", json!({}), selector.clone());
+    assert_eq!(sized(&mut world), set(&[DEPLOYMENT, budget]));
+    let set_changed = world.put(
+        REPLICA_SETS,
+        "default",
+        "web-1",
+        owned("Deployment", "web"),
+        selector.clone(),
+    );
+    assert_eq!(set_changed, set(&[SET, DEPLOYMENT, budget]));
+    assert_eq!(
+        world.related(BUDGETS, "default", "web"),
+        [DEPLOYMENT, "pods/default/a", SET]
+    );
+    // An empty selector covers the namespace; none at all covers nothing.
+    assert_eq!(
+        world.put(BUDGETS, "default", "whole", json!({}), json!({"selector": {}})),
+        set(&[whole])
+    );
+    world.put(BUDGETS, "default", "none", json!({}), json!({}));
+    assert_eq!(pod(&mut world), set(&[SET, SERVICE, budget, whole]));
+    assert_eq!(world.put(PODS, "default", "b", json!({}), json!({})), set(&[whole]));
+    assert_eq!(world.related(BUDGETS, "default", "none"), [""; 0]);
 }
 
 const SERVICE: &str = "services/default/web";
@@ -193,18 +254,34 @@ fn a_pod_wakes_its_own_actor_only_when_no_machine_does_its_work() {
     );
     assert_eq!(
         world.delete(NODES, "", "n1"),
-        set(&["pods/default/b", "configmaps/kube-system/node-pod-cidrs"])
+        set(&[
+            "pods/default/b",
+            "configmaps/kube-system/node-pod-cidrs",
+            "configmaps/kube-system/node-evictions"
+        ])
     );
 }
 
 #[test]
-fn only_a_node_that_drives_pods_away_hears_of_its_pods() {
+fn only_a_node_that_is_silent_or_drives_pods_away_hears_of_its_pods() {
     let mut world = World::new();
     let pod = |world: &mut World| world.put(PODS, "default", "a", json!({}), json!({"nodeName": "n1"}));
-    assert_eq!(pod(&mut world), set(&[]));
-    let taints = json!({"taints": [{"key": "x", "effect": "NoExecute"}]});
-    world.put(NODES, "", "n1", json!({}), taints);
-    assert_eq!(pod(&mut world), set(&["nodes/n1"]));
+    for (key, effect, hears) in [
+        ("x", "NoSchedule", false),
+        ("x", "NoExecute", true),
+        (eviction::UNREACHABLE, "NoSchedule", true),
+        (eviction::NOT_READY, "NoSchedule", true),
+    ] {
+        world.put(
+            NODES,
+            "",
+            "n1",
+            json!({}),
+            json!({"taints": [{"key": key, "effect": effect}]}),
+        );
+        let expected = if hears { set(&["nodes/n1"]) } else { set(&[]) };
+        assert_eq!(pod(&mut world), expected, "{key}:{effect}");
+    }
     assert_eq!(world.related(NODES, "", "n1"), ["pods/default/a"]);
 }
 
@@ -262,9 +339,12 @@ fn actors_are_shown_what_they_select_and_own() {
     );
     assert_eq!(
         world.related(SERVICES, "default", "web"),
-        ["pods/default/mine", "pods/default/orphan"]
+        ["endpoints/default/web", "pods/default/mine", "pods/default/orphan"]
     );
-    assert_eq!(world.related(SERVICES, "default", "headless"), Vec::<String>::new());
+    assert_eq!(
+        world.related(SERVICES, "default", "headless"),
+        ["endpoints/default/headless"]
+    );
     assert_eq!(world.related(DEPLOYMENTS, "default", "web"), [SET]);
 }
 

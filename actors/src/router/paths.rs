@@ -11,13 +11,12 @@ use ractor::ActorRef;
 use supervision::{ActorPath, AdminMessage, Sleepers};
 
 use super::RouterMessage;
-use super::index::{DEPLOYMENTS, Index, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use super::index::{BUDGETS, DEPLOYMENTS, Index, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
 use crate::kind::{Role, Slot};
 use crate::kinds;
-use crate::node::pod_cidrs;
 
 /// Resources whose objects are shown in the tree.
-const SHOWN: [&str; 6] = [DEPLOYMENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES];
+const SHOWN: [&str; 7] = [BUDGETS, DEPLOYMENTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES];
 /// Owners above an object that are followed; a longer chain, or a circle, ends there.
 const DEPTH_MAX: usize = 8;
 
@@ -28,8 +27,8 @@ pub(super) fn root() -> ActorPath {
 
 /// The path of a slot.
 pub(super) fn path_of(index: &Index, slot: &Slot) -> ActorPath {
-    if slot.key == pod_cidrs::key() && slot.role == Role::Own {
-        return root().child("pod-cidrs");
+    if kinds::is_about_all_nodes(&slot.key) && slot.role == Role::Own {
+        return root().child(kinds::name(slot));
     }
     if slot.role == Role::Collector {
         let key = &slot.key;

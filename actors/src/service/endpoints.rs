@@ -261,12 +261,21 @@ fn create(own: &Own, group: &Group, endpoints: &[Value], effects: &mut Effects) 
         "addressType": group.address_type, "endpoints": endpoints, "ports": ports,
     });
     set_labels(own, &mut value);
-    let resource = Resource::new("endpointslices.discovery.k8s.io");
-    effects.write_one(Intent::Create {
-        resource,
+    let slice = Intent::Create {
+        resource: Resource::new("endpointslices.discovery.k8s.io"),
         namespace: metadata.namespace.as_str().into(),
         value,
-    });
+    };
+    effects.write(vec![slice, still_there(own)]);
+}
+
+/// Refuses what is made for the Service if that is gone meanwhile, maybe with its namespace.
+pub(super) fn still_there(own: &Own) -> Intent {
+    let metadata = &own.reading.metadata;
+    Intent::Fence {
+        key: Key::new("services", metadata.namespace.as_str(), metadata.name.as_str()),
+        base: Arc::clone(&own.object),
+    }
 }
 
 #[cfg(test)]

@@ -86,8 +86,10 @@ mod tests {
         let key = Key::new("endpoints", "default", "web");
         let service = Key::new("services", "default", "web");
         let mut state = Leftover::new(key.clone());
-        let own =
-            stored(json!({"metadata": {"name": "web", "namespace": "default", "uid": "e", "annotations": annotations}}), 1);
+        let own = stored(
+            json!({"metadata": {"name": "web", "namespace": "default", "uid": "e", "annotations": annotations}}),
+            1,
+        );
         state.observe(&key, Some(&own)).unwrap();
         for exists in services {
             let object = stored(json!({"metadata": {"name": "web", "uid": "s"}}), 2);
@@ -115,7 +117,10 @@ mod tests {
     fn endpoints_that_are_made_anew_are_not_those_of_the_service_that_is_gone() {
         let key = Key::new("endpoints", "default", "web");
         let mut state = Leftover::new(key.clone());
-        let own = stored(json!({"metadata": {"name": "web", "namespace": "default", "uid": "e"}}), 1);
+        let own = stored(
+            json!({"metadata": {"name": "web", "namespace": "default", "uid": "e"}}),
+            1,
+        );
         state.observe(&key, Some(&own)).unwrap();
         state.observe(&Key::new("services", "default", "web"), None).unwrap();
         state.observe(&key, None).unwrap();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use protocol::Resource;
 use serde_json::{Map, Value, json};
 
-use super::endpoints::{HEADLESS, hostname_of, ports_of, target_of};
+use super::endpoints::{HEADLESS, hostname_of, ports_of, still_there, target_of};
 use super::{Mirror, Own, Pod};
 use crate::effects::{Effects, Intent};
 use crate::ownership;
@@ -49,7 +49,11 @@ pub(super) fn decide<'a>(
             "metadata": {"name": own.reading.metadata.name, "namespace": own.reading.metadata.namespace},
         }),
     };
-    set_or_remove(&mut value, "subsets", (!subsets.is_empty()).then(|| Value::Array(subsets)));
+    set_or_remove(
+        &mut value,
+        "subsets",
+        (!subsets.is_empty()).then(|| Value::Array(subsets)),
+    );
     set_metadata(own, &mut value, truncated);
     match stored {
         Some(stored) if stored.value == value => {}
@@ -58,11 +62,14 @@ pub(super) fn decide<'a>(
             base: Arc::clone(&stored.object),
             value,
         }),
-        None => effects.write_one(Intent::Create {
-            resource: Resource::new("endpoints"),
-            namespace: own.reading.metadata.namespace.as_str().into(),
-            value,
-        }),
+        None => {
+            let object = Intent::Create {
+                resource: Resource::new("endpoints"),
+                namespace: own.reading.metadata.namespace.as_str().into(),
+                value,
+            };
+            effects.write(vec![object, still_there(own)]);
+        }
     }
 }
 
@@ -160,7 +167,12 @@ fn repack(by_port: BTreeMap<String, Addresses>) -> Vec<Subset> {
         let subset = shared.entry(who.collect()).or_default();
         if subset.ports.is_empty() && subset.ready.is_empty() && subset.not_ready.is_empty() {
             for (entry, ready) in addresses.into_values() {
-                if ready { &mut subset.ready } else { &mut subset.not_ready }.push(entry);
+                if ready {
+                    &mut subset.ready
+                } else {
+                    &mut subset.not_ready
+                }
+                .push(entry);
             }
         }
         // The text was made from a JSON value a moment ago; the empty one stands for no port at all.

@@ -7,7 +7,8 @@ use crate::service::Service;
 use protocol::{Key, UnixMillis};
 
 fn service(metadata: Value, spec: Value) -> Service {
-    let mut value = json!({"metadata": {"name": "web", "namespace": "default", "uid": "svc", "labels": {"tier": "front"}}});
+    let mut value =
+        json!({"metadata": {"name": "web", "namespace": "default", "uid": "svc", "labels": {"tier": "front"}}});
     for (field, part) in metadata.as_object().unwrap() {
         value["metadata"][field] = part.clone();
     }
@@ -96,7 +97,10 @@ fn ready_and_other_addresses_are_told_apart_and_what_ends_is_left_out() {
             "ports": [{"port": 8080, "protocol": "TCP"}],
         }])
     );
-    assert_eq!(object["metadata"]["labels"], json!({"tier": "front", MANAGED_BY: MANAGER}));
+    assert_eq!(
+        object["metadata"]["labels"],
+        json!({"tier": "front", MANAGED_BY: MANAGER})
+    );
     store(&mut state, object);
     assert_eq!(written(&mut state), None, "what is stored is not written again");
 }
@@ -163,7 +167,10 @@ fn one_family_of_addresses_is_shown() {
         let mut both = pod("a", "10.0.0.1", true, json!({}));
         both["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]);
         show(&mut state, vec![both]);
-        assert_eq!(written(&mut state).unwrap()["subsets"][0]["addresses"][0]["ip"], expected);
+        assert_eq!(
+            written(&mut state).unwrap()["subsets"][0]["addresses"][0]["ip"],
+            expected
+        );
     }
 }
 
@@ -179,13 +186,22 @@ fn a_thousand_addresses_are_shown_ready_ones_first_and_it_is_said() {
         (1200, 50, (1000, 0, true)),
     ] {
         let mut state = service(json!({}), json!({}));
-        let name = |i: usize| (format!("p{i:05}"), format!("10.{}.{}.{}", i / 62500, i / 250 % 250, i % 250));
+        let name = |i: usize| {
+            (
+                format!("p{i:05}"),
+                format!("10.{}.{}.{}", i / 62500, i / 250 % 250, i % 250),
+            )
+        };
         let pods = (0..ready + others).map(|i| pod(&name(i).0, &name(i).1, i < ready, json!({})));
         show(&mut state, pods.collect());
         let object = written(&mut state).unwrap();
         let truncated = object["metadata"]["annotations"][OVER_CAPACITY] == "truncated";
         assert_eq!(
-            (count(&object, "addresses"), count(&object, "notReadyAddresses"), truncated),
+            (
+                count(&object, "addresses"),
+                count(&object, "notReadyAddresses"),
+                truncated
+            ),
             (vec![expected.0], vec![expected.1], expected.2)
         );
         store(&mut state, object);
@@ -195,7 +211,11 @@ fn a_thousand_addresses_are_shown_ready_ones_first_and_it_is_said() {
                 state.observe(&Key::new("pods", "default", name(i).0), None).unwrap();
             }
             let object = written(&mut state).unwrap();
-            assert!(object["metadata"]["annotations"].is_null(), "the mark goes again: {}", object["metadata"]);
+            assert!(
+                object["metadata"]["annotations"].is_null(),
+                "the mark goes again: {}",
+                object["metadata"]
+            );
         }
     }
 }
@@ -207,7 +227,12 @@ fn each_subset_loses_its_share() {
     let pods = (0..1200).map(|i| {
         let number = if i < 900 { 8080 } else { 9091 };
         let more = json!({"/spec/containers/0/ports/0/containerPort": number});
-        pod(&format!("p{i:05}"), &format!("10.0.{}.{}", i / 250, i % 250), true, more)
+        pod(
+            &format!("p{i:05}"),
+            &format!("10.0.{}.{}", i / 250, i % 250),
+            true,
+            more,
+        )
     });
     show(&mut state, pods.collect());
     let object = written(&mut state).unwrap();
@@ -231,5 +256,20 @@ fn endpoints_of_a_service_without_selector_are_left_alone() {
             json!({"metadata": {"name": "web", "namespace": "default"}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}]}]}),
         );
         assert_eq!(written(&mut state), None);
+    }
+}
+
+#[test]
+fn what_is_made_for_a_service_is_refused_when_that_is_gone() {
+    let mut state = service(json!({}), json!({}));
+    show(&mut state, vec![pod("a", "10.0.0.1", true, json!({}))]);
+    let mut effects = Effects::default();
+    state.decide(UnixMillis(0), Event::Changed, &mut effects);
+    assert_eq!(effects.groups.len(), 2, "a slice and the Endpoints object");
+    for group in effects.groups {
+        let [Intent::Create { .. }, Intent::Fence { key, .. }] = group.as_slice() else {
+            panic!("{group:?}")
+        };
+        assert_eq!(key.to_string(), "services/default/web");
     }
 }
