@@ -8,24 +8,43 @@ use protocol::store::{Change, StoreEvent};
 use protocol::{Key, Object};
 use serde_json::Value;
 
+use super::lifecycle::{self, Lifecycle, Objects};
 use crate::reading;
 
 /// All objects as of one revision, and what was true before.
 #[derive(Default)]
 pub struct Observed {
-    objects: BTreeMap<Key, Arc<Object>>,
+    objects: Objects,
+    lifecycle: Lifecycle,
     /// The node of every pod that was ever bound, by uid.
     bound: BTreeMap<String, String>,
 }
 
 impl Observed {
+    /// Knows nothing so far. With one scheduler alone, no node may ever be too full.
+    pub fn new(one_scheduler: bool) -> Observed {
+        let mut observed = Observed::default();
+        observed.lifecycle.checks_room = one_scheduler;
+        observed
+    }
+
+    /// An object.
+    pub fn object(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.objects.get(key)
+    }
+
+    /// How many pods were preempted so far.
+    pub fn victims(&self) -> usize {
+        self.lifecycle.victims()
+    }
+
     /// Takes note of a write. Returns what it violates.
     pub fn apply(&mut self, event: &StoreEvent) -> Vec<String> {
         match event.change {
             Change::Deleted => self.objects.remove(&event.key),
             _ => self.objects.insert(event.key.clone(), Arc::clone(&event.object)),
         };
-        let mut violations = Vec::new();
+        let mut violations = self.lifecycle.apply(&self.objects, event);
         match event.key.resource.as_str() {
             "pods" => {
                 self.check_binding(event, &mut violations);
@@ -186,7 +205,7 @@ impl Observed {
 
     /// What is not as it should be, once everything has come to rest.
     pub fn unsettled(&self, alive: &dyn Fn(&str) -> bool) -> Vec<String> {
-        let mut complaints = Vec::new();
+        let mut complaints = lifecycle::unfinished(&self.objects);
         for (key, object) in self.of("deployments.apps") {
             let Ok(deployment) = object.parse::<reading::Deployment>() else {
                 continue;
@@ -271,6 +290,20 @@ impl Observed {
         if listed != expected {
             complaints.push(format!(
                 "{service} lists {listed:?}, its available pods are {expected:?}"
+            ));
+        }
+        let object = Key::new("endpoints", Arc::clone(&service.namespace), Arc::clone(&service.name));
+        let object = self
+            .object(&object)
+            .and_then(|object| object.value().ok())
+            .unwrap_or_default();
+        let subsets = object["subsets"].as_array().into_iter().flatten();
+        let addresses = subsets.flat_map(|subset| subset["addresses"].as_array().into_iter().flatten());
+        let mut mirrored: Vec<&str> = addresses.filter_map(|a| a["targetRef"]["name"].as_str()).collect();
+        mirrored.sort_unstable();
+        if mirrored != expected {
+            complaints.push(format!(
+                "the Endpoints of {service} list {mirrored:?}, its available pods are {expected:?}"
             ));
         }
     }

@@ -20,7 +20,7 @@ use crate::effects::Intent;
 use crate::kind::{Event, Liveness, ObjectKind, Slot};
 use crate::kinds::KindSettings;
 use crate::router::index::Index;
-use crate::scheduling::desk::{Desk, Round};
+use crate::scheduling::desk::{self, Desk, Round};
 use crate::{compose, recorder};
 
 /// Makes the deciding part of a slot: `kinds::make`, or a test's own with a planted bug.
@@ -43,11 +43,15 @@ struct Running {
 
 /// The scheduler.
 struct Scheduling {
+    glasses: Glasses,
     desk: Desk,
     loaded_at: Revision,
     inbox: VecDeque<Arc<StoreEvent>>,
     round: Option<Round>,
 }
+
+/// Through what the scheduler sees objects: as they are, or falsified by a planted bug.
+pub type Glasses = fn(&Key, &Arc<Object>) -> Arc<Object>;
 
 /// What a reactor could do next.
 #[derive(Clone, Debug)]
@@ -109,6 +113,7 @@ impl Reactor {
     pub fn start(store: Arc<dyn ObjectStore>, settings: KindSettings, make: MakeKind, seed: u64) -> Reactor {
         let watch = Box::pin(futures::stream::empty());
         let scheduling = Scheduling {
+            glasses: |_, object| Arc::clone(object),
             desk: Desk::new(SchedulerConfiguration::default()),
             loaded_at: Revision::ZERO,
             inbox: VecDeque::new(),
@@ -152,15 +157,26 @@ impl Reactor {
         self.crash_scheduler();
     }
 
+    /// The scheduler starts again and sees everything through these.
+    pub fn put_on(&mut self, glasses: Glasses) {
+        self.scheduling.glasses = glasses;
+        self.crash_scheduler();
+    }
+
     /// The scheduler is lost and starts again.
     pub fn crash_scheduler(&mut self) {
         let mut desk = Desk::new(SchedulerConfiguration::default());
+        let glasses = self.scheduling.glasses;
         let loaded_at = at_once(self.store.revision()).unwrap_or_default();
-        for (key, object) in self.all().into_iter().filter(|(key, _)| Desk::wants(key)) {
-            // What cannot be read is left out, as the actor does it.
-            let _ = desk.observe(&key, Some(&object));
+        for resource in Desk::resources() {
+            let page = at_once(self.store.list(ListRequest::all(*resource)));
+            for (key, object) in page.map(|page| page.items).unwrap_or_default() {
+                // What cannot be read is left out, as the actor does it.
+                let _ = desk.observe(&key, Some(&glasses(&key, &object)));
+            }
         }
         self.scheduling = Scheduling {
+            glasses,
             desk,
             loaded_at,
             inbox: VecDeque::new(),
@@ -436,8 +452,9 @@ impl Reactor {
             return;
         };
         if event.revision > self.scheduling.loaded_at {
-            let object = (event.change != Change::Deleted).then_some(&event.object);
-            let _ = self.scheduling.desk.observe(&event.key, object);
+            let object =
+                (event.change != Change::Deleted).then(|| (self.scheduling.glasses)(&event.key, &event.object));
+            let _ = self.scheduling.desk.observe(&event.key, object.as_ref());
         }
     }
 
@@ -455,17 +472,22 @@ impl Reactor {
         for (intent, _) in round.conditions {
             self.propose_intents(&[intent]);
         }
+        for intent in round.volumes {
+            self.propose_intents(&[intent]);
+        }
+        for victim in round.victims {
+            let stored = at_once(self.store.read(&victim.key)).ok().flatten();
+            if let Some((intent, _)) = stored.and_then(|stored| desk::preempt(&victim, &stored, now)) {
+                self.propose_intents(&[intent]);
+            }
+        }
     }
 
     fn propose_intents(&self, intents: &[Intent]) -> bool {
-        use protocol::store::{Precondition, Write};
         let writes = intents.iter().filter_map(|intent| match intent {
-            Intent::Update { key, base, value } => Some(Write::Put {
-                key: key.clone(),
-                precondition: Precondition::Revision(base.header.revision),
-                draft: compose::update(&key.resource, value).ok()?,
-            }),
-            _ => None,
+            Intent::Update { key, base, value } => compose::change(key, base, value).ok(),
+            Intent::Remove { key, revision } => Some(compose::removal(key, *revision)),
+            Intent::Create { .. } | Intent::Fence { .. } => None,
         });
         let proposal = Proposal {
             cause: Default::default(),
