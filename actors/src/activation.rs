@@ -14,6 +14,7 @@ use rand::rngs::SmallRng;
 use crate::compose::{self, ComposeError};
 use crate::effects::{Effects, Intent, Note, Regarding, Severity, TimerRequest};
 use crate::kind::{Event, Liveness, ObjectKind, ObserveError, Slot};
+use crate::kinds;
 
 /// The first wait after a failed write, in milliseconds; it doubles.
 const RETRY_FIRST_MS: u64 = 50;
@@ -115,9 +116,9 @@ impl Activation {
         self.loaded
     }
 
-    /// Whether its object existed when it was last heard of.
+    /// Whether its object existed when it was last heard of. An actor that sees all nodes needs none.
     pub fn subject_exists(&self) -> bool {
-        self.exists
+        self.exists || kinds::is_about_all_nodes(&self.slot.key)
     }
 
     /// What set its first activation in motion.

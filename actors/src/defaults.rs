@@ -72,7 +72,7 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
 
 /// The slice and the Endpoints object. Both have one port for all addresses: members that serve on another port than the
 /// first are left out.
-fn endpoints(addresses: &[SocketAddr], port: u16) -> [Wanted; 2] {
+fn endpoints(addresses: &[SocketAddr], port: u16) -> Vec<Wanted> {
     let mut ips: Vec<IpAddr> = addresses
         .iter()
         .filter(|a| a.port() == port && a.is_ipv4())
@@ -84,7 +84,10 @@ fn endpoints(addresses: &[SocketAddr], port: u16) -> [Wanted; 2] {
         .iter()
         .map(|ip| json!({"addresses": [ip.to_string()], "conditions": {"ready": true}}))
         .collect();
-    let addresses: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip.to_string() })).collect();
+    // An Endpoints object may not hold addresses that mean another machine to each reader.
+    let reachable = ips.iter().filter(|ip| !ip.is_loopback());
+    let addresses: Vec<Value> = reachable.map(|ip| json!({ "ip": ip.to_string() })).collect();
+    let some_reachable = !addresses.is_empty();
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     let slice = Wanted {
         key: Key::new("endpointslices.discovery.k8s.io", "default", "kubernetes"),
@@ -106,7 +109,7 @@ fn endpoints(addresses: &[SocketAddr], port: u16) -> [Wanted; 2] {
         }),
         kept_up: &["subsets"],
     };
-    [slice, object]
+    [slice].into_iter().chain(some_reachable.then_some(object)).collect()
 }
 
 /// The write that brings a stored object to what is wanted, if there is one.
@@ -332,6 +335,16 @@ mod tests {
             subset["ports"],
             json!([{"name": "https", "port": 6443, "protocol": "TCP"}])
         );
+    }
+
+    #[test]
+    fn addresses_of_the_loopback_are_not_published_as_endpoints() {
+        let all = wanted(
+            Ipv4Range::parse("10.96.0.0/16").unwrap(),
+            &["127.0.0.1:6443".parse().unwrap()],
+        );
+        let resources: Vec<&str> = all[4..].iter().map(|wanted| wanted.key.resource.as_str()).collect();
+        assert_eq!(resources, ["services", "endpointslices.discovery.k8s.io"]);
     }
 
     #[test]

@@ -678,11 +678,11 @@ async fn a_new_cluster_has_its_default_objects() {
                     .read(&Key::new("services", "default", "kubernetes"))
                     .await
                     .is_some()
-                && slice.is_some_and(|slice| slice["endpoints"][0]["addresses"] == json!(["127.0.0.1"]))
+                && slice.is_some_and(|slice| slice["endpoints"][0]["addresses"] == json!(["10.9.0.1"]))
                 && world
                     .read(&Key::new("endpoints", "default", "kubernetes"))
                     .await
-                    .is_some_and(|object| object["subsets"][0]["addresses"] == json!([{"ip": "127.0.0.1"}]))
+                    .is_some_and(|object| object["subsets"][0]["addresses"] == json!([{"ip": "10.9.0.1"}]))
         })
         .await;
 }

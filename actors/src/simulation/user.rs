@@ -22,6 +22,9 @@ const DELETED: &str = "team";
 /// The class of pods for which others make room. The invariants read the number from its name.
 const CLASS: &str = "priority-100";
 
+/// How many pods a Deployment wants where there is little room: three of them fit on all machines, with two places left.
+const CROWD: std::ops::Range<i64> = 3..7;
+
 /// The people.
 pub(super) struct User {
     pub store: Arc<dyn ObjectStore>,
@@ -74,7 +77,7 @@ impl User {
 
     fn scale(&self, namespace: &str, name: &str, rng: &mut SmallRng) {
         let replicas = match self.scenario {
-            Scenario::Preemption => rng.random_range(3..9),
+            Scenario::Preemption => rng.random_range(CROWD),
             _ => rng.random_range(0..10),
         };
         self.change(namespace, name, |spec| spec["replicas"] = json!(replicas));
@@ -101,7 +104,11 @@ impl User {
     fn delete_deployment(&self, namespace: &str, name: &str, now: UnixMillis, rng: &mut SmallRng) {
         use PropagationPolicy::{Background, Foreground, Orphan};
         let policy = [Background, Foreground, Orphan][rng.random_range(0..3)];
-        self.delete(&Key::new("deployments.apps", namespace, name), Some(policy), now);
+        let key = Key::new("deployments.apps", namespace, name);
+        // A second deletion with another policy would take the first one's promise back.
+        if self.read(&key).is_some_and(|(object, _)| !object.header.deleting) {
+            self.delete(&key, Some(policy), now);
+        }
     }
 
     /// The namespace, or a Service; what is missing is made again.
@@ -149,7 +156,9 @@ impl User {
         let (surge, unavailable) = [("25%", "25%"), ("1", "0"), ("0", "1"), ("100%", "0")][rng.random_range(0..4)];
         let number = |text: &str| text.parse::<i64>().map_or(json!(text), |number| json!(number));
         let mut spec = json!({"containers": [{"name": "c", "image": "i:1"}]});
+        let mut replicas = rng.random_range(1..8);
         if self.scenario == Scenario::Preemption {
+            replicas = rng.random_range(CROWD);
             spec["containers"][0]["resources"] = json!({"requests": {"cpu": "1"}});
             if name == "urgent" {
                 spec["priorityClassName"] = json!(CLASS);
@@ -158,7 +167,7 @@ impl User {
         let value = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
             "spec": {
-                "replicas": rng.random_range(1..8), "selector": {"matchLabels": {"app": name}},
+                "replicas": replicas, "selector": {"matchLabels": {"app": name}},
                 "strategy": {"rollingUpdate": {"maxSurge": number(surge), "maxUnavailable": number(unavailable)}},
                 "template": {"metadata": {"labels": {"app": name}}, "spec": spec},
             },

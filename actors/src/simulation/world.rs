@@ -28,7 +28,7 @@ const STEPS_TO_REST: u32 = 60_000;
 /// Writes that a failure's report shows.
 const TRACED: usize = 80;
 /// A machine's cores where there is room for everyone, and where there is not.
-const CORES: (u32, u32) = (64, 7);
+const CORES: (u32, u32) = (64, 5);
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,7 +36,7 @@ impl Members {
         let member = MemberState {
             node: NodeName::from(node),
             liveness,
-            api_address: Some("127.0.0.1:6443".parse().unwrap()),
+            api_address: Some("10.9.0.1:6443".parse().unwrap()),
         };
         let mut state = self.state.lock();
         state.0.insert(member.node.clone(), member.clone());
