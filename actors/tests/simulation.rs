@@ -350,19 +350,3 @@ fn a_scheduler_that_preempts_its_equals_is_caught() {
         "no pod that waits is more important",
     );
 }
-
-/// Pods that are on their way out seem gone.
-fn hasty(key: &Key, object: &Arc<Object>) -> Arc<Object> {
-    if key.resource.as_str() != "pods" || !object.header.deleting {
-        return Arc::clone(object);
-    }
-    let mut value = object.value().unwrap();
-    value["status"]["phase"] = json!("Failed");
-    let draft = Draft::encode(&value, object.header.fields.clone()).unwrap();
-    Arc::new(draft.commit(object.header.revision, Some(object.header.created)))
-}
-
-#[test]
-fn a_scheduler_that_does_not_wait_for_its_victims_is_caught() {
-    is_caught_in(Scenario::Preemption, honest, Some(hasty), "cores, and its pods want");
-}

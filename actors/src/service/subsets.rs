@@ -52,7 +52,7 @@ pub(super) fn decide<'a>(
     set_or_remove(
         &mut value,
         "subsets",
-        (!subsets.is_empty()).then(|| Value::Array(subsets)),
+        (!subsets.is_empty()).then_some(Value::Array(subsets)),
     );
     set_metadata(own, &mut value, truncated);
     match stored {
@@ -221,7 +221,8 @@ impl Subset {
             ("notReadyAddresses", self.not_ready),
             ("ports", self.ports),
         ] {
-            set_or_remove(&mut value, name, (!items.is_empty()).then(|| Value::Array(items)));
+            let some = !items.is_empty();
+            set_or_remove(&mut value, name, some.then_some(Value::Array(items)));
         }
         value
     }
