@@ -1,6 +1,6 @@
 //! Simulated machines: they register, die, fall silent and come back, and each runs the pods that are bound to it. What a
-//! machine does about its pods is a `PodMachine`: `ModelMachine` here, which writes what an agent would write, one write at
-//! a time; or the agent's own deciding code, in the agent's tests. No policy of the control plane is in here.
+//! machine does about its pods is a `PodMachine`, so that an agent's own deciding code can take its part; `ModelMachine` writes
+//! what an agent would write, one write at a time. No policy of the control plane is in here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,7 +1,6 @@
 //! The control plane's deciding code in one thread: the same `decide` functions, `Activation`s, routing index and
 //! scheduler desk as in production, driven by a seeded generator and a virtual clock instead of ractor and tokio. Called by
-//! the simulation tests of this crate and of the agent, whose deciding code takes the machines' part there; a new kind
-//! takes part in it by its row in `kinds`.
+//! the simulation tests; a new kind takes part in it by its row in `kinds`.
 //!
 //! One `step` does one thing that could happen next, chosen at random: an event is delivered, an actor decides, a plan is
 //! proposed, its answers arrive, an actor or the whole control plane crashes, a timer fires. What is decided and what is
