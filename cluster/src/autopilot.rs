@@ -10,7 +10,9 @@
 //!   dead voters are dropped only where that lets the cluster survive more deaths than before.
 //! - Voters are spread over zones, as far as zones are known.
 //!
-//! What never happens: a living voter is removed; the leader is removed; a change after which the living voters are no
+//! - A member whose consensus has stopped (its disk failed) lives, but counts as a dead voter from the moment it says so.
+//!
+//! What never happens: a voter that can vote is removed; the leader is removed; a change after which the living voters are no
 //! majority; any change while they are none.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,8 +85,7 @@ pub fn decide(state: &AutopilotState<'_>) -> Vec<AutopilotStep> {
 fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
     let by_name: BTreeMap<&NodeName, &Member> = state.members.iter().map(|member| (&member.name, member)).collect();
     // A voter of whom gossip knows nothing is neither alive nor dead: after a restart of all, gossip knows nobody yet.
-    let is_live =
-        |name: &NodeName| *name == state.leader || by_name.get(name).is_some_and(|member| member.status.is_live());
+    let is_live = |name: &NodeName| *name == state.leader || by_name.get(name).is_some_and(|member| can_vote(member));
     let is_gone =
         |name: &NodeName| *name != state.leader && by_name.get(name).is_some_and(|member| gone(member, state.now));
 
@@ -94,12 +95,7 @@ fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
     }
     let lost: Vec<NodeName> = state.voters.iter().filter(|name| is_gone(name)).cloned().collect();
     let kept: BTreeSet<NodeName> = state.voters.iter().filter(|name| !is_gone(name)).cloned().collect();
-    let living = state
-        .members
-        .iter()
-        .filter(|member| member.status.is_live())
-        .count()
-        .max(1);
+    let living = state.members.iter().filter(|member| can_vote(member)).count().max(1);
     let missing = voters_wanted(living).saturating_sub(kept.len());
 
     let chosen = choose(state, &kept, missing);
@@ -137,8 +133,16 @@ fn next(state: &AutopilotState<'_>) -> Option<AutopilotStep> {
     unneeded.map(|name| AutopilotStep::RemoveLearner(name.clone()))
 }
 
-/// Whether a voter is to be replaced: it left, or is dead for long enough.
+/// Whether a member lives, and its consensus with it.
+fn can_vote(member: &Member) -> bool {
+    member.status.is_live() && !member.facts.voteless
+}
+
+/// Whether a voter is to be replaced: it left, is dead for long enough, or says that it votes no more.
 fn gone(member: &Member, now: UnixMillis) -> bool {
+    if member.facts.voteless {
+        return true;
+    }
     match member.status {
         MemberStatus::Left => true,
         MemberStatus::Down => now.since_ms(member.since) >= DEAD_AFTER_MS,
@@ -185,6 +189,7 @@ fn choose(state: &AutopilotState<'_>, kept: &BTreeSet<NodeName>, count: usize) -
         member.status == MemberStatus::Alive
             && state.now.since_ms(member.since) >= SETTLED_AFTER_MS
             && !member.facts.leaving
+            && !member.facts.voteless
     };
     let mut candidates: Vec<&Member> = state
         .members

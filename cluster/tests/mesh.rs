@@ -459,7 +459,10 @@ struct Fragile;
 #[async_trait]
 impl Service for Fragile {
     async fn call(&self, _from: &NodeName, request: Bytes) -> Bytes {
-        assert!(&request[..] != b"panic", "a service that panics, as this test wants it");
+        if &request[..] == b"panic" {
+            // Without the hook of `panic!`: reading the symbols of its backtrace takes a busy machine a second.
+            std::panic::resume_unwind(Box::new("a service that panics, as this test wants it"));
+        }
         request
     }
 }

@@ -145,8 +145,14 @@ fn threads() -> usize {
     std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2))
 }
 
+/// actix logs an error for every answer that ends early: a followed log whose pod is gone, a watch whose node is stopping, a
+/// client that closed its connection. All three are ordinary, the client is told by the end of its stream, and the line
+/// names neither the request nor the client.
+const HTTP_LOG_DIRECTIVE: &str = "actix_http::h2=off";
+
 fn start_logging(directives: &str) -> Result<(), String> {
-    let all = format!("{directives},{}", consensus::LOG_DIRECTIVE);
+    // What the operator says comes last and wins.
+    let all = format!("{},{HTTP_LOG_DIRECTIVE},{directives}", consensus::LOG_DIRECTIVE);
     let filter =
         tracing_subscriber::EnvFilter::try_new(&all).map_err(|error| format!("--log {directives:?}: {error}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use cluster::membership::{Member, MemberStatus};
 use cluster::remoting::RouterHandler;
 use cluster::{Membership, Remoting};
-use consensus::Consensus;
+use consensus::{Consensus, StoreClient};
 use futures::{FutureExt, StreamExt};
 use protocol::NodeName;
 use protocol::admin::{ActorEntry, AdminDoor, AdminError, AdminReply, AdminRequest, MemberEntry};
@@ -121,6 +121,7 @@ pub struct ClusterAdmin {
     registry: Registry,
     membership: Membership,
     consensus: Arc<Consensus>,
+    store: Arc<StoreClient>,
     remoting: parking_lot::RwLock<Option<Remoting>>,
 }
 
@@ -131,12 +132,14 @@ impl ClusterAdmin {
         registry: Registry,
         membership: Membership,
         consensus: Arc<Consensus>,
+        store: Arc<StoreClient>,
     ) -> Arc<ClusterAdmin> {
         Arc::new(ClusterAdmin {
             node,
             registry,
             membership,
             consensus,
+            store,
             remoting: parking_lot::RwLock::new(None),
         })
     }
@@ -166,7 +169,7 @@ impl ClusterAdmin {
     }
 
     fn leader(&self) -> Option<NodeName> {
-        self.consensus.status().leader
+        self.store.leader()
     }
 
     /// On which node a path's actors live; `None` for the levels that several nodes share.
@@ -286,12 +289,13 @@ impl ClusterAdmin {
     }
 
     fn members(&self) -> Vec<MemberEntry> {
-        let status = self.consensus.status();
+        let (status, leader) = (self.consensus.status(), self.store.leader());
         let entry = |member: &Member| MemberEntry {
             name: member.name.to_string(),
             state: member.status.as_str().to_owned(),
             role: match () {
-                () if status.leader.as_ref() == Some(&member.name) => "leader",
+                () if leader.as_ref() == Some(&member.name) => "leader",
+                () if member.facts.voteless => "voteless",
                 () if status.is_voter(&member.name) => "voter",
                 () => "member",
             }
@@ -306,7 +310,7 @@ impl ClusterAdmin {
         let status = self.consensus.status();
         let progress = self.consensus.progress();
         serde_json::json!({
-            "leader": status.leader,
+            "leader": self.store.leader(),
             "term": status.term,
             "voters": status.voters.values().collect::<Vec<_>>(),
             "learners": status.learners.values().collect::<Vec<_>>(),
@@ -314,6 +318,7 @@ impl ClusterAdmin {
             "lastLogIndex": progress.last_log,
             "lastAppliedIndex": progress.last_applied,
             "failed": status.failed,
+            "removed": status.removed,
         })
         .to_string()
     }

@@ -26,6 +26,9 @@ use crate::services::ServiceView;
 
 /// The bridge to which the pods of a node are connected.
 pub const BRIDGE: &str = "act0";
+/// How often the kernel's rules and links are compared with what they should be: other programs flush rulesets, as
+/// firewalls do when they are reloaded. With 1,000 services one comparison costs tens of milliseconds.
+const REPAIR_PERIOD: Duration = Duration::from_secs(15);
 /// How soon something is tried again that the store or the kernel refused.
 const RETRY: Duration = Duration::from_millis(300);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -135,11 +138,47 @@ impl NodeNetwork {
                 None => tokio::time::sleep(RETRY / 6).await,
             }
         }
+        tokio::spawn(Arc::clone(&self).keep_repaired());
         let mut earlier = BTreeSet::new();
         loop {
             earlier = self.follow(store.as_ref(), &earlier).await.unwrap_or(earlier);
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    /// Puts back what others have removed, from time to time.
+    async fn keep_repaired(self: Arc<Self>) {
+        let mut due = tokio::time::interval(REPAIR_PERIOD);
+        due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            let Some(open) = self.open.borrow().clone() else { return };
+            match open.network.repair().await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!(
+                    "another program had changed the nftables table inet actorium; it is as it should be again"
+                ),
+                Err(error) => tracing::warn!(%error, "the pod network was not compared with what it should be"),
+            }
+        }
+    }
+
+    /// Takes back the links and addresses of pods that the runtime does not have: their removal was cut short when the
+    /// earlier node process ended. Must be called before the agent starts a pod, which would be taken for one of them.
+    pub async fn release_all_but(&self, present: &BTreeSet<Uid>) -> Result<(), String> {
+        if !self.range_file().exists() {
+            // The first start: the network is not open, and nothing was ever attached.
+            return Ok(());
+        }
+        let open = self.when_open().await?;
+        let attached = open.network.attached().await.map_err(|error| error.to_string())?;
+        for uid in orphans(attached.into_iter().map(|pod| pod.pod_uid), present) {
+            tracing::info!(pod = %uid, "taking back the address of a pod that no longer exists");
+            if let Err(error) = open.network.detach_pod(&uid).await {
+                tracing::warn!(pod = %uid, %error, "the address of a pod that no longer exists was not taken back");
+            }
+        }
+        Ok(())
     }
 
     async fn assigned_range(&self, store: &dyn ObjectStore) -> Option<Ipv4Cidr> {
@@ -215,8 +254,8 @@ impl NodeNetwork {
         let known = |picture: &Picture| Some(picture.services.keys().cloned().collect());
         let request = WatchRequest {
             resources,
-            namespace: None,
             after: Some(revision),
+            ..WatchRequest::default()
         };
         let Ok(items) = store.watch(request).await else {
             return known(&picture);
@@ -308,6 +347,13 @@ impl SandboxNetwork for NodeNetwork {
             .map(|_| ())
             .map_err(|error| error.to_string())
     }
+}
+
+/// The attached pods that are not present.
+fn orphans(attached: impl Iterator<Item = String>, present: &BTreeSet<Uid>) -> Vec<String> {
+    attached
+        .filter(|uid| !present.contains(&Uid::new(uid.as_str())))
+        .collect()
 }
 
 /// What the store says of the network.
@@ -469,4 +515,18 @@ fn peer(object: &Object) -> Option<PeerRoute> {
         node_ip: internal.address.parse::<Ipv4Addr>().ok()?,
         pod_cidr: node.spec?.pod_cidr?.parse().ok()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pods_that_the_runtime_does_not_have_lose_their_addresses() {
+        let attached = || ["a", "b", "c"].map(str::to_owned).into_iter();
+        let present = |names: &[&str]| names.iter().map(|name| Uid::new(*name)).collect::<BTreeSet<Uid>>();
+        assert_eq!(orphans(attached(), &present(&["a", "c", "d"])), ["b"]);
+        assert_eq!(orphans(attached(), &present(&["a", "b", "c"])), Vec::<String>::new());
+        assert_eq!(orphans(attached(), &present(&[])), ["a", "b", "c"]);
+    }
 }

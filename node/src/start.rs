@@ -17,7 +17,7 @@ use cluster::join::{JoinService, TokenRecord, new_token};
 use cluster::membership::{MemberFacts, MembershipOptions};
 use cluster::{Membership, Mesh, Remoting};
 use config::{Kubeconfig, NodeConfiguration};
-use consensus::{Consensus, ConsensusConfig, StoreClient};
+use consensus::{Consensus, ConsensusConfig, Status, StoreClient};
 use gateway::addresses::AddressRange;
 use gateway::edge::{self, Edge};
 use gateway::service::{Api, ApiConfig};
@@ -127,13 +127,14 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         })
     };
     let client = StoreClient::new(Arc::clone(&transport), Some(Arc::clone(&consensus)), candidates);
-    let store: Arc<dyn ObjectStore> = client;
+    let store: Arc<dyn ObjectStore> = Arc::clone(&client) as Arc<dyn ObjectStore>;
     let registry = Registry::new(Arc::new(SystemClock));
     let admin = ClusterAdmin::new(
         config.name.clone(),
         registry.clone(),
         membership.clone(),
         Arc::clone(&consensus),
+        client,
     );
     let authority = StoreAuthority {
         store: Arc::clone(&store),
@@ -147,6 +148,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     let network = NodeNetwork::new(config.clone(), settled.settings.clone());
     tokio::spawn(Arc::clone(&network).run(Arc::clone(&store)));
     let runtime = open_runtime(&config, &network).await?;
+    release_orphans(&network, runtime.as_ref()).await;
     mesh.serve(
         Purpose::Logs,
         Arc::new(LogService {
@@ -166,6 +168,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         Ok(remoting) => admin.set_remoting(remoting),
         Err(error) => tracing::error!(%error, "the shell reaches no other node's actors from here"),
     }
+    tokio::spawn(tell_voteless(Arc::clone(&consensus), membership));
     tokio::spawn(announce_ready(store, config.clone(), begun, network.unready()));
     tokio::spawn(renew_certificate(
         mesh.clone(),
@@ -239,6 +242,7 @@ fn start_membership(config: &NodeConfiguration, settled: &Settled, mesh: &Mesh) 
                 zone,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 leaving: false,
+                voteless: false,
             },
             seeds: settled.seeds.clone(),
             memory: Some(config.data_dir.join("members")),
@@ -272,7 +276,7 @@ fn start_gateway(
         },
         now: Arc::new(now),
         random: Arc::new(random),
-        readiness: Arc::new(move || readiness(&for_readiness)),
+        readiness: Arc::new(move || readiness(&for_readiness.status())),
         metrics: Arc::new(move || metrics(&for_metrics)),
     });
     Ok(edge::start(
@@ -288,13 +292,33 @@ fn api_bind(config: &NodeConfiguration) -> std::net::SocketAddr {
     std::net::SocketAddr::new(config.bind_address, config.https_port)
 }
 
-fn readiness(consensus: &Consensus) -> Result<(), String> {
-    let status = consensus.status();
-    match (status.failed, status.leader) {
-        (Some(failed), _) => Err(format!("consensus has stopped on this node: {failed}")),
-        (None, None) if status.voters.is_empty() => Ok(()),
+/// Whether this node's API should be asked. A node without a vote, as one that never had it or was removed, reaches the
+/// store through the others, and cannot say of itself whether there is a leader.
+fn readiness(status: &Status) -> Result<(), String> {
+    match (&status.failed, &status.leader) {
+        (Some(failed), _) => Err(format!(
+            "consensus has stopped on this node: {failed}. Remove the cause and start the node process again; pods run on"
+        )),
+        (None, None) if status.voters.is_empty() || status.removed => Ok(()),
         (None, None) => Err("no leader is known: less than half of the voters answer".to_owned()),
         (None, Some(_)) => Ok(()),
+    }
+}
+
+/// Tells the other members when this node's consensus has stopped, as after an error of its disk: the autopilot then puts
+/// another one in its place. The process runs on: its pods need it, and its API goes on through the others.
+async fn tell_voteless(consensus: Arc<Consensus>, membership: Membership) {
+    let mut watched = consensus.watch_status();
+    let stopped = watched.wait_for(|status| status.failed.is_some());
+    if stopped.await.is_err() {
+        return;
+    }
+    if let Some(member) = membership.member(consensus.node()) {
+        let facts = MemberFacts {
+            voteless: true,
+            ..member.facts
+        };
+        membership.set_facts(facts).await;
     }
 }
 
@@ -439,6 +463,20 @@ async fn open_runtime(
     Ok(Arc::new(opened))
 }
 
+/// Without it the node works, but addresses of removed pods stay taken: no reason not to start.
+async fn release_orphans(network: &NodeNetwork, runtime: &dyn PodRuntime) {
+    let released = match runtime.sandboxes().await {
+        Ok(sandboxes) => {
+            let present = sandboxes.into_iter().map(|sandbox| sandbox.pod.uid).collect();
+            network.release_all_but(&present).await
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(reason) = released {
+        tracing::warn!(reason, "addresses of pods that no longer exist were not taken back");
+    }
+}
+
 async fn start_agent(
     config: &NodeConfiguration,
     network: &Arc<NodeNetwork>,
@@ -526,6 +564,59 @@ async fn renew_certificate(mesh: Mesh, identity: NodeIdentity, config: NodeConfi
                 identity = renewed;
             }
             Err(error) => tracing::warn!(%error, "the node's certificate was not renewed; tried again in an hour"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_unless_its_consensus_has_stopped_or_knows_no_leader_that_it_should_know() {
+        let voters = |names: &[&str]| {
+            let numbered = names.iter().enumerate();
+            numbered.map(|(id, name)| (id as u64, (*name).into())).collect()
+        };
+        let follower = Status {
+            leader: Some("n1".into()),
+            voters: voters(&["n1", "n2", "n3"]),
+            ..Status::default()
+        };
+        let leaderless = Status {
+            leader: None,
+            ..follower.clone()
+        };
+        let cases = [
+            ("a follower", follower.clone(), None),
+            ("a node that never had a vote", Status::default(), None),
+            ("a voter without a leader", leaderless.clone(), Some("less than half")),
+            (
+                "a voter that was replaced while it was away",
+                Status {
+                    removed: true,
+                    ..leaderless
+                },
+                None,
+            ),
+            (
+                "a voter whose disk failed",
+                Status {
+                    failed: Some("No space left on device".to_owned()),
+                    ..follower
+                },
+                Some("No space left on device. Remove the cause"),
+            ),
+        ];
+        for (case, status, expected) in cases {
+            let outcome = readiness(&status).err();
+            match expected {
+                None => assert_eq!(outcome, None, "{case}"),
+                Some(words) => assert!(
+                    outcome.as_deref().is_some_and(|text| text.contains(words)),
+                    "{case}: {outcome:?}"
+                ),
+            }
         }
     }
 }

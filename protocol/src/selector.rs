@@ -360,13 +360,17 @@ impl FieldSelector {
     /// Whether all conditions hold for the object.
     pub fn matches(&self, namespace: &str, name: &str, header: &Header) -> bool {
         self.requirements.iter().all(|requirement| {
-            let actual = match requirement.path.as_str() {
-                "metadata.name" => name,
-                "metadata.namespace" => namespace,
-                path => header.field(path),
-            };
-            (actual == requirement.value) != requirement.negated
+            (field_of(namespace, name, header, &requirement.path) == requirement.value) != requirement.negated
         })
+    }
+}
+
+/// The value of a selectable field; the empty string when the object has none.
+pub fn field_of<'a>(namespace: &'a str, name: &'a str, header: &'a Header, path: &str) -> &'a str {
+    match path {
+        "metadata.name" => name,
+        "metadata.namespace" => namespace,
+        path => header.field(path),
     }
 }
 

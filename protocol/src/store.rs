@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bincode::{Decode, Encode};
 use futures::Stream;
 
-use crate::selector::{FieldSelector, LabelSelector};
+use crate::selector::{FieldRequirement, FieldSelector, LabelSelector};
 use crate::{Cause, Draft, Key, Object, Resource, Revision};
 
 /// What must hold for a write to be applied.
@@ -257,7 +257,7 @@ pub struct StoreEvent {
     pub cause: Cause,
     /// What was written.
     pub key: Key,
-    /// What happened.
+    /// What happened; in a watch with selections, as seen within them.
     pub change: Change,
     /// The object after the write; for a removal the last content, its resourceVersion set to `revision`.
     pub object: Arc<Object>,
@@ -265,9 +265,41 @@ pub struct StoreEvent {
     pub previous: Option<Arc<Object>>,
 }
 
-/// What to watch. The store filters by resource and namespace only; whoever serves a client applies selectors, since a
-/// selector turns an update into an appearance or a disappearance.
+/// Which objects of a resource a watch wants. The labels and fields are those that the writer put into the header: the
+/// store compares them and knows nothing of their meaning.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Selection {
+    /// The resource that it restricts.
+    pub resource: Resource,
+    /// Which labels.
+    pub labels: LabelSelector,
+    /// Which fields.
+    pub fields: FieldSelector,
+}
+
+impl Selection {
+    /// The objects of a resource in which one field has one value, such as the pods of a node.
+    pub fn field(resource: impl Into<Resource>, path: &str, value: &str) -> Selection {
+        Selection {
+            resource: resource.into(),
+            labels: LabelSelector::default(),
+            fields: FieldSelector {
+                requirements: vec![FieldRequirement {
+                    path: path.to_owned(),
+                    value: value.to_owned(),
+                    negated: false,
+                }],
+            },
+        }
+    }
+
+    fn matches(&self, key: &Key, object: &Object) -> bool {
+        self.labels.matches(&object.header.labels) && self.fields.matches(&key.namespace, &key.name, &object.header)
+    }
+}
+
+/// What to watch.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
 pub struct WatchRequest {
     /// The resources; empty for all.
     pub resources: Vec<Resource>,
@@ -275,6 +307,52 @@ pub struct WatchRequest {
     pub namespace: Option<Arc<str>>,
     /// Events after this revision; `None` for only what comes from now on.
     pub after: Option<Revision>,
+    /// Restricts resources to some of their objects, those of any of a resource's selections. A resource that no selection
+    /// names is watched whole. The watch then shows the world as it is within the selection, as Kubernetes does: an object
+    /// that comes to match is created, and one that matches no longer is deleted.
+    pub selections: Vec<Selection>,
+}
+
+impl WatchRequest {
+    /// Whether it concerns a key at all; selections are not asked.
+    pub fn covers(&self, key: &Key) -> bool {
+        (self.resources.is_empty() || self.resources.contains(&key.resource)) && self.covers_namespace(key)
+    }
+
+    /// Whether it concerns a key's namespace.
+    pub fn covers_namespace(&self, key: &Key) -> bool {
+        self.namespace
+            .as_ref()
+            .is_none_or(|namespace| key.namespace == *namespace)
+    }
+
+    /// The selections of one resource; without any, all of its objects are wanted.
+    pub fn selections_of(&self, resource: &Resource) -> impl Iterator<Item = &Selection> {
+        self.selections
+            .iter()
+            .filter(move |selection| selection.resource == *resource)
+    }
+
+    /// What an event of a key that it covers is within the selections; `None` if it is not seen.
+    pub fn view(&self, event: &StoreEvent) -> Option<Change> {
+        let mut selections = self.selections_of(&event.key.resource).peekable();
+        if selections.peek().is_none() {
+            return Some(event.change);
+        }
+        let (mut before, mut now) = (false, false);
+        let gone = event.change == Change::Deleted;
+        let earlier = event.previous.as_ref().or(gone.then_some(&event.object));
+        for selection in selections {
+            before |= earlier.is_some_and(|object| selection.matches(&event.key, object));
+            now |= !gone && selection.matches(&event.key, &event.object);
+        }
+        match (before, now) {
+            (false, false) => None,
+            (false, true) => Some(Change::Created),
+            (true, true) => Some(event.change),
+            (true, false) => Some(Change::Deleted),
+        }
+    }
 }
 
 /// What a watch yields.
@@ -314,4 +392,112 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// The revision of the last applied write.
     async fn revision(&self) -> Result<Revision, ReadError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Draft;
+
+    fn pod(node: &str, labels: &[(&str, &str)]) -> Arc<Object> {
+        let labels: std::collections::BTreeMap<_, _> = labels.iter().copied().collect();
+        let value = json!({"metadata": {"name": "web", "uid": "u-1", "labels": labels}});
+        let draft = Draft::encode(&value, vec![("spec.nodeName".to_owned(), node.to_owned())]).unwrap();
+        Arc::new(draft.commit(Revision(7), None))
+    }
+
+    fn event(change: Change, previous: Option<Arc<Object>>, object: Arc<Object>) -> StoreEvent {
+        StoreEvent {
+            revision: Revision(7),
+            cause: Cause(1),
+            key: Key::new("pods", "default", "web"),
+            change,
+            object,
+            previous,
+        }
+    }
+
+    #[test]
+    fn an_object_appears_and_disappears_as_it_enters_and_leaves_a_selection() {
+        use Change::{Created, Deleted, Updated};
+        let (here, there, unbound) = (pod("n1", &[]), pod("n2", &[]), pod("", &[]));
+        let request = WatchRequest {
+            selections: vec![Selection::field("pods", "spec.nodeName", "n1")],
+            ..WatchRequest::default()
+        };
+        let cases = [
+            ("created outside", event(Created, None, unbound.clone()), None),
+            ("created inside", event(Created, None, here.clone()), Some(Created)),
+            (
+                "bound to it",
+                event(Updated, Some(unbound.clone()), here.clone()),
+                Some(Created),
+            ),
+            (
+                "changed inside",
+                event(Updated, Some(here.clone()), here.clone()),
+                Some(Updated),
+            ),
+            (
+                "changed outside",
+                event(Updated, Some(unbound.clone()), there.clone()),
+                None,
+            ),
+            (
+                "gone elsewhere",
+                event(Updated, Some(here.clone()), there.clone()),
+                Some(Deleted),
+            ),
+            (
+                "removed inside",
+                event(Deleted, Some(here.clone()), here.clone()),
+                Some(Deleted),
+            ),
+            (
+                "removed inside, the earlier content unknown",
+                event(Deleted, None, here),
+                Some(Deleted),
+            ),
+            ("removed outside", event(Deleted, Some(there.clone()), there), None),
+        ];
+        for (case, event, expected) in cases {
+            assert_eq!(request.view(&event), expected, "{case}");
+        }
+    }
+
+    #[test]
+    fn selections_of_one_resource_add_up_and_leave_others_alone() {
+        let labelled = Selection {
+            resource: Resource::new("pods"),
+            labels: LabelSelector::parse("app=web").unwrap(),
+            fields: FieldSelector::default(),
+        };
+        let request = WatchRequest {
+            selections: vec![Selection::field("pods", "spec.nodeName", "n1"), labelled],
+            ..WatchRequest::default()
+        };
+        let both = event(Change::Updated, Some(pod("n1", &[])), pod("n2", &[("app", "web")]));
+        assert_eq!(request.view(&both), Some(Change::Updated));
+        let neither = event(Change::Updated, Some(pod("n2", &[])), pod("n3", &[]));
+        assert_eq!(request.view(&neither), None);
+        let other = StoreEvent {
+            key: Key::new("secrets", "default", "web"),
+            ..neither
+        };
+        assert_eq!(request.view(&other), Some(Change::Updated));
+    }
+
+    #[test]
+    fn selections_survive_the_wire() {
+        let request = WatchRequest {
+            resources: vec![Resource::new("pods")],
+            after: Some(Revision(3)),
+            selections: vec![Selection::field("pods", "spec.nodeName", "n1")],
+            ..WatchRequest::default()
+        };
+        let bytes = crate::codec::encode(&request).unwrap();
+        assert_eq!(crate::codec::decode::<WatchRequest>(&bytes).unwrap(), request);
+    }
 }

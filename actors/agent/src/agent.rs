@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use protocol::runtime::{RuntimeEvent, SandboxState};
-use protocol::store::{Change, ListRequest, StoreEvent, WatchItem, WatchRequest};
+use protocol::store::{Change, ListRequest, Selection, StoreEvent, WatchItem, WatchRequest};
 use protocol::{Cause, Object, Resource, Revision, Uid};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::json;
@@ -179,10 +179,13 @@ async fn list(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>) -> Opti
 /// Forwards events until the watch ends. Returns the revision to continue from, or `None` to list again.
 async fn watch(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>, from: Revision) -> Option<Revision> {
     let resources = ["pods", "configmaps", "secrets"].map(Resource::new).to_vec();
+    // The leader sends of the pods only those of this node: a pod that is bound to it shows up as created.
+    let selections = vec![Selection::field("pods", "spec.nodeName", &shared.facts.node_name)];
     let request = WatchRequest {
+        selections,
         resources,
-        namespace: None,
         after: Some(from),
+        ..WatchRequest::default()
     };
     let mut last = from;
     let mut items = match shared.store.watch(request).await {
@@ -196,11 +199,7 @@ async fn watch(shared: &PodSurroundings, myself: &ActorRef<AgentMessage>, from: 
         match item {
             WatchItem::Event(event) => {
                 last = event.revision;
-                let pod = event.key.resource.as_str() == "pods";
-                let here = |object: &Object| object.header.field("spec.nodeName") == shared.facts.node_name;
-                if !pod || here(&event.object) || event.previous.as_deref().is_some_and(here) {
-                    myself.send_message(AgentMessage::Changed(event)).ok()?;
-                }
+                myself.send_message(AgentMessage::Changed(event)).ok()?;
             }
             WatchItem::Progress(revision) => last = last.max(revision),
             WatchItem::Lost(error) => {

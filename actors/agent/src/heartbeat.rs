@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, WatchItem, WatchRequest, Write};
+use protocol::store::{
+    ObjectStore, Precondition, Proposal, ProposeError, Refusal, Selection, WatchItem, WatchRequest, Write,
+};
 use protocol::{Cause, Key, Resource, UnixMillis};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
@@ -155,8 +157,9 @@ async fn follow_readiness(mut unready: watch::Receiver<Option<String>>, myself: 
 async fn follow_node(store: Arc<dyn ObjectStore>, name: String, myself: ActorRef<HeartbeatMessage>) {
     let request = WatchRequest {
         resources: vec![Resource::new("nodes")],
-        namespace: None,
+        selections: vec![Selection::field("nodes", "metadata.name", &name)],
         after: None,
+        ..WatchRequest::default()
     };
     loop {
         if let Ok(mut events) = store.watch(request.clone()).await {
@@ -164,8 +167,8 @@ async fn follow_node(store: Arc<dyn ObjectStore>, name: String, myself: ActorRef
                 return;
             }
             while let Some(item) = events.next().await {
-                let mine = matches!(&item, WatchItem::Event(event) if *event.key.name == *name);
-                if mine && myself.send_message(HeartbeatMessage::Tick).is_err() {
+                let written = matches!(item, WatchItem::Event(_));
+                if written && myself.send_message(HeartbeatMessage::Tick).is_err() {
                     return;
                 }
             }

@@ -259,8 +259,8 @@ impl RouterState {
     async fn open_watch(&mut self, myself: &ActorRef<RouterMessage>, after: Revision) -> Result<(), ReadError> {
         let request = WatchRequest {
             resources: Vec::new(),
-            namespace: None,
             after: Some(after),
+            ..WatchRequest::default()
         };
         let mut stream = self.store.watch(request).await?;
         let myself = myself.clone();

@@ -145,8 +145,8 @@ impl Reactor {
         }
         let request = WatchRequest {
             resources: Vec::new(),
-            namespace: None,
             after: Some(self.revision),
+            ..WatchRequest::default()
         };
         if let Ok(watch) = at_once(self.store.watch(request)) {
             self.watch = watch;

@@ -97,8 +97,8 @@ impl World {
         let now = UnixMillis(1_800_000_000_000);
         let request = WatchRequest {
             resources: vec![],
-            namespace: None,
             after: Some(Revision::ZERO),
+            ..WatchRequest::default()
         };
         let watch = at_once(store.watch(request)).ok();
         let one_scheduler = scenario == Scenario::Preemption;

@@ -311,8 +311,8 @@ async fn remove(store: &dyn ObjectStore, key: &Key, object: &Object) {
 async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>, holds_pods: Arc<AtomicBool>) {
     let request = WatchRequest {
         resources: vec!["pods".into()],
-        namespace: None,
         after: Some(protocol::Revision::ZERO),
+        ..WatchRequest::default()
     };
     let mut watch = store.watch(request).await.unwrap();
     let mut addresses = 0u32;

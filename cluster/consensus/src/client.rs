@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::consensus::Consensus;
 use crate::front::{NotLeader, size};
+use crate::status::Status;
 use crate::store_service::{StoreAnswer, StoreRequest, WatchFrame, answer};
 
 /// How long a call may take in all.
@@ -59,6 +60,9 @@ struct Known {
     confirmed: bool,
     /// The node that was asked last and could not answer: others are asked first.
     suspect: Option<NodeName>,
+    /// The leader, and its term, in whom this node's own part in consensus believed when another one answered as the
+    /// leader. A learner that was removed hears of no later leader and would be asked in vain with every call.
+    refuted: Option<(NodeName, u64)>,
 }
 
 /// Where a request goes.
@@ -105,25 +109,53 @@ impl StoreClient {
         *self.consensus.write() = consensus;
     }
 
-    fn route(&self) -> Route {
+    /// Why there is nobody to ask.
+    fn nobody(&self) -> Failed {
+        let failed = (self.consensus.read().as_ref()).and_then(|consensus| consensus.status().failed);
+        let reason = match failed {
+            Some(failed) => format!("consensus has stopped on this node: {failed}"),
+            None => "no node that could know the leader is known".to_owned(),
+        };
+        Failed::NotDone { reason }
+    }
+
+    /// The leader, as far as is known: from this node's own part in consensus, or as the one who answered last.
+    pub fn leader(&self) -> Option<NodeName> {
+        match self.known_route() {
+            Some(Route::Here(consensus)) => Some(consensus.node().clone()),
+            Some(Route::There(node)) => Some(node),
+            Some(Route::Nowhere) | None => None,
+        }
+    }
+
+    fn known_route(&self) -> Option<Route> {
         let known = self.known.read();
         let local = self.transport.local();
         let elsewhere = |node: &NodeName| node != local;
         if let Some(consensus) = &*self.consensus.read() {
             let status = consensus.status();
             if status.is_leader {
-                return Route::Here(consensus.clone());
+                return Some(Route::Here(consensus.clone()));
             }
-            // What a node that was removed from the members remembers is out of date.
-            let leader = status.leader.filter(|_| consensus.is_member());
-            if let Some(leader) = leader.filter(|node| elsewhere(node) && known.suspect.as_ref() != Some(node)) {
-                return Route::There(leader);
+            // What a node remembers whose consensus has stopped, or that was removed from the members, is out of date.
+            let heard = believed(&status).filter(|_| status.failed.is_none() && consensus.is_member());
+            let current = heard.filter(|believed| known.refuted.as_ref() != Some(believed));
+            if let Some((leader, _)) =
+                current.filter(|(node, _)| elsewhere(node) && known.suspect.as_ref() != Some(node))
+            {
+                return Some(Route::There(leader));
             }
         }
-        if let Some(leader) = known.leader.clone().filter(elsewhere) {
-            return Route::There(leader);
+        known.leader.clone().filter(elsewhere).map(Route::There)
+    }
+
+    fn route(&self) -> Route {
+        if let Some(route) = self.known_route() {
+            return route;
         }
-        let mut candidates: Vec<NodeName> = (self.candidates)().into_iter().filter(elsewhere).collect();
+        let known = self.known.read();
+        let local = self.transport.local();
+        let mut candidates: Vec<NodeName> = (self.candidates)().into_iter().filter(|node| node != local).collect();
         if candidates.len() > 1 {
             candidates.retain(|node| known.suspect.as_ref() != Some(node));
         }
@@ -148,10 +180,15 @@ impl StoreClient {
     /// Notes that a node answered as the leader.
     fn remember(&self, node: &NodeName) {
         if !self.is_confirmed(node) {
+            let status = self.consensus.read().as_ref().map(|consensus| consensus.status());
+            let refuted = status
+                .and_then(|status| believed(&status))
+                .filter(|(leader, _)| leader != node);
             *self.known.write() = Known {
                 leader: Some(node.clone()),
                 confirmed: true,
                 suspect: None,
+                refuted,
             };
         }
     }
@@ -238,7 +275,7 @@ impl StoreClient {
                     }),
                 }
             }
-            Route::Nowhere => Err(nobody()),
+            Route::Nowhere => Err(self.nobody()),
         }
     }
 
@@ -285,7 +322,7 @@ impl StoreClient {
                     }),
                 },
                 Route::There(node) => self.ask(&node, &request, left.min(READ_ATTEMPT)).await,
-                Route::Nowhere => Err(nobody()),
+                Route::Nowhere => Err(self.nobody()),
             };
             let reason = match answered.map(&unwrap) {
                 Ok(Some(Err(ReadError::Unavailable { reason }))) => reason,
@@ -342,10 +379,9 @@ impl StoreClient {
     }
 }
 
-fn nobody() -> Failed {
-    Failed::NotDone {
-        reason: "no node that could know the leader is known".to_owned(),
-    }
+/// In whom this node's part in consensus believes, and since when.
+fn believed(status: &Status) -> Option<(NodeName, u64)> {
+    Some((status.leader.clone()?, status.term))
 }
 
 fn encode<T: Encode>(message: &T) -> Result<Bytes, String> {
@@ -434,7 +470,7 @@ impl ObjectStore for StoreClient {
                     }),
                 },
                 Route::There(node) => self.watch_there(&node, &request).await,
-                Route::Nowhere => Err(nobody()),
+                Route::Nowhere => Err(self.nobody()),
             };
             let reason = match opened {
                 Ok(Err(ReadError::Unavailable { reason })) => reason,

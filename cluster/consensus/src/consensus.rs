@@ -25,6 +25,7 @@ use crate::front::{Front, NotLeader};
 use crate::log_store::LogStore;
 use crate::network::Network;
 use crate::peer_service::PeerService;
+use crate::standing::{Standing, ask_members};
 use crate::state_machine::{Snapshots, StateMachine, StoreReplica};
 use crate::status::{Progress, Status};
 use crate::store_service::StoreService;
@@ -49,6 +50,7 @@ pub struct Consensus {
     barrier: Barrier,
     disk: Arc<DiskGuard>,
     peer_service: SharedService,
+    standing: Standing,
     status: watch::Receiver<Status>,
     stepping_down: AtomicBool,
     changing: tokio::sync::Mutex<()>,
@@ -71,10 +73,14 @@ impl Consensus {
         };
         let machine = StateMachine::open(replica.clone(), Arc::new(snapshots));
         let machine = machine.map_err(|error| store_failed(error.to_string()))?;
+        let standing = Standing::new();
         let raft = Raft::new(
             config.raft_id,
             Arc::new(raft_config),
-            Network { transport },
+            Network {
+                transport: transport.clone(),
+                standing: standing.clone(),
+            },
             log.clone(),
             machine,
         )
@@ -93,9 +99,18 @@ impl Consensus {
         let disk = Arc::new(DiskGuard::new(directory, config.retention.disk_reserve_bytes));
         let (front, front_task) = Front::start(raft.clone());
         let (barrier, barrier_task) = Barrier::start(raft.clone());
-        let (status_sender, status) = watch::channel(Status::of(&raft.metrics().borrow(), &config.timings));
+        let (status_sender, status) = watch::channel(Status::of(&raft.metrics().borrow(), &config.timings, false));
         let lease = Duration::from_millis(config.timings.election_max_ms);
-        let peer_service = Arc::new(PeerService::new(config.raft_id, raft.clone(), disk.clone(), lease));
+        let peer_service = Arc::new(PeerService::new(
+            config.raft_id,
+            raft.clone(),
+            disk.clone(),
+            lease,
+            standing.clone(),
+        ));
+        let this = (raft_id, config.node.clone());
+        let ask = ask_members(raft.clone(), log.clone(), this, transport, standing.clone());
+        let ask = tokio::spawn(ask);
         let consensus = Arc::new(Consensus {
             node: config.node,
             raft_id: config.raft_id,
@@ -108,10 +123,11 @@ impl Consensus {
             barrier,
             disk,
             peer_service,
+            standing,
             status,
             stepping_down: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
-            tasks: Mutex::new(vec![front_task, barrier_task]),
+            tasks: Mutex::new(vec![front_task, barrier_task, ask]),
             _lock: lock,
         });
         let follow = tokio::spawn(crate::housekeeping::follow_status(
@@ -160,7 +176,8 @@ impl Consensus {
 
     /// Whether this node is a voter or a learner.
     pub fn is_member(&self) -> bool {
-        self.status.borrow().is_member(&self.node)
+        let status = self.status.borrow();
+        status.is_member(&self.node) && !status.removed
     }
 
     /// How often the log was synced since the start.
@@ -173,8 +190,8 @@ impl Consensus {
     pub async fn subscribe(&self, after: Revision) -> Result<WatchStream, ReadError> {
         let request = WatchRequest {
             resources: Vec::new(),
-            namespace: None,
             after: Some(after),
+            ..WatchRequest::default()
         };
         self.watch_here(request).await.unwrap_or_else(|NotLeader { hint }| {
             let leader = hint.map_or_else(|| "nobody at present".to_owned(), |leader| leader.to_string());
@@ -306,6 +323,10 @@ impl Consensus {
 
     pub(crate) fn raft(&self) -> &Raft {
         &self.raft
+    }
+
+    pub(crate) fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     pub(crate) fn log(&self) -> &LogStore {

@@ -27,12 +27,16 @@ const COMPACT_REVISIONS_STEP: u64 = 20_000;
 
 /// Tells about changes of raft's state, and ends the watches when this node no longer leads.
 pub async fn follow_status(consensus: Weak<Consensus>, sender: watch::Sender<Status>) {
-    let Some(mut metrics) = consensus.upgrade().map(|consensus| consensus.raft().metrics()) else {
+    let Some((mut metrics, mut removed)) = consensus
+        .upgrade()
+        .map(|consensus| (consensus.raft().metrics(), consensus.standing().watch()))
+    else {
         return;
     };
     loop {
         let Some(consensus) = consensus.upgrade() else { return };
-        let status = Status::of(&metrics.borrow_and_update(), consensus.timings());
+        let is_removed = *removed.borrow_and_update();
+        let status = Status::of(&metrics.borrow_and_update(), consensus.timings(), is_removed);
         let before = sender.borrow().clone();
         if status != before {
             announce(&consensus, &before, &status);
@@ -44,8 +48,9 @@ pub async fn follow_status(consensus: Weak<Consensus>, sender: watch::Sender<Sta
             }
         }
         drop(consensus);
-        if metrics.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { return },
+            changed = removed.changed() => if changed.is_err() { return },
         }
     }
 }
@@ -64,6 +69,17 @@ fn announce(consensus: &Consensus, before: &Status, now: &Status) {
         && let Some(leader) = &now.leader
     {
         tracing::info!(term = now.term, %leader, "another node leads");
+    }
+    if now.removed != before.removed {
+        // A machine without a vote that stands for election only raises its term.
+        consensus.raft().runtime_config().elect(!now.removed);
+        if now.removed {
+            tracing::warn!(
+                "the voters went on without this node while it was away, and it has no vote any more; its pods run on, and it                  reaches the store through the others. Nothing needs to be done: it is chosen again when a voter is wanted"
+            );
+        } else {
+            tracing::info!("this node takes part in consensus again");
+        }
     }
     if let (None, Some(reason)) = (&before.failed, &now.failed)
         && reason != "raft stopped"

@@ -17,6 +17,7 @@ mod log_store;
 mod membership;
 mod network;
 mod peer_service;
+mod standing;
 mod state_machine;
 mod status;
 mod store_service;

@@ -17,6 +17,7 @@ use protocol::codec::{self, CodecError};
 use protocol::object::Body;
 use protocol::transport::{Purpose, Transport, TransportError};
 
+use crate::standing::Standing;
 use crate::state_machine::snapshot_files;
 use crate::types::{LogId, Member, Snapshot, TypeConfig, Vote};
 use crate::wire::{PeerAnswer, PeerAsk, PeerRequest, append_ask, vote_ask};
@@ -40,6 +41,8 @@ enum PeerError {
     Codec(#[from] CodecError),
     #[error("{node} cannot: {reason}")]
     Failed { node: NodeName, reason: String },
+    #[error("this node was removed from the members while it was away")]
+    Removed,
     #[error("{node} answered something else than was asked")]
     Unexpected { node: NodeName },
 }
@@ -48,6 +51,7 @@ enum PeerError {
 #[derive(Clone)]
 pub struct Network {
     pub transport: Arc<dyn Transport>,
+    pub standing: Standing,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -56,6 +60,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
         Peer {
             transport: self.transport.clone(),
+            standing: self.standing.clone(),
             raft_id: target,
             name: node.name.clone(),
         }
@@ -65,6 +70,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// One member, as openraft speaks to it.
 pub struct Peer {
     transport: Arc<dyn Transport>,
+    standing: Standing,
     raft_id: u64,
     name: NodeName,
 }
@@ -175,6 +181,10 @@ impl RaftNetwork<TypeConfig> for Peer {
         match self.ask(vote_ask(&request), option.hard_ttl()).await {
             Ok(PeerAnswer::Voted { vote, last, granted }) => {
                 Ok(VoteResponse::new(Vote::from(vote), last.map(LogId::from), granted))
+            }
+            Ok(PeerAnswer::Standing { removed: true }) => {
+                self.standing.set_removed(true);
+                Err(unreachable(&PeerError::Removed))
             }
             Ok(_) => Err(unreachable(&self.unexpected())),
             Err(error) => Err(unreachable(&error)),

@@ -17,6 +17,7 @@ use protocol::transport::Service;
 use protocol::{NodeName, codec};
 
 use crate::disk::DiskGuard;
+use crate::standing::{Standing, is_removed};
 use crate::types::{Entry, LogId, Raft, Snapshot, SnapshotDirectory, SnapshotMeta, Vote};
 use crate::wire::{PeerAnswer, PeerAsk, PeerRequest, SnapshotFile, WireEntry, WireLogId, WireSnapshotMeta, WireVote};
 
@@ -38,7 +39,8 @@ pub struct PeerService {
     /// When a leader was last heard, and how long it counts as alive after that.
     last_heard: Mutex<Instant>,
     lease: Duration,
-    standing: Arc<AtomicBool>,
+    standing_instead: Arc<AtomicBool>,
+    standing: Standing,
 }
 
 /// How often, and how fast, a node stands in the place of a candidate that knows less.
@@ -75,7 +77,7 @@ fn raft_error(error: impl std::fmt::Display) -> Refused {
 }
 
 impl PeerService {
-    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>, lease: Duration) -> PeerService {
+    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>, lease: Duration, standing: Standing) -> PeerService {
         PeerService {
             raft_id,
             raft,
@@ -83,7 +85,8 @@ impl PeerService {
             receiving: Mutex::default(),
             last_heard: Mutex::new(Instant::now()),
             lease,
-            standing: Arc::default(),
+            standing_instead: Arc::default(),
+            standing,
         }
     }
 
@@ -103,6 +106,9 @@ impl PeerService {
                 entries,
             } => self.append(vote, previous, committed, entries).await,
             PeerAsk::Vote { vote, last } => self.vote(vote, last).await,
+            PeerAsk::Standing { raft_id, last } => Ok(PeerAnswer::Standing {
+                removed: self.was_removed(raft_id, last.map(LogId::from)).await?,
+            }),
             PeerAsk::SnapshotBegin { vote, meta, files } => self.begin(vote, meta, files).await,
             PeerAsk::SnapshotPart {
                 transfer,
@@ -136,12 +142,25 @@ impl PeerService {
         let response = self.raft.append_entries(request).await.map_err(raft_error)?;
         if !matches!(response, AppendEntriesResponse::HigherVote(_)) {
             *self.last_heard.lock() = Instant::now();
+            self.standing.set_removed(false);
         }
         Ok(response.into())
     }
 
+    /// Whether the members have agreed to go on without another one, and it cannot know.
+    async fn was_removed(&self, raft_id: u64, last: Option<LogId>) -> Result<bool, Refused> {
+        let judged = self.raft.with_raft_state(move |state| {
+            let agreed = state.membership_state.committed();
+            is_removed(*agreed.log_id(), agreed.get_node(&raft_id).is_some(), last)
+        });
+        judged.await.map_err(raft_error)
+    }
+
     async fn vote(&self, vote: WireVote, last: Option<WireLogId>) -> Result<PeerAnswer, Refused> {
         let last = last.map(LogId::from);
+        if self.was_removed(Vote::from(vote).leader_id.node_id, last).await? {
+            return Ok(PeerAnswer::Standing { removed: true });
+        }
         let response = self
             .raft
             .vote(VoteRequest::new(vote.into(), last))
@@ -158,10 +177,10 @@ impl PeerService {
     /// and cannot win itself; without this, the cluster waits for this node's own timeout, which openraft makes longer
     /// for a node that has lost an election before.
     fn stand_instead(&self) {
-        if self.standing.swap(true, Ordering::AcqRel) {
+        if self.standing_instead.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (raft, standing) = (self.raft.clone(), self.standing.clone());
+        let (raft, standing) = (self.raft.clone(), self.standing_instead.clone());
         tokio::spawn(async move {
             // The first attempt can lose against the candidate's own, of the same term; the next is in a higher one.
             for _ in 0..STAND_ATTEMPTS {

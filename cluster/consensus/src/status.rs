@@ -27,11 +27,14 @@ pub struct Status {
     pub changing: bool,
     /// Why consensus has stopped on this node, if it has: nothing but a restart of the process takes it up again.
     pub failed: Option<String>,
+    /// Whether the other members have gone on without this node, while it was away. It then has no vote, whatever its old
+    /// log says in `voters`, and reaches the store as any machine does. A leader that adds it again ends this.
+    pub removed: bool,
 }
 
 impl Status {
     /// Reads openraft's metrics.
-    pub(crate) fn of(metrics: &Metrics, timings: &Timings) -> Status {
+    pub(crate) fn of(metrics: &Metrics, timings: &Timings, removed: bool) -> Status {
         let membership = metrics.membership_config.membership();
         let name = |id: u64| membership.get_node(&id).map(|member| member.name.clone());
         let named = |ids: &mut dyn Iterator<Item = u64>| ids.filter_map(|id| Some((id, name(id)?))).collect();
@@ -50,6 +53,7 @@ impl Status {
                 Ok(()) => None,
                 Err(error) => Some(error.to_string()),
             },
+            removed,
         }
     }
 

@@ -215,6 +215,11 @@ pub enum PeerAsk {
         vote: WireVote,
         last: Option<WireLogId>,
     },
+    /// Whether the sender is still a member; `last` is the end of its log.
+    Standing {
+        raft_id: u64,
+        last: Option<WireLogId>,
+    },
     SnapshotBegin {
         vote: WireVote,
         meta: WireSnapshotMeta,
@@ -242,6 +247,10 @@ pub enum PeerAnswer {
         vote: WireVote,
         last: Option<WireLogId>,
         granted: bool,
+    },
+    /// Also the answer to a vote that a removed member asks for.
+    Standing {
+        removed: bool,
     },
     SnapshotReady {
         transfer: u64,

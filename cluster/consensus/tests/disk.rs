@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use consensus::{Consensus, ConsensusConfig, StartError};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use protocol::store::{ListRequest, ObjectStore, Precondition, ProposeError};
+use protocol::Cause;
+use protocol::store::{ListRequest, ObjectStore, Precondition, Proposal, ProposeError, Write};
 use support::*;
 
 /// A small filesystem of its own.
@@ -18,6 +19,10 @@ struct SmallDisk {
 impl SmallDisk {
     fn new(bytes: u64) -> SmallDisk {
         let path = std::env::temp_dir().join(format!("consensus-disk-{}", std::process::id()));
+        SmallDisk::at(path, bytes)
+    }
+
+    fn at(path: PathBuf, bytes: u64) -> SmallDisk {
         std::fs::create_dir_all(&path).unwrap();
         let size = format!("size={bytes}");
         mount(
@@ -101,6 +106,89 @@ async fn a_full_disk_refuses_writes_says_so_and_recovers() {
     let listed = cluster.nodes[&1].client.list(ListRequest::all("pods")).await.unwrap();
     assert_eq!(listed.items.len() as u64, 50 + accepted + 1);
     cluster.stop_all().await;
+}
+
+/// A write of 64 KiB: the log has reserved some megabytes on the disk that small ones would not use up.
+fn put_large(number: u64) -> Proposal {
+    let key = key(format!("p{number}"));
+    let write = Write::Put {
+        draft: draft(&key, number, 64 << 10),
+        precondition: Precondition::Absent,
+        key,
+    };
+    Proposal::one(Cause(1), write)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_disk_fails_says_so_and_works_on_as_a_client_of_the_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::at(directory.path().join("n3"), 48 << 20);
+    let mut cluster = Cluster::new(directory.path());
+    // Without a reserve nothing refuses a write before the disk does.
+    cluster.configure = |config| config.retention.disk_reserve_bytes = 0;
+    cluster.form(3).await;
+    let ballast = disk.path.join("ballast");
+    fill(&ballast);
+    let client = cluster.nodes[&1].client.clone();
+    let failing = cluster.nodes[&3].consensus.clone();
+    for number in 0..2_000 {
+        if failing.status().failed.is_some() {
+            break;
+        }
+        client.propose(put_large(number)).await.unwrap();
+    }
+    let status = failing.status();
+    let reason = status.failed.expect("the disk is full, and nothing failed");
+    assert!(reason.contains("No space left"), "{reason}");
+    assert!(!status.is_leader);
+    // Its own client goes on, through the others, and follows them to another leader.
+    let own = cluster.nodes[&3].client.clone();
+    own.propose(put(&key("through-the-others"), Precondition::Absent, 7))
+        .await
+        .unwrap();
+    let others = [1, 2];
+    let leader = cluster.leader_among(&others).await;
+    assert_eq!(value(&own.read(&key("through-the-others")).await.unwrap().unwrap()), 7);
+    drop((client, own, failing));
+    // With room again, a new start takes part as before.
+    std::fs::remove_file(&ballast).unwrap();
+    cluster.stop(3).await;
+    cluster.start(3).await;
+    let third = cluster.nodes[&3].consensus.clone();
+    let goal = cluster.nodes[&leader].consensus.progress().last_log;
+    wait_for("the third node to catch up", || third.progress().last_applied >= goal).await;
+    assert_eq!(third.status().failed, None);
+    drop(third);
+    cluster.stop_all().await;
+    drop(disk);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_node_whose_disk_has_failed_names_the_cause_to_its_clients() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::at(directory.path().join("n1"), 48 << 20);
+    let mut cluster = Cluster::new(directory.path());
+    cluster.configure = |config| config.retention.disk_reserve_bytes = 0;
+    cluster.form(1).await;
+    fill(&disk.path.join("ballast"));
+    let node = cluster.nodes[&1].consensus.clone();
+    let client = cluster.nodes[&1].client.clone();
+    let mut number = 0;
+    while node.status().failed.is_none() {
+        assert!(number < 2_000, "the disk is full, and nothing failed");
+        let _ = client.propose(put_large(number)).await;
+        number += 1;
+    }
+    let error = client
+        .propose(put(&key("x"), Precondition::Absent, 1))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("No space left"), "{error}");
+    let error = client.read(&key("x")).await.unwrap_err();
+    assert!(error.to_string().contains("No space left"), "{error}");
+    drop((node, client));
+    cluster.stop_all().await;
+    drop(disk);
 }
 
 async fn written_and_stopped(directory: &Path) {

@@ -113,8 +113,8 @@ async fn disturb(cluster: &mut Cluster, clients: &Clients, random: &mut StdRng, 
 async fn check(client: &StoreClient, record: &Record) {
     let request = WatchRequest {
         resources: vec![],
-        namespace: None,
         after: Some(Revision::ZERO),
+        ..WatchRequest::default()
     };
     let mut watch = client.watch(request).await.unwrap();
     let mut acknowledged = std::mem::take(&mut *record.acknowledged.lock());

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use protocol::Revision;
 use protocol::store::{ListRequest, ObjectStore, Precondition, ProposeError, Refusal, WatchItem, WatchRequest};
+use protocol::{NodeName, Revision};
 use support::*;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -20,8 +20,8 @@ async fn a_cluster_of_one_writes_reads_lists_and_watches() {
     let client = cluster.nodes[&1].client.clone();
     let request = WatchRequest {
         resources: vec![],
-        namespace: None,
         after: Some(Revision::ZERO),
+        ..WatchRequest::default()
     };
     let mut watch = client.watch(request).await.unwrap();
     let committed = client.propose(put(&key("a"), Precondition::Absent, 1)).await.unwrap();
@@ -93,8 +93,8 @@ async fn every_node_reaches_the_store_through_the_leader() {
         .unwrap();
     let request = WatchRequest {
         resources: vec![],
-        namespace: None,
         after: Some(Revision::ZERO),
+        ..WatchRequest::default()
     };
     for node in cluster.nodes.values() {
         let mut watch = node.client.watch(request.clone()).await.unwrap();
@@ -532,5 +532,77 @@ async fn a_leader_that_is_removed_hands_over_to_the_others() {
         .propose(put(&key("a"), Precondition::Absent, 1))
         .await
         .unwrap();
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_voter_that_was_replaced_while_it_was_away_is_told_so_and_costs_nobody_the_lead() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    let leader = cluster.leader().await;
+    let removed = *cluster.nodes.keys().find(|id| **id != leader).unwrap();
+    cluster.stop(removed).await;
+    cluster.start(4).await;
+    let voters = |without: u64| -> BTreeMap<u64, NodeName> {
+        let ids = [1, 2, 3, 4].into_iter().filter(|id| *id != without);
+        ids.map(|id| (id, name(id))).collect()
+    };
+    let leading = cluster.nodes[&leader].consensus.clone();
+    leading.change_voters(voters(removed)).await.unwrap();
+    let term = leading.status().term;
+    cluster.start(removed).await;
+    let returned = cluster.nodes[&removed].consensus.clone();
+    wait_for("the returned node to be told", || returned.status().removed).await;
+    assert!(!returned.is_member());
+    // It has what any machine has: the store, through the leader.
+    let client = &cluster.nodes[&removed].client;
+    client.propose(put(&key("x"), Precondition::Absent, 1)).await.unwrap();
+    assert_eq!(value(&client.read(&key("x")).await.unwrap().unwrap()), 1);
+    // Longer than two of its elections would take.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((leading.status().is_leader, leading.status().term), (true, term));
+    // It is chosen again, in the place of another one, and the leader goes on leading.
+    let other = *cluster
+        .nodes
+        .keys()
+        .find(|id| **id != leader && **id != removed)
+        .unwrap();
+    cluster.stop(other).await;
+    leading.change_voters(voters(other)).await.unwrap();
+    wait_for("the returned node to take part again", || {
+        let status = returned.status();
+        !status.removed && status.is_voter(&name(removed)) && status.leader == Some(name(leader))
+    })
+    .await;
+    assert_eq!((leading.status().is_leader, leading.status().term), (true, term));
+    drop((leading, returned));
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_that_was_removed_does_not_ask_its_last_leader_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(directory.path());
+    cluster.form(3).await;
+    cluster.start(4).await;
+    let leader = cluster.leader().await;
+    let leading = cluster.nodes[&leader].consensus.clone();
+    leading.add_learner(4, name(4)).await.unwrap();
+    let learner = cluster.nodes[&4].client.clone();
+    learner.read(&key("x")).await.unwrap();
+    leading.remove(&name(4)).await.unwrap();
+    drop(leading);
+    cluster.stop(leader).await;
+    let rest: Vec<u64> = cluster.nodes.keys().copied().filter(|id| *id != 4).collect();
+    cluster.leader_among(&rest).await;
+    // The first call finds the new leader; the others must go straight to it.
+    learner.read(&key("x")).await.unwrap();
+    let asked = cluster.mesh.store_calls(&name(leader));
+    for _ in 0..10 {
+        learner.read(&key("x")).await.unwrap();
+    }
+    assert_eq!(cluster.mesh.store_calls(&name(leader)), asked);
+    drop(learner);
     cluster.stop_all().await;
 }

@@ -22,14 +22,15 @@ fn member(name: &str, status: MemberStatus, age_ms: u64, zone: &str) -> Member {
     }
 }
 
-/// `a` alive, `b!` down, `c!!` down for long, `d-` left, `e?` suspect, `f'` alive but new; `@x` gives a zone.
+/// `a` alive, `b!` down, `c!!` down for long, `d-` left, `e?` suspect, `f'` alive but new, `g*` alive with a consensus
+/// that has stopped; `@x` gives a zone.
 fn members(text: &str) -> Vec<Member> {
     text.split_whitespace()
         .map(|word| {
             let (word, zone) = word.split_once('@').unwrap_or((word, ""));
-            let name = word.trim_end_matches(['!', '-', '?', '\'']);
+            let name = word.trim_end_matches(['!', '-', '?', '\'', '*']);
             let (status, age) = match &word[name.len()..] {
-                "" => (MemberStatus::Alive, 60_000),
+                "" | "*" => (MemberStatus::Alive, 60_000),
                 "'" => (MemberStatus::Alive, SETTLED_AFTER_MS - 1),
                 "?" => (MemberStatus::Suspect, 500),
                 "!" => (MemberStatus::Down, DEAD_AFTER_MS - 1),
@@ -37,7 +38,9 @@ fn members(text: &str) -> Vec<Member> {
                 "-" => (MemberStatus::Left, 0),
                 other => panic!("{other}"),
             };
-            member(name, status, age, zone)
+            let mut member = member(name, status, age, zone);
+            member.facts.voteless = word.ends_with('*');
+            member
         })
         .collect()
 }
@@ -104,6 +107,14 @@ fn each_situation_has_its_step() {
         ("a b", "a b c", "", "", "nothing"),
         // After a loss of one of three the fourth member takes the seat even if the third comes back later.
         ("a b c d", "a b d", "", "", "nothing"),
+        // A voter that lives and cannot vote is replaced at once, and never chosen.
+        ("a b c* d", "a b c", "", "", "learner d"),
+        ("a b c* d", "a b c", "d", "d", "+d -c"),
+        ("a b c*", "a b c", "", "", "nothing"),
+        ("a b* c* d e", "a b c", "d e", "d e", "nothing"),
+        ("a b c d* e*", "a b c d e", "", "", "+ -d e"),
+        ("a b c*", "a", "", "", "nothing"),
+        ("a b c* d", "a", "", "", "learner b"),
         // Learners that nobody needs.
         ("a b c d", "a b c", "d", "d", "unlearn d"),
         ("a b", "a", "b", "b", "unlearn b"),
@@ -132,6 +143,8 @@ enum Happening {
     Die(u8),
     Return(u8),
     Leave(u8),
+    /// Its consensus stops, until it returns.
+    Fail(u8),
     Wait,
 }
 
@@ -141,6 +154,7 @@ fn happening() -> impl Strategy<Value = Happening> {
         2 => (1_u8..9).prop_map(Happening::Die),
         2 => (1_u8..9).prop_map(Happening::Return),
         1 => (1_u8..9).prop_map(Happening::Leave),
+        1 => (1_u8..9).prop_map(Happening::Fail),
         3 => Just(Happening::Wait),
     ]
 }
@@ -162,6 +176,7 @@ impl World {
             if let Some(member) = self.members.iter_mut().find(|member| member.name == name) {
                 member.status = status;
                 member.since = now;
+                member.facts.voteless &= status != MemberStatus::Alive;
             }
         };
         match happening {
@@ -178,6 +193,13 @@ impl World {
             Happening::Die(node) => set(node, MemberStatus::Down),
             Happening::Return(node) => set(node, MemberStatus::Alive),
             Happening::Leave(node) => set(node, MemberStatus::Left),
+            Happening::Fail(node) => {
+                let name = format!("m{node}");
+                let failing = self.members.iter_mut().find(|member| member.name.as_str() == name);
+                if let Some(member) = failing {
+                    member.facts.voteless = true;
+                }
+            }
             Happening::Wait => self.now = now.plus_ms(DEAD_AFTER_MS),
         }
     }
@@ -185,7 +207,7 @@ impl World {
     fn is_live(&self, name: &NodeName) -> bool {
         self.members
             .iter()
-            .any(|member| member.name == *name && member.status.is_live())
+            .any(|member| member.name == *name && can_vote(member))
     }
 
     fn living_voters(&self) -> usize {
@@ -271,7 +293,7 @@ proptest! {
         }
         // And there are as many living voters as there should be, if there is a majority at all.
         if world.living_voters() >= quorum(world.voters.len()) {
-            let living = world.members.iter().filter(|member| member.status.is_live()).count();
+            let living = world.members.iter().filter(|member| can_vote(member)).count();
             prop_assert!(world.living_voters() >= voters_wanted(living), "{living} live, {} vote", world.living_voters());
         }
     }

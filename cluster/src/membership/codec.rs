@@ -221,6 +221,7 @@ mod tests {
                 zone: "z".repeat(63),
                 version: "10.20.30".to_owned(),
                 leaving: true,
+                voteless: true,
             },
         }
     }

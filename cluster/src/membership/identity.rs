@@ -18,6 +18,9 @@ pub struct MemberFacts {
     pub version: String,
     /// It is about to leave: its end is not a failure.
     pub leaving: bool,
+    /// Its consensus has stopped, as after an error of its disk: it lives and runs pods, but casts no vote until its
+    /// process is started again.
+    pub voteless: bool,
 }
 
 /// One life of a member. Of two with the same name, the higher incarnation is the member.

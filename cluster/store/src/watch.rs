@@ -1,4 +1,5 @@
-//! Watches: from any revision that is not compacted, without gaps, with bounded memory per watcher.
+//! Watches: from any revision that is not compacted, without gaps, with bounded memory per watcher. Selections compare
+//! what the writer put into an object's header; what they mean is not known here.
 //!
 //! A watch first replays history from the backend and then, once it has caught up, attaches to the hub and is pushed
 //! events through a bounded queue. A watcher that lets its queue overflow is detached and goes back to history from
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use futures::stream;
 use parking_lot::Mutex;
+use protocol::selector::{FieldRequirement, field_of};
 use protocol::store::{ReadError, StoreEvent, WatchItem, WatchRequest, WatchStream};
-use protocol::{Key, Resource, Revision};
+use protocol::{Object, Resource, Revision};
 use tokio::sync::Notify;
 
 use crate::backend::Backend;
@@ -35,24 +37,29 @@ struct Queue {
 }
 
 struct Watcher {
-    resources: Vec<Resource>,
-    namespace: Option<Arc<str>>,
+    request: WatchRequest,
     queue: Mutex<Queue>,
     wake: Notify,
 }
 
 impl Watcher {
-    fn wants(&self, key: &Key) -> bool {
-        (self.resources.is_empty() || self.resources.contains(&key.resource)) && self.wants_namespace(key)
-    }
-
-    fn wants_namespace(&self, key: &Key) -> bool {
-        self.namespace
-            .as_ref()
-            .is_none_or(|namespace| key.namespace == *namespace)
+    /// The event as it is seen within the watch's selections; `None` if it is not.
+    fn view(&self, event: &Arc<StoreEvent>) -> Option<Arc<StoreEvent>> {
+        let change = self.request.view(event)?;
+        if change == event.change {
+            return Some(event.clone());
+        }
+        Some(Arc::new(StoreEvent {
+            change,
+            ..StoreEvent::clone(event)
+        }))
     }
 
     fn push(&self, event: &Arc<StoreEvent>) {
+        if !self.request.covers_namespace(&event.key) {
+            return;
+        }
+        let Some(event) = self.view(event) else { return };
         let mut queue = self.queue.lock();
         if queue.detached {
             return;
@@ -61,11 +68,85 @@ impl Watcher {
             queue.events = VecDeque::new();
             queue.detached = true;
         } else {
-            queue.events.push_back(event.clone());
+            queue.events.push_back(event);
         }
         drop(queue);
         self.wake.notify_one();
     }
+}
+
+/// The watchers of one resource.
+#[derive(Default)]
+struct Interested {
+    /// Those that have to be asked about every event.
+    whole: Vec<Arc<Watcher>>,
+    /// Those that want the objects in which a field has a value, by path and value: of thousands of nodes that watch
+    /// their own pods, an event looks up the one that it concerns.
+    by_field: HashMap<String, HashMap<String, Vec<Arc<Watcher>>>>,
+}
+
+impl Interested {
+    /// Where a watcher of `resource` belongs.
+    fn place(&mut self, resource: &Resource, watcher: &Watcher) -> &mut Vec<Arc<Watcher>> {
+        match indexed_field(&watcher.request, resource) {
+            Some(FieldRequirement { path, value, .. }) => self
+                .by_field
+                .entry(path.clone())
+                .or_default()
+                .entry(value.clone())
+                .or_default(),
+            None => &mut self.whole,
+        }
+    }
+
+    fn remove(&mut self, resource: &Resource, watcher: &Arc<Watcher>) {
+        self.place(resource, watcher)
+            .retain(|other| !Arc::ptr_eq(other, watcher));
+        for watchers in self.by_field.values_mut() {
+            watchers.retain(|_, watchers| !watchers.is_empty());
+        }
+        self.by_field.retain(|_, watchers| !watchers.is_empty());
+    }
+
+    fn is_empty(&self) -> bool {
+        self.whole.is_empty() && self.by_field.is_empty()
+    }
+
+    fn everyone(&self) -> impl Iterator<Item = &Arc<Watcher>> {
+        self.whole
+            .iter()
+            .chain(self.by_field.values().flat_map(HashMap::values).flatten())
+    }
+
+    fn push(&self, event: &Arc<StoreEvent>) {
+        for watcher in &self.whole {
+            watcher.push(event);
+        }
+        let key = &event.key;
+        for (path, watchers) in &self.by_field {
+            let value = |object: &Object| field_of(&key.namespace, &key.name, &object.header, path).to_owned();
+            let now = value(&event.object);
+            let before = event.previous.as_deref().map(value).filter(|before| *before != now);
+            for value in [Some(now), before].into_iter().flatten() {
+                for watcher in watchers.get(&value).into_iter().flatten() {
+                    watcher.push(event);
+                }
+            }
+        }
+    }
+}
+
+/// The field by which a watch finds its objects of a resource: it has one selection of it, which demands a value.
+fn indexed_field<'a>(request: &'a WatchRequest, resource: &Resource) -> Option<&'a FieldRequirement> {
+    let mut selections = request
+        .selections
+        .iter()
+        .filter(|selection| selection.resource == *resource);
+    let only = selections.next()?;
+    if selections.next().is_some() {
+        return None;
+    }
+    only.fields.requirements.iter().find(|requirement| !requirement.negated)
 }
 
 #[derive(Default)]
@@ -74,7 +155,7 @@ struct Registry {
     /// Rises when all watches end; a watch of an older epoch is over.
     epoch: u64,
     /// Watchers by the resource that they want.
-    of_resource: HashMap<Resource, Vec<Arc<Watcher>>>,
+    of_resource: HashMap<Resource, Interested>,
     /// Watchers that want all resources.
     of_all: Vec<Arc<Watcher>>,
     attached: usize,
@@ -83,24 +164,22 @@ struct Registry {
 impl Registry {
     fn attach(&mut self, watcher: &Arc<Watcher>) {
         self.attached += 1;
-        if watcher.resources.is_empty() {
+        if watcher.request.resources.is_empty() {
             self.of_all.push(watcher.clone());
         }
-        for resource in &watcher.resources {
-            self.of_resource
-                .entry(resource.clone())
-                .or_default()
-                .push(watcher.clone());
+        for resource in &watcher.request.resources {
+            let interested = self.of_resource.entry(resource.clone()).or_default();
+            interested.place(resource, watcher).push(watcher.clone());
         }
     }
 
     fn detach(&mut self, watcher: &Arc<Watcher>) {
         self.attached -= 1;
         self.of_all.retain(|other| !Arc::ptr_eq(other, watcher));
-        for resource in &watcher.resources {
-            if let Some(watchers) = self.of_resource.get_mut(resource) {
-                watchers.retain(|other| !Arc::ptr_eq(other, watcher));
-                if watchers.is_empty() {
+        for resource in &watcher.request.resources {
+            if let Some(interested) = self.of_resource.get_mut(resource) {
+                interested.remove(resource, watcher);
+                if interested.is_empty() {
                     self.of_resource.remove(resource);
                 }
             }
@@ -108,7 +187,9 @@ impl Registry {
     }
 
     fn everyone(&self) -> impl Iterator<Item = &Arc<Watcher>> {
-        self.of_all.iter().chain(self.of_resource.values().flatten())
+        self.of_all
+            .iter()
+            .chain(self.of_resource.values().flat_map(Interested::everyone))
     }
 }
 
@@ -134,11 +215,11 @@ impl Hub {
         let Some(last) = events.last() else { return };
         let mut registry = self.registry.lock();
         for event in events {
-            let interested = registry.of_resource.get(&event.key.resource).into_iter().flatten();
-            for watcher in interested.chain(&registry.of_all) {
-                if watcher.wants_namespace(&event.key) {
-                    watcher.push(event);
-                }
+            if let Some(interested) = registry.of_resource.get(&event.key.resource) {
+                interested.push(event);
+            }
+            for watcher in &registry.of_all {
+                watcher.push(event);
             }
         }
         registry.published = last.revision;
@@ -182,8 +263,7 @@ pub(crate) fn open<B: Backend>(backend: B, hub: Arc<Hub>, request: WatchRequest)
     // Read after `published`: the backend is never behind the hub.
     backend.with_view(|view| view.state())?.admits(after)?;
     let watcher = Arc::new(Watcher {
-        resources: request.resources,
-        namespace: request.namespace,
+        request,
         queue: Mutex::new(Queue {
             events: VecDeque::new(),
             detached: true,
@@ -279,9 +359,9 @@ impl<B: Backend> Cursor<B> {
             let state = view.state()?;
             state.admits(after)?;
             let mut reached = state.revision;
-            view.history(after, &|key| watcher.wants(key), &mut |event| {
+            view.history(after, &|key| watcher.request.covers(key), &mut |event| {
                 reached = event.revision;
-                replayed.push_back(event);
+                replayed.extend(watcher.view(&event));
                 if replayed.len() < REPLAY_EVENTS_MAX {
                     reached = state.revision;
                     ControlFlow::Continue(())

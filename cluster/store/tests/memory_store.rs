@@ -17,8 +17,8 @@ use support::*;
 fn watch_all(after: Option<u64>) -> WatchRequest {
     WatchRequest {
         resources: vec![],
-        namespace: None,
         after: after.map(Revision),
+        ..WatchRequest::default()
     }
 }
 
@@ -138,6 +138,7 @@ async fn a_watch_sees_only_its_resources_and_namespace() {
         resources: vec!["pods".into(), "services".into()],
         namespace: Some("a".into()),
         after: Some(Revision::ZERO),
+        ..WatchRequest::default()
     };
     let mut stream = store.watch(request).await.unwrap();
     let keys = [
@@ -204,8 +205,8 @@ async fn an_idle_watch_tells_how_far_it_has_come() {
     let store = MemoryStore::new();
     let request = WatchRequest {
         resources: vec!["secrets".into()],
-        namespace: None,
         after: None,
+        ..WatchRequest::default()
     };
     let mut stream = store.watch(request).await.unwrap();
     assert_eq!(stream.next().await, Some(WatchItem::Progress(Revision::ZERO)));

@@ -65,8 +65,8 @@ async fn replay<B: Backend>(replica: &Replica<B>, after: Revision, to: Revision)
     use futures::StreamExt;
     let request = WatchRequest {
         resources: vec![],
-        namespace: None,
         after: Some(after),
+        ..WatchRequest::default()
     };
     let mut stream = replica.watch(request).unwrap();
     let mut events = Vec::new();

@@ -12,8 +12,8 @@ use api::kinds::Kind;
 use api::status::Status;
 use api::table::{self, IncludeObject};
 use protocol::selector::{FieldSelector, LabelSelector};
-use protocol::store::{ListPage, ListRequest, ObjectStore, ReadError};
-use protocol::{Key, Object, Revision, UnixMillis};
+use protocol::store::{ListPage, ListRequest, ObjectStore, ReadError, Selection};
+use protocol::{Key, Object, Resource, Revision, UnixMillis};
 
 use crate::accept::{Encoding, Form, negotiate};
 use crate::request::{ApiRequest, ApiResponse, JSON, ResponseBody};
@@ -29,6 +29,18 @@ pub struct Selectors {
 }
 
 impl Selectors {
+    /// The same for the store's watch, so that the leader sends only what is selected.
+    pub fn selections(&self, resource: Resource) -> Vec<Selection> {
+        if self.labels.is_empty() && self.fields.is_empty() {
+            return Vec::new();
+        }
+        vec![Selection {
+            resource,
+            labels: self.labels.clone(),
+            fields: self.fields.clone(),
+        }]
+    }
+
     /// Reads the query. An object's name in the path counts as a field selector (`watch` of one object).
     pub fn of(request: &ApiRequest, target: &Target) -> Result<Selectors, Status> {
         let labels = LabelSelector::parse(request.parameter("labelSelector"))

@@ -72,6 +72,7 @@ pub async fn open(
         resources,
         namespace: namespace_of(target),
         after: Some(after),
+        selections: encoder.selectors.selections(target.kind.resource()),
     };
     let timeout_seconds = request
         .number("timeoutSeconds")?

@@ -207,8 +207,8 @@ impl Door for StoreDoor {
         let after = after.map_err(|error| failed("the store's revision")(error.to_string()))?;
         let request = WatchRequest {
             resources: vec![Resource::from("pods")],
-            namespace: None,
             after: Some(after),
+            ..WatchRequest::default()
         };
         let watch = self.store.watch(request).await;
         let mut events = watch.map_err(|error| failed("the watch")(error.to_string()))?;

@@ -26,6 +26,8 @@ struct Wires {
     /// Of a thousand requests, how many are lost; half of them after they were carried out.
     lost_per_mille: AtomicU32,
     delay_ms_max: AtomicU32,
+    /// How often each machine was asked for the store.
+    store_calls: Mutex<HashMap<NodeName, u64>>,
 }
 
 /// The network between the nodes.
@@ -68,6 +70,11 @@ impl Mesh {
 
     pub fn delay(&self, ms_max: u32) {
         self.wires.delay_ms_max.store(ms_max, Ordering::Relaxed);
+    }
+
+    /// How often a machine was asked for the store, whether it answered or not.
+    pub fn store_calls(&self, to: &NodeName) -> u64 {
+        self.wires.store_calls.lock().get(to).copied().unwrap_or(0)
     }
 
     pub fn transport(&self, node: &NodeName) -> Arc<dyn Transport> {
@@ -130,6 +137,9 @@ impl Transport for Wire {
         request: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, TransportError> {
+        if purpose == Purpose::Store {
+            *self.wires.store_calls.lock().entry(to.clone()).or_default() += 1;
+        }
         let service = self.service(to, purpose)?;
         let late = || TransportError::Deadline {
             node: to.clone(),
