@@ -497,3 +497,145 @@ async fn an_applied_object_may_leave_its_namespace_to_the_path() {
         assert_eq!(code, expected, "{answer}");
     }
 }
+
+#[tokio::test]
+async fn one_stored_object_is_served_in_each_of_its_versions() {
+    let api = with_namespace().await;
+    let (first, second) = (
+        "/apis/autoscaling/v1/namespaces/d/horizontalpodautoscalers",
+        "/apis/autoscaling/v2/namespaces/d/horizontalpodautoscalers",
+    );
+    let object = json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"},
+        "spec": {"maxReplicas": 3, "targetCPUUtilizationPercentage": 70,
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}}});
+    let (code, created) = call(&api, "POST", first, object).await;
+    assert_eq!(
+        (
+            code,
+            &created["apiVersion"],
+            &created["spec"]["targetCPUUtilizationPercentage"]
+        ),
+        (201, &json!("autoscaling/v1"), &json!(70)),
+        "{created}"
+    );
+    let (_, mut newer) = call(&api, "GET", &format!("{second}/web"), Value::Null).await;
+    assert_eq!(newer["apiVersion"], "autoscaling/v2");
+    let metrics = newer["spec"]["metrics"].as_array_mut().unwrap();
+    assert_eq!(metrics[0]["resource"]["target"]["averageUtilization"], 70);
+    metrics.push(json!({"type": "Resource", "resource": {"name": "memory",
+        "target": {"type": "AverageValue", "averageValue": "1Gi"}}}));
+    let (code, status) = call(&api, "PUT", &format!("{second}/web"), newer).await;
+    assert_eq!(code, 200, "{status}");
+
+    let (_, listed) = call(&api, "GET", first, Value::Null).await;
+    assert_eq!(listed["apiVersion"], "autoscaling/v1");
+    let item = &listed["items"][0];
+    assert_eq!(item["apiVersion"], "autoscaling/v1");
+    let kept = &item["metadata"]["annotations"]["autoscaling.alpha.kubernetes.io/metrics"];
+    assert!(kept.as_str().unwrap().contains("memory"), "{item}");
+
+    // A patch through the older version changes what it names and loses nothing of the rest.
+    let mut patch = request("PATCH", &format!("{first}/web"), json!({"spec": {"maxReplicas": 9}}));
+    patch.content_type = "application/merge-patch+json".into();
+    let (code, patched) = send(&api, patch).await;
+    assert_eq!((code, &patched["spec"]["maxReplicas"]), (200, &json!(9)), "{patched}");
+    let (_, newest) = call(&api, "GET", &format!("{second}/web"), Value::Null).await;
+    assert_eq!(newest["spec"]["metrics"].as_array().map(Vec::len), Some(2));
+    let mut stream = watch(&api, &format!("{first}?watch=true")).await;
+    assert_eq!(next(&mut stream).await["object"]["apiVersion"], "autoscaling/v1");
+    let (code, _) = call(&api, "DELETE", &format!("{first}/web"), Value::Null).await;
+    assert_eq!(code, 200);
+    assert_eq!(call(&api, "GET", &format!("{second}/web"), Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn events_of_both_groups_are_the_same_objects_and_are_selected_by_the_names_of_their_group() {
+    let api = with_namespace().await;
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"},
+        "eventTime": "2026-01-01T00:00:00.000000Z", "reportingController": "example.com/c", "reportingInstance": "c-1",
+        "action": "Try", "reason": "Tried", "type": "Normal", "note": "text",
+        "regarding": {"kind": "Pod", "namespace": "d", "name": "web"},
+    });
+    let (code, status) = call(&api, "POST", "/apis/events.k8s.io/v1/namespaces/d/events", event).await;
+    assert_eq!(code, 201, "{status}");
+    for (path, field) in [
+        (
+            "/api/v1/namespaces/d/events?fieldSelector=involvedObject.name=web",
+            "message",
+        ),
+        (
+            "/apis/events.k8s.io/v1/namespaces/d/events?fieldSelector=regarding.name=web",
+            "note",
+        ),
+    ] {
+        let (path, selector) = path.split_once("?fieldSelector=").unwrap();
+        let mut list = request("GET", path, Value::Null);
+        list.query.insert("fieldSelector".into(), selector.into());
+        let (code, listed) = send(&api, list).await;
+        assert_eq!(
+            (code, &listed["items"][0][field]),
+            (200, &json!("text")),
+            "{path} {listed}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_stored_nowhere_is_answered_and_has_no_other_verbs() {
+    let api = with_namespace().await;
+    let (code, listed) = call(&api, "GET", "/api/v1/componentstatuses", Value::Null).await;
+    assert_eq!((code, &listed["kind"]), (200, &json!("ComponentStatusList")));
+    let (_, one) = call(&api, "GET", "/api/v1/componentstatuses/scheduler", Value::Null).await;
+    assert_eq!(one["conditions"][0]["status"], "True");
+    for (method, path) in [
+        ("POST", "/api/v1/componentstatuses"),
+        ("GET", "/api/v1/namespaces/d/bindings"),
+        ("DELETE", "/apis/authorization.k8s.io/v1/subjectaccessreviews"),
+    ] {
+        assert_eq!(call(&api, method, path, Value::Null).await.0, 405, "{method} {path}");
+    }
+    let pod = json!({"metadata": {"name": "web"}, "spec": {"containers": [{"name": "c", "image": "c:1"}]}});
+    assert_eq!(call(&api, "POST", "/api/v1/namespaces/d/pods", pod).await.0, 201);
+    let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "web"}, "target": {"name": "n1"}});
+    let (code, status) = call(&api, "POST", "/api/v1/namespaces/d/bindings", binding).await;
+    assert_eq!(code, 201, "{status}");
+    let (_, pod) = call(&api, "GET", "/api/v1/namespaces/d/pods/web", Value::Null).await;
+    assert_eq!(pod["spec"]["nodeName"], "n1");
+}
+
+#[tokio::test]
+async fn a_signing_request_is_its_senders_and_is_approved_through_its_own_path() {
+    let api = api();
+    let path = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let object = json!({"metadata": {"name": "a"}, "spec": {
+        "request": "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K", "signerName": "example.com/signer",
+        "usages": ["client auth"], "username": "somebody-else",
+    }});
+    let (code, created) = call(&api, "POST", path, object).await;
+    assert_eq!(
+        (code, &created["spec"]["username"]),
+        (201, &json!("admin")),
+        "{created}"
+    );
+    assert_eq!(created["spec"]["groups"], json!(["system:masters"]));
+    let mut approved = created.clone();
+    approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "Fine"}]);
+    approved["spec"]["usages"] = json!(["any"]);
+    let (code, answer) = call(&api, "PUT", &format!("{path}/a/approval"), approved).await;
+    assert_eq!(
+        (code, &answer["status"]["conditions"][0]["type"]),
+        (200, &json!("Approved")),
+        "{answer}"
+    );
+    assert_eq!(answer["spec"]["usages"], json!(["client auth"]));
+    let mut denied = answer.clone();
+    denied["status"]["conditions"] = json!([{"type": "Denied", "status": "True"}]);
+    let (code, status) = call(&api, "PUT", &format!("{path}/a/approval"), denied).await;
+    assert_eq!(code, 422);
+    let text = status["message"].as_str().unwrap();
+    assert!(
+        text.contains("updates may not remove a condition of type \"Approved\""),
+        "{text}"
+    );
+}

@@ -2,13 +2,14 @@
 #![allow(missing_docs, clippy::disallowed_methods)] // one test bounds its own time
 
 mod fixture;
+mod samples;
 
 use api::decode;
 use api::kinds::kinds;
 use api::table::{IncludeObject, table};
 use api::write::{
-    DeleteOptions, FieldValidation, WriteContext, begin_deletion, prepare_create, prepare_update, scale_of,
-    server_side_apply, set_scale,
+    DeleteOptions, FieldValidation, PatchType, WriteContext, apply_patch, begin_deletion, prepare_create,
+    prepare_update, prepare_virtual, scale_of, server_side_apply, set_scale,
 };
 use fixture::*;
 use proptest::prelude::*;
@@ -48,6 +49,8 @@ fn everything(object: &Value) {
         let _ = table(kind, std::iter::once(object), json!({}), IncludeObject::Metadata, NOW);
         let _ = kind.fields(object);
         let _ = kind.draft(object);
+        let _ = kind.served(object.clone());
+        let _ = prepare_virtual(kind, namespace, object.clone(), &ctx);
     }
 }
 
@@ -256,4 +259,95 @@ fn long_lists_and_maps_take_no_quadratic_time() {
     update(row, &created, with(created.clone(), "/data", json!({"z": "z"}))).unwrap();
     // Linear, all of this takes well under a second; quadratic, minutes.
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+/// How many values a tree has.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Object(members) => 1 + members.values().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Puts something else in the place of the `at`th value of a tree.
+fn replace(value: &mut Value, at: &mut usize, with: &Value) {
+    if *at == 0 {
+        *value = with.clone();
+        *at = usize::MAX;
+        return;
+    }
+    *at = at.saturating_sub(1);
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(|item| {
+            if *at < usize::MAX / 2 {
+                replace(item, at, with);
+            }
+        }),
+        Value::Object(members) => members.values_mut().for_each(|member| {
+            if *at < usize::MAX / 2 {
+                replace(member, at, with);
+            }
+        }),
+        _ => {}
+    }
+}
+
+fn leaf() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        Just(json!({})),
+        Just(json!([])),
+        Just(json!([null])),
+        Just(json!([{}, [], "", 0])),
+        Just(json!({"a": null, "": [], "matchLabels": 1, "name": {}})),
+        any::<i64>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        "[-*/:.%0-9a-zA-Z \u{e9}]{0,12}".prop_map(Value::from),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// The least object of a kind, damaged in two places, goes every way that an object can go.
+    #[test]
+    fn damaged_objects_of_every_kind_are_answered(
+        which in any::<prop::sample::Index>(), first in any::<prop::sample::Index>(), second in any::<prop::sample::Index>(),
+        one in leaf(), other in leaf(),
+    ) {
+        let all = samples::samples();
+        let sample = which.get(&all);
+        let kind = kind(sample.api_version, sample.kind);
+        let whole = sample.object.clone();
+        let mut object = whole.clone();
+        for (at, with) in [(first, &one), (second, &other)] {
+            let mut place = at.index(count(&object));
+            replace(&mut object, &mut place, with);
+        }
+        let namespace = if kind.namespaced { "default" } else { "" };
+        let ctx = lenient();
+        let _ = prepare_create(kind, namespace, object.clone(), &ctx);
+        let _ = prepare_virtual(kind, namespace, object.clone(), &ctx);
+        let _ = server_side_apply(kind, None, None, object.clone(), true, &ctx);
+        let mut named = whole;
+        if named.is_object() && named["metadata"].is_null() {
+            named["metadata"] = json!({"name": "a"});
+        }
+        if let Ok(created) = prepare_create(kind, namespace, named, &ctx) {
+            let old = created.object;
+            for subresource in std::iter::once(None).chain(kind.subresources.iter().copied().map(Some)) {
+                let _ = prepare_update(kind, subresource, &old, object.clone(), &ctx);
+            }
+            for patch_type in [PatchType::Merge, PatchType::Strategic, PatchType::Json] {
+                if let Ok(patched) = apply_patch(kind, patch_type, &old, &object) {
+                    let _ = prepare_update(kind, None, &old, patched, &ctx);
+                }
+            }
+            let _ = server_side_apply(kind, None, Some(&old), object.clone(), false, &ctx);
+        }
+        let _ = table(kind, std::iter::once(&object), json!({}), IncludeObject::Object, NOW);
+        let _ = kind.draft(&object);
+        let _ = kind.served(object);
+    }
 }

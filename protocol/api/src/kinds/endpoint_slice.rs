@@ -114,9 +114,10 @@ fn cells(object: &Value, now: UnixMillis) -> Vec<Value> {
     let ports: Vec<String> = object
         .items("ports")
         .iter()
-        .map(|port| {
-            port.int("port")
-                .map_or_else(|| "*".to_owned(), |number| number.to_string())
+        .map(|port| match (port.int("port"), port.at(&["name"]).as_str()) {
+            (Some(number), _) => number.to_string(),
+            (None, Some(name)) => name.to_owned(),
+            (None, None) => "*".to_owned(),
         })
         .collect();
     let addresses = object

@@ -129,7 +129,12 @@ fn socket_addresses(object: &Value) -> Vec<String> {
             all.extend(addresses().map(str::to_owned));
         }
         for port in subset.items("ports") {
-            all.extend(addresses().map(|ip| format!("{ip}:{}", port.int("port").unwrap_or(0))));
+            let number = port.int("port").unwrap_or(0);
+            // An IPv6 address stands in brackets before a port.
+            all.extend(addresses().map(|ip| match ip.contains(':') {
+                true => format!("[{ip}]:{number}"),
+                false => format!("{ip}:{number}"),
+            }));
         }
     }
     all

@@ -190,7 +190,7 @@ fn backend(backend: &Value, path: &Path<'_>, causes: &mut Causes) {
     let service = backend.at(&["service"]);
     match (backend.has("service"), backend.has("resource")) {
         (true, true) => causes.invalid(*path, "", "cannot set both resource and service backends"),
-        (false, false) => causes.required(*path, "resource or service backend is required"),
+        (false, false) => causes.invalid(*path, "", "resource or service backend is required"),
         (false, true) => check(
             backend.at(&["resource"]),
             &path.field("resource"),
@@ -205,21 +205,21 @@ fn backend(backend: &Value, path: &Path<'_>, causes: &mut Causes) {
                 &[("name", Rule::RequiredForm(rules::dns_1035_label))],
                 causes,
             );
-            let (port, at) = (service.at(&["port"]), at.field("port"));
+            let (port, place) = (service.at(&["port"]), at.field("port"));
             let number = port.int("number").unwrap_or(0);
             match (port.text("name"), number) {
-                ("", 0) => causes.required(at, "port name or number is required"),
+                ("", 0) => causes.required(*path, "port name or number is required"),
                 ("", number) => {
                     for problem in rules::port_number(number) {
-                        causes.invalid(at.field("number"), number, problem);
+                        causes.invalid(place.field("number"), number, problem);
                     }
                 }
                 (name, 0) => {
                     for problem in rules::port_name(name) {
-                        causes.invalid(at.field("name"), name, problem);
+                        causes.invalid(place.field("name"), name, problem);
                     }
                 }
-                _ => causes.invalid(at, "", "cannot set both port name & port number"),
+                _ => causes.invalid(*path, "", "cannot set both port name & port number"),
             }
         }
     }

@@ -72,11 +72,14 @@ fn default(object: &mut Value) {
     set_default_text(spec, "podReplacementPolicy", replacement);
     pod_failure_policy::default(spec);
     apps::default_template(spec);
-    if labels.is_object() {
-        let metadata = object_mut(object, "metadata");
-        if metadata.members("labels").next().is_none() {
-            metadata["labels"] = labels;
-        }
+    label_like_template(object, labels);
+}
+
+/// A job without labels of its own carries those of its pods.
+fn label_like_template(object: &mut Value, labels: Value) {
+    let metadata = object_mut(object, "metadata");
+    if labels.is_object() && metadata.members("labels").next().is_none() {
+        metadata["labels"] = labels;
     }
 }
 
@@ -103,6 +106,8 @@ fn generate_selector(object: &mut Value) {
     if wanted.text(UID_LABELS[0]).is_empty() {
         wanted[UID_LABELS[0]] = uid.into();
     }
+    let labels = spec.at(&["template", "metadata", "labels"]).clone();
+    label_like_template(object, labels);
 }
 
 fn selector(object: &Value, path: &Path<'_>, causes: &mut Causes) {

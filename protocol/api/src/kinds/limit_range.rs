@@ -45,19 +45,42 @@ fn default_container(limit: &mut Value) {
     }
 }
 
-/// Which amounts must not be greater than which: field and what it is called, field and what that is called.
-const ORDERS: [(&str, &str, &str, &str); 6] = [
-    ("min", "min value", "max", "max value"),
-    ("min", "min value", "defaultRequest", "default request value"),
-    ("defaultRequest", "default request value", "max", "max value"),
-    (
-        "defaultRequest",
-        "default request value",
-        "default",
-        "default limit value",
-    ),
-    ("min", "min value", "default", "default value"),
-    ("default", "default value", "max", "max value"),
+/// An amount that must not be greater than another: the lesser and what it is called, the greater and what that is called,
+/// the field at which it is said and the one whose amount is shown.
+struct Order {
+    lesser: (&'static str, &'static str),
+    greater: (&'static str, &'static str),
+    place: &'static str,
+    shown: &'static str,
+}
+
+const fn order(
+    lesser: (&'static str, &'static str),
+    greater: (&'static str, &'static str),
+    place: &'static str,
+    shown: &'static str,
+) -> Order {
+    Order {
+        lesser,
+        greater,
+        place,
+        shown,
+    }
+}
+
+const MIN: (&str, &str) = ("min", "min value");
+const MAX: (&str, &str) = ("max", "max value");
+const REQUEST: (&str, &str) = ("defaultRequest", "default request value");
+const LIMIT: (&str, &str) = ("default", "default limit value");
+const DEFAULT: (&str, &str) = ("default", "default value");
+
+const ORDERS: [Order; 6] = [
+    order(MIN, MAX, "min", "min"),
+    order(MIN, REQUEST, "defaultRequest", "defaultRequest"),
+    order(REQUEST, MAX, "defaultRequest", "defaultRequest"),
+    order(REQUEST, LIMIT, "defaultRequest", "defaultRequest"),
+    order(MIN, DEFAULT, "default", "min"),
+    order(DEFAULT, MAX, "default", "max"),
 ];
 
 fn validate(object: &Value, causes: &mut Causes) {
@@ -88,24 +111,46 @@ fn validate(object: &Value, causes: &mut Causes) {
             let text = "either minimum or maximum storage value is required, but neither was provided";
             causes.required(at.field("limits"), text);
         }
-        for (low, low_word, high, high_word) in ORDERS {
-            for (name, amount) in limit.members(low) {
-                let (amount, bound) = (amount.as_str().unwrap_or_default(), limit.at(&[high]).text(name));
+        for order in &ORDERS {
+            for (name, amount) in limit.members(order.lesser.0) {
+                let (amount, bound) = (
+                    amount.as_str().unwrap_or_default(),
+                    limit.at(&[order.greater.0]).text(name),
+                );
                 let (Ok(one), Ok(other)) = (Quantity::parse(amount), Quantity::parse(bound)) else {
                     continue;
                 };
                 if one > other {
-                    let field = at.field(low);
-                    let text = format!("{low_word} {amount} is greater than {high_word} {bound}");
-                    causes.invalid(field.key(name), amount, text);
+                    let field = at.field(order.place);
+                    let shown = limit.at(&[order.shown]).text(name);
+                    let text = format!(
+                        "{} {amount} is greater than {} {bound}",
+                        order.lesser.1, order.greater.1
+                    );
+                    causes.invalid(field.key(name), shown, text);
                 }
             }
         }
-        for (name, ratio) in limit.members("maxLimitRequestRatio") {
-            let text = ratio.as_str().unwrap_or_default();
-            if Quantity::parse(text).is_ok_and(|ratio| ratio.milli() < 1000) {
-                let field = at.field("maxLimitRequestRatio");
-                causes.invalid(field.key(name), text, format!("ratio {text} is less than 1"));
+        ratios(limit, &at.field("maxLimitRequestRatio"), causes);
+    }
+}
+
+/// A limit may be so many times its request: at least once, and no more often than the bounds allow.
+fn ratios(limit: &Value, path: &Path<'_>, causes: &mut Causes) {
+    for (name, ratio) in limit.members("maxLimitRequestRatio") {
+        let text = ratio.as_str().unwrap_or_default();
+        let Ok(ratio) = Quantity::parse(text) else { continue };
+        if ratio.milli() < 1000 {
+            causes.invalid(path.key(name), text, format!("ratio {text} is less than 1"));
+        }
+        let bound = |list: &str| Quantity::parse(limit.at(&[list]).text(name)).map(Quantity::milli);
+        if let (Ok(low), Ok(high)) = (bound("min"), bound("max"))
+            && low > 0
+        {
+            let most = high as f64 / low as f64;
+            if ratio.milli() as f64 / 1000.0 > most {
+                let text_of = format!("ratio {text} is greater than max/min = {most:.6}");
+                causes.invalid(path.key(name), text, text_of);
             }
         }
     }

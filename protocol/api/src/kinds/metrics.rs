@@ -74,12 +74,14 @@ fn source_of(kind: &str, source: &Value, path: &Path<'_>, causes: &mut Causes) {
         ),
         _ => {}
     }
-    check(
-        target,
-        &at,
-        &[("type", Rule::RequiredKnown(&["AverageValue", "Utilization", "Value"]))],
-        causes,
-    );
+    let kind_of_target = target.text("type");
+    if kind_of_target.is_empty() {
+        causes.required(at.field("type"), "must specify a metric target type");
+    }
+    if !matches!(kind_of_target, "Utilization" | "Value" | "AverageValue") {
+        let text = "must be either Utilization, Value, or AverageValue";
+        causes.invalid(at.field("type"), kind_of_target, text);
+    }
     if let Some(percent) = target.int("averageUtilization").filter(|percent| *percent < 1) {
         causes.invalid(at.field("averageUtilization"), percent, "must be greater than 0");
     }

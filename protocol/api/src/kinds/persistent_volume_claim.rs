@@ -53,9 +53,11 @@ pub fn default(object: &mut Value) {
     let spec = object_mut(object, "spec");
     set_default_text(spec, "volumeMode", "Filesystem");
     // The newer field for the source says all that the older one does.
-    let source = spec.at(&["dataSource"]).clone();
-    if source.is_object() && !spec.has("dataSourceRef") {
+    let (source, reference) = (spec.at(&["dataSource"]).clone(), spec.at(&["dataSourceRef"]).clone());
+    if source.is_object() && reference.is_null() {
         spec["dataSourceRef"] = source;
+    } else if source.is_null() && reference.is_object() && reference.text("namespace").is_empty() {
+        spec["dataSource"] = reference;
     }
     set_default_text(object_mut(object, "status"), "phase", "Pending");
 }

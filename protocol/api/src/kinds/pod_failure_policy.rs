@@ -39,7 +39,11 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     for (index, rule) in policy.items("rules").iter().enumerate() {
         let at = list.index(index);
         let actions: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
-        check(rule, &at, &[("action", Rule::RequiredKnown(actions))], causes);
+        if rule.text("action").is_empty() {
+            let text = "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]";
+            causes.required(at.field("action"), text);
+        }
+        check(rule, &at, &[("action", Rule::Known(actions))], causes);
         if rule.text("action") == "FailIndex" && !spec.has("backoffLimitPerIndex") {
             causes.invalid(
                 at.field("action"),

@@ -3,6 +3,7 @@
 
 use super::checks::{self, required_by_schema};
 use super::{Conversion, Generation, Kind, Subresource, cells};
+use crate::access::Access;
 use crate::cause::Path;
 use crate::table::Column;
 
@@ -124,6 +125,27 @@ pub const EVICTION: Kind = Kind {
 pub const STORAGE_VERSION: Kind = Kind {
     namespaced: false,
     subresources: &[Subresource::Status],
+    columns: &[
+        Column::NAME,
+        Column::text(
+            "CommonEncodingVersion",
+            "The version that all servers store, if they agree.",
+        ),
+        Column::text("StorageVersions", "The version that each server stores."),
+        Column::AGE,
+    ],
+    cells: |object, now| {
+        let servers = object.at(&["status"]).items("storageVersions").iter();
+        let versions: Vec<String> = servers
+            .map(|server| format!("{}={}", server.text("apiServerID"), server.text("encodingVersion")))
+            .collect();
+        vec![
+            cells::name(object),
+            cells::text_or(object, &["status", "commonEncodingVersion"], "<unset>"),
+            versions.join(",").into(),
+            cells::created_ago(object, now),
+        ]
+    },
     ..row!(
         "internal.apiserver.k8s.io",
         v1alpha1,
@@ -139,6 +161,18 @@ pub const STORAGE_VERSION_MIGRATION: Kind = Kind {
     subresources: &[Subresource::Status],
     validate: |object, causes| required_by_schema(STORAGE_VERSION_MIGRATION.definition, object, &Path::Root, causes),
     validate_update: |old, new, causes| checks::immutable(old, new, &["spec.resource"], causes),
+    columns: &[
+        Column::NAME,
+        Column::text("Resource", "What is migrated: its resource and group."),
+    ],
+    cells: |object, _| {
+        let resource = object.at(&["spec", "resource"]);
+        let shown = match resource.text("group") {
+            "" => resource.text("resource").to_owned(),
+            group => format!("{}.{group}", resource.text("resource")),
+        };
+        vec![cells::name(object), shown.into()]
+    },
     ..row!(
         "storagemigration.k8s.io",
         v1,

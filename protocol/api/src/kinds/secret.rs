@@ -73,6 +73,11 @@ fn validate(object: &Value, causes: &mut Causes) {
     for key in demanded.iter().filter(|key| !object.at(&["data"]).has(key)) {
         causes.required(path.key(key), "");
     }
+    let content = object.at(&["data"]);
+    if object.text("type") == "kubernetes.io/basic-auth" && !content.has("username") && !content.has("password") {
+        causes.required(path.key("username"), "");
+        causes.required(path.key("password"), "");
+    }
     if object.text("type") == "kubernetes.io/service-account-token" {
         let metadata = root.field("metadata");
         let annotations = metadata.field("annotations");

@@ -106,17 +106,13 @@ fn validate_networks(object: &Value, causes: &mut Causes) {
     let spec = object.at(&["spec"]);
     let networks: Vec<&str> = spec.items("cidrs").iter().filter_map(Value::as_str).collect();
     match networks.as_slice() {
-        [] => causes.required(at, "at least one CIDR required"),
+        [] => return causes.required(at, "at least one CIDR required"),
         [one, other] if one.contains(':') == other.contains(':') => {
-            let all = spec.at(&["cidrs"]).clone();
-            causes.invalid(
-                at,
-                all,
-                "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64",
-            );
+            let text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            return causes.invalid(at, spec.clone(), text);
         }
         [_] | [_, _] => {}
-        more => causes.too_many(at, more.len(), 2),
+        _ => return causes.invalid(at, spec.clone(), "may only hold up to 2 values"),
     }
     for (index, network) in networks.iter().enumerate() {
         for problem in rules::cidr(network) {

@@ -17,12 +17,14 @@ pub const KIND: Kind = Kind {
         check(
             spec,
             &path,
-            &[
-                ("attacher", Rule::RequiredForm(rules::dns_subdomain)),
-                ("nodeName", Rule::RequiredForm(rules::dns_subdomain)),
-            ],
+            &[("attacher", Rule::RequiredForm(rules::dns_subdomain))],
             causes,
         );
+        // An empty name is malformed rather than missing.
+        let node = spec.text("nodeName");
+        for problem in rules::dns_subdomain(node) {
+            causes.invalid(path.field("nodeName"), node, problem);
+        }
         let (source, at) = (spec.at(&["source"]), path.field("source"));
         match (source.has("inlineVolumeSpec"), source.has("persistentVolumeName")) {
             (false, false) => causes.required(

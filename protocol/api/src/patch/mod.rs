@@ -64,7 +64,7 @@ fn json(old: &Value, patch: &Value) -> Result<Value, Status> {
     if operations.0.len() > OPERATIONS_MAX {
         let mut status = Status::too_large(OPERATIONS_MAX);
         status.message = format!(
-            "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
+            "Request entity too large: The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}",
             operations.0.len()
         );
         return Err(status);

@@ -155,13 +155,12 @@ fn networking() -> Vec<Sample> {
                 (
                     "/spec/rules/0/http/paths/0/backend",
                     json!({}),
-                    "spec.rules[0].http.paths[0].backend: Required value: resource or service backend is required",
+                    "spec.rules[0].http.paths[0].backend: Invalid value: \"\": resource or service backend is required",
                 ),
                 (
                     "/spec/rules/0/http/paths/0/backend/service/port",
                     json!({"name": "http", "number": 80}),
-                    "spec.rules[0].http.paths[0].backend.service.port: Invalid value: \"\": cannot set both port name & \
-                     port number",
+                    "spec.rules[0].http.paths[0].backend: Invalid value: \"\": cannot set both port name & port number",
                 ),
                 (
                     "/spec/rules/0/host",
@@ -333,7 +332,6 @@ fn storage() -> Vec<Sample> {
             json!({"spec": {"attacher": "a.example.com", "nodeName": "n1", "source": {"persistentVolumeName": "pv"}}}),
             vec![
                 ("/spec/attacher", json!(""), "spec.attacher: Required value"),
-                ("/spec/nodeName", json!(""), "spec.nodeName: Required value"),
                 (
                     "/spec/source",
                     json!({}),

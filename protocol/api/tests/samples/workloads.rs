@@ -155,6 +155,12 @@ fn core() -> Vec<Sample> {
                     "spec.limits[0].min[cpu]: Invalid value: \"2\": min value 2 is greater than max value 1",
                 ),
                 (
+                    "/spec/limits/0/defaultRequest",
+                    json!({"cpu": "50m"}),
+                    "spec.limits[0].defaultRequest[cpu]: Invalid value: \"50m\": min value 100m is greater than default \
+                     request value 50m",
+                ),
+                (
                     "/spec/limits",
                     json!([{"type": "Pod"}, {"type": "Pod"}]),
                     "spec.limits[1].type: Duplicate value: \"Pod\"",
