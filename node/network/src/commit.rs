@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd},
     process::Child,
+    time::Instant,
 };
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload};
@@ -55,9 +56,9 @@ impl CommitListener {
         while !matches!(self.socket.recv_from_full(), Err(error) if error.kind() == io::ErrorKind::WouldBlock) {}
     }
 
-    /// Waits until the child's transaction is announced, or until the child prints something or ends. Returns whether the
-    /// transaction was announced. What the child prints must be read by the caller then: with a full pipe it would never end.
-    pub(crate) fn hears(&self, child: &Child) -> bool {
+    /// Waits until the child's transaction is announced, until the child prints something or ends, or until the instant.
+    /// Returns whether the transaction was announced. What the child prints must be read by the caller then: with a full pipe it would never end.
+    pub(crate) fn hears(&self, child: &Child, until: Instant) -> bool {
         let (Some(stdout), Some(stderr)) = (child.stdout.as_ref(), child.stderr.as_ref()) else {
             return false;
         };
@@ -68,9 +69,9 @@ impl CommitListener {
                 PollFd::new(stdout.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stderr.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut sources, PollTimeout::NONE) {
+            match poll(&mut sources, time_left(until)) {
                 Err(Errno::EINTR) => continue,
-                Err(_) => return false,
+                Err(_) | Ok(0) => return false,
                 Ok(_) => {}
             }
             let printed_or_ended = sources[1..].iter().any(|source| source.any().unwrap_or(true));
@@ -88,6 +89,13 @@ impl CommitListener {
             }
         }
     }
+}
+
+/// How long `poll` may wait so as not to pass an instant; rounded up, so that it does not spin in the last millisecond.
+pub(crate) fn time_left(until: Instant) -> PollTimeout {
+    let left = until.saturating_duration_since(crate::worker::now());
+    let milliseconds = i32::try_from(left.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX)
 }
 
 /// Whether a datagram announces a transaction of the process.

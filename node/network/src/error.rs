@@ -64,6 +64,16 @@ pub enum NetworkError {
         /// What was wrong with it.
         reason: String,
     },
+    /// The nft program did not end, and was killed.
+    #[error(
+        "nft did not {action} within {seconds} s and was killed; whether the kernel took the change is unknown, and the table is compared and corrected with the next one"
+    )]
+    NftHung {
+        /// What was attempted.
+        action: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// The kernel refused a netlink request.
     #[error("{action}: {source}")]
     Netlink {

@@ -25,7 +25,7 @@ use crate::{
     netlink::{RouteSocket, is_absent, is_present},
     pod_network::NodeNetworkConfig,
     route::{self, PeerRoute, RouteChange},
-    worker::Chores,
+    worker::{Chores, now},
 };
 
 /// Where a pod's network namespace is found.
@@ -128,11 +128,6 @@ impl Chores for Plant {
                 .for_each(|address| self.book.wake(address)),
         }
     }
-}
-
-#[allow(clippy::disallowed_methods, reason = "when to clean up decides nothing about pods")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 impl Plant {

@@ -45,6 +45,8 @@ pub(crate) const NODE_PORTS: &str = "node-ports";
 pub(crate) const HAIRPIN_IPS: &str = "hairpin-ips";
 
 const SERVICES: &str = "services";
+/// Before connections are looked up, so that what is dropped costs little: NF_IP_PRI_RAW.
+const PRIORITY_RAW: i32 = -300;
 /// nat runs after mangle and before filter: NF_IP_PRI_NAT_DST.
 const PRIORITY_DNAT: i32 = -100;
 /// NF_IP_PRI_NAT_SRC.
@@ -78,6 +80,12 @@ pub(crate) fn base(rules: &BaseRules) -> Batch<'static> {
     })));
     batch.add(NfListObject::Chain(chain(SERVICES)));
     let chains = [
+        (
+            "filter-prerouting",
+            NfChainType::Filter,
+            NfHook::Prerouting,
+            PRIORITY_RAW,
+        ),
         ("nat-prerouting", NfChainType::NAT, NfHook::Prerouting, PRIORITY_DNAT),
         ("nat-output", NfChainType::NAT, NfHook::Output, PRIORITY_DNAT),
         ("nat-postrouting", NfChainType::NAT, NfHook::Postrouting, PRIORITY_SNAT),
@@ -160,6 +168,16 @@ fn fixed_rules(rules: &BaseRules) -> Vec<(&'static str, Vec<Statement<'static>>)
                     prefix(Ipv4Addr::new(127, 0, 0, 0), 8),
                 ),
                 look_up(vec![layer4_protocol(), destination_port()], NODE_PORTS),
+            ],
+        ),
+        // What comes from a pod has an address of this node's range: no pod speaks for the node, another node's pods or the
+        // world.
+        (
+            "filter-prerouting",
+            vec![
+                matches(meta(MetaKey::Iifname), Operator::EQ, text(rules.bridge.clone())),
+                matches(payload("ip", "saddr"), Operator::NEQ, range(rules.pod_cidr)),
+                Statement::Drop(None),
             ],
         ),
         // A client outside of the cluster that is sent to a pod of another node must be answered through this one, or the

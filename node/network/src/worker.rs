@@ -8,12 +8,21 @@
 use std::{
     fmt,
     sync::mpsc::{self, RecvTimeoutError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
 
 use crate::error::NetworkError;
+
+/// The present instant, for deadlines and chores.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "when to clean up, and how long to wait, decides nothing about pods"
+)]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 

@@ -1,7 +1,7 @@
 //! Pods: their links, their addresses, and the ways between them.
 
 use std::{
-    net::{Ipv4Addr, TcpStream},
+    net::{Ipv4Addr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -94,6 +94,27 @@ async fn pods_cannot_exchange_frames_past_the_node() {
         ));
     }
     assert!(!one.namespace.pings(two.address.ip));
+}
+
+#[tokio::test]
+async fn a_pod_does_not_speak_under_an_address_from_outside_of_its_nodes_range() {
+    let node = Node::new(1);
+    let network = node.open();
+    let (one, two) = (Pod::on(&network, "one").await, Pod::on(&network, "two").await);
+    let foreign = Ipv4Addr::new(192, 168, 77, 250);
+    ip(&format!("-n {} address add {foreign}/32 dev lo", one.namespace.name));
+    let receiver = two.namespace.run(|| UdpSocket::bind("0.0.0.0:7777").unwrap());
+    let to = (two.address.ip, 7777);
+    let send = |source: Ipv4Addr| {
+        one.namespace
+            .run(move || UdpSocket::bind((source, 0)).unwrap().send_to(b"x", to).unwrap());
+    };
+    // What was sent under the foreign address would arrive before what was sent after it.
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
+    send(foreign);
+    send(one.address.ip);
+    let (_, from) = receiver.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(from.ip(), one.address.ip);
 }
 
 #[tokio::test]
