@@ -208,6 +208,7 @@ impl Door for StoreDoor {
         let request = WatchRequest {
             resources: vec![Resource::from("pods")],
             after: Some(after),
+            selections: Vec::new(),
             ..WatchRequest::default()
         };
         let watch = self.store.watch(request).await;
