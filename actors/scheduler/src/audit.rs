@@ -8,6 +8,7 @@ use crate::resources::Resources;
 use crate::scheduler::Scheduler;
 use crate::selector::{keeps_away, label, untolerated};
 use crate::topology::{Counter, TopologyId, matcher_matches};
+use crate::volumes::VolumeUse;
 use std::collections::BTreeMap;
 
 impl Scheduler {
@@ -88,7 +89,7 @@ impl Cluster {
 
     fn assert_node_sums(&self, id: NodeId, node: &Node) {
         let mut requested = Resources::default();
-        let (mut cpu, mut memory, mut ports) = (0, 0, 0);
+        let (mut cpu, mut memory, mut ports, mut claims) = (0, 0, 0, 0);
         for pod in &node.pods {
             assert_eq!(
                 self.pod(*pod).placement.node(),
@@ -101,6 +102,11 @@ impl Cluster {
             cpu += signature.scored_cpu_milli;
             memory += signature.scored_memory_bytes;
             ports += signature.host_ports.len();
+            claims += signature
+                .volumes
+                .iter()
+                .filter(|used| matches!(used, VolumeUse::Claim(_)))
+                .count();
         }
         let name = self.symbols.text(node.name);
         assert_eq!(node.requested, requested, "requests on {name}");
@@ -110,6 +116,7 @@ impl Cluster {
             "scored requests on {name}"
         );
         assert_eq!(node.host_ports.len(), ports, "host ports on {name}");
+        assert_eq!(node.claims_used, claims, "claims used on {name}");
     }
 
     fn assert_counter(&self, counter: &Counter) {

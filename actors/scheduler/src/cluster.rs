@@ -4,6 +4,7 @@
 
 mod classes;
 
+use crate::devices::{Allocation, Devices};
 use crate::intern::{Sym, Symbols};
 use crate::node::{Node, NodeReading};
 use crate::pod::{PodKey, PodMatcher, PodSignature};
@@ -66,6 +67,8 @@ pub struct PodRecord {
     pub evicted_until_ms: u64,
     /// When it started, or was created (milliseconds since 1970).
     pub started_ms: i64,
+    /// How often it was tried until it was assumed on a node.
+    pub attempts: u32,
 }
 
 /// A PodDisruptionBudget, as far as preemption reads it.
@@ -132,6 +135,7 @@ pub struct Cluster {
     services: BTreeMap<(Sym, String), LabelSelector>,
     controllers: FxHashMap<Sym, LabelSelector>,
     volumes: Volumes,
+    devices: Devices,
     claim_users: FxHashMap<Sym, u32>,
     topology: Topology,
     images: FxHashMap<Sym, ImageSpread>,
@@ -219,9 +223,57 @@ impl Cluster {
         &mut self.volumes
     }
 
+    /// The devices.
+    pub fn devices(&self) -> &Devices {
+        &self.devices
+    }
+
+    /// Devices, classes and claims, for changes.
+    pub(crate) fn devices_mut(&mut self) -> &mut Devices {
+        &mut self.devices
+    }
+
+    /// Makes ready to look for devices for a claim.
+    pub(crate) fn prepare_claim(&mut self, claim: Sym) {
+        self.devices.prepare(&self.symbols, claim);
+    }
+
+    /// Allocates devices to claims for a pod that is assumed on a node.
+    pub(crate) fn promise_devices(&mut self, pod: PodId, claims: Vec<(Sym, Allocation)>) {
+        self.devices.promise(pod, claims);
+    }
+
+    /// Takes back what was allocated for a pod and is not in the store.
+    pub(crate) fn release_devices(&mut self, pod: PodId) {
+        self.devices.release(pod);
+    }
+
     /// Number of pods on nodes that use a claim.
     pub fn claim_users(&self, claim: Sym) -> u32 {
         self.claim_users.get(&claim).copied().unwrap_or(0)
+    }
+
+    /// If all that the volumes of a pod decide is how many more are attached, and no pod on a node uses one of its claims: how
+    /// many, by driver. Pods that agree in this are decided alike, whichever claims they have.
+    pub fn attachments(&self, signature: &PodSignature) -> Option<Vec<(Sym, usize)>> {
+        let mut claims: Vec<Sym> = Vec::new();
+        let mut attachments: Vec<(Sym, usize)> = Vec::new();
+        for used in &signature.volumes {
+            let VolumeUse::Claim(claim) = used else { return None };
+            if claims.contains(claim) || self.claim_users(*claim) > 0 {
+                return None;
+            }
+            claims.push(*claim);
+            let Some(driver) = self.volumes.only_attaches(*claim)? else {
+                continue;
+            };
+            match attachments.iter_mut().find(|(other, _)| *other == driver) {
+                Some((_, count)) => *count += 1,
+                None => attachments.push((driver, 1)),
+            }
+        }
+        attachments.sort_unstable();
+        Some(attachments)
     }
 
     fn count_claims(&mut self, signature: &PodSignature, added: bool) {

@@ -1,7 +1,7 @@
 //! Owns the scheduler's configuration: profiles by schedulerName, plugins with their weights, sampling, back-off, seed.
-//! Called by whoever makes a `Scheduler`. It must not read files: the node's configuration is turned into this elsewhere.
+//! Called by whoever makes a `Scheduler`; `kube_configuration` reads one from Kubernetes' format. It must not read files.
 
-use crate::framework::Plugin;
+use crate::framework::{ExtensionPoints, Plugin};
 use crate::plugins;
 use std::sync::Arc;
 
@@ -12,6 +12,19 @@ pub struct EnabledPlugin {
     pub plugin: Arc<dyn Plugin>,
     /// The weight of its score.
     pub weight: i64,
+    /// Where it takes part.
+    pub points: ExtensionPoints,
+}
+
+impl EnabledPlugin {
+    /// A plugin that takes part wherever it can.
+    pub fn everywhere(plugin: impl Plugin + 'static, weight: i64) -> Self {
+        Self {
+            plugin: Arc::new(plugin),
+            weight,
+            points: ExtensionPoints::ALL,
+        }
+    }
 }
 
 /// How pods with one `schedulerName` are scheduled.
@@ -39,10 +52,7 @@ impl Profile {
 
     /// Adds a plugin at the end.
     pub fn with(mut self, plugin: impl Plugin + 'static, weight: i64) -> Self {
-        self.plugins.push(EnabledPlugin {
-            plugin: Arc::new(plugin),
-            weight,
-        });
+        self.plugins.push(EnabledPlugin::everywhere(plugin, weight));
         self
     }
 
@@ -55,10 +65,7 @@ impl Profile {
     /// Puts a plugin in the place of the one of the same name.
     pub fn replacing(mut self, plugin: impl Plugin + 'static, weight: i64) -> Self {
         let name = plugin.name();
-        let replacement = EnabledPlugin {
-            plugin: Arc::new(plugin),
-            weight,
-        };
+        let replacement = EnabledPlugin::everywhere(plugin, weight);
         match self.plugins.iter_mut().find(|enabled| enabled.plugin.name() == name) {
             Some(enabled) => *enabled = replacement,
             None => self.plugins.push(replacement),
@@ -84,6 +91,9 @@ pub struct SchedulerConfiguration {
     pub backoff_max_ms: u64,
     /// How long a pod stays unschedulable without any event before it is tried again.
     pub unschedulable_max_ms: u64,
+    /// Threads that look at nodes, 1 or more (Kubernetes' `parallelism`). Every decision is the same for any number; more than
+    /// one pays off only where thousands of nodes are looked at for one pod, so small clusters are looked at by one.
+    pub parallelism: usize,
     /// Whether classes of equal pods are indexed. Off, every pod looks at every node; the decisions are the same.
     pub indexed: bool,
 }
@@ -97,6 +107,7 @@ impl Default for SchedulerConfiguration {
             backoff_initial_ms: 1_000,
             backoff_max_ms: 10_000,
             unschedulable_max_ms: 300_000,
+            parallelism: 1,
             indexed: true,
         }
     }

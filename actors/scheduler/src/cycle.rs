@@ -1,12 +1,14 @@
 //! Owns one scheduling cycle over all nodes: filter, score, choose. This is the plain path, the definition of every
-//! decision; the index must come to the same. Called by the `Scheduler`. It must not change the cluster.
+//! decision; the index must come to the same, and so must any number of threads. Called by the `Scheduler`. It must not change
+//! the cluster.
 
 use crate::cluster::{ClassId, Cluster, NodeId, PodId};
 use crate::config::Profile;
 use crate::diagnosis::{Diagnosis, RefusalCount, Tally};
-use crate::framework::{Compiled, Context, Reach, Reasons, Rule, Verdict};
+use crate::framework::{Compiled, Context, ExtensionPoints, Reach, Reasons, Rule, Verdict};
 use crate::intern::Sym;
 use crate::node::Node;
+use crate::parallel::{in_parallel, split};
 use std::sync::Arc;
 
 /// A rule of a class, with the plugin it comes from.
@@ -57,18 +59,31 @@ impl CompiledClass {
             only_nodes: None,
         };
         for (at, enabled) in profile.plugins.iter().enumerate() {
+            let points = enabled.points;
+            if !points.meets(
+                ExtensionPoints::PRE_FILTER
+                    .and(ExtensionPoints::FILTER)
+                    .and(ExtensionPoints::SCORE),
+            ) {
+                continue;
+            }
             match enabled.plugin.compile(cluster, class_id, &signature) {
                 Compiled::Skip => {}
                 Compiled::Refuse(message) => {
-                    class.refusal.get_or_insert((at, message));
+                    if points.meets(ExtensionPoints::PRE_FILTER) {
+                        class.refusal.get_or_insert((at, message));
+                    }
                 }
                 Compiled::Rule(rule) => {
-                    if let Some(names) = rule.only_nodes() {
+                    let only_nodes = rule.only_nodes().filter(|_| points.meets(ExtensionPoints::PRE_FILTER));
+                    if let Some(names) = only_nodes {
                         let (kept, plugins) = class.only_nodes.get_or_insert((names.to_vec(), Vec::new()));
                         kept.retain(|name| names.contains(name));
                         plugins.push(at);
                     }
-                    let (filters, scores) = (rule.filters(), rule.scores());
+                    let reach = |point, reach| if points.meets(point) { reach } else { Reach::None };
+                    let filters = reach(ExtensionPoints::FILTER, rule.filters());
+                    let scores = reach(ExtensionPoints::SCORE, rule.scores());
                     class.rules.push(CompiledRule {
                         plugin: at,
                         weight: enabled.weight,
@@ -138,6 +153,8 @@ pub struct Search {
     pub window_start: usize,
     /// Stop when so many feasible nodes are found.
     pub feasible_max: usize,
+    /// Threads to look with; what is found does not depend on it.
+    pub threads: usize,
 }
 
 /// The chosen node.
@@ -160,12 +177,27 @@ pub struct NotFound {
     pub diagnosis: Arc<Diagnosis>,
 }
 
-/// Feasible nodes with their sites, end to end.
+/// What was seen of some nodes: the feasible ones with their sites, end to end, and why the others are not.
 #[derive(Default)]
-struct Candidates {
+struct Seen {
     nodes: Vec<NodeId>,
     sites: Vec<i64>,
-    site_len: usize,
+    /// The scores that read the node only.
+    local: Vec<i64>,
+    tally: Tally,
+    examined: usize,
+}
+
+impl Seen {
+    /// What was seen of these nodes and of those that come after them.
+    fn and(mut self, after: Self) -> Self {
+        self.nodes.extend(after.nodes);
+        self.sites.extend(after.sites);
+        self.local.extend(after.local);
+        self.tally.add(after.tally);
+        self.examined += after.examined;
+        self
+    }
 }
 
 impl<'a> Cycle<'a> {
@@ -325,49 +357,65 @@ impl<'a> Cycle<'a> {
     /// Looks for the best node over all nodes.
     pub fn find(&self, search: &Search) -> Result<Found, NotFound> {
         let cluster = self.cx.cluster;
-        let mut candidates = Candidates::default();
-        let mut tally = Tally::default();
-        let mut reasons = Reasons::default();
-        let mut examined = 0;
         let slots = cluster.nodes().len();
-        let order: Box<dyn Iterator<Item = NodeId>> = match &self.class.only_nodes {
-            Some((names, _)) => Box::new(names.iter().filter_map(|name| cluster.node_id(*name))),
-            None => Box::new((0..slots).map(|step| NodeId(((search.window_start + step) % slots) as u32))),
-        };
-        let mut bounds: Option<Vec<usize>> = None;
-        if self.class.refusal.is_none() {
-            for id in order.filter(|id| cluster.node(*id).present) {
-                examined += 1;
-                let bounds = bounds.get_or_insert_with(|| self.site_bounds(id));
-                let from = candidates.sites.len();
-                self.site(id, &mut candidates.sites);
-                let (verdict, plugin) = self.filter_with_site(id, &candidates.sites[from..], bounds, &mut reasons);
-                if verdict == Verdict::Fits {
-                    candidates.nodes.push(id);
-                    if candidates.nodes.len() >= search.feasible_max {
-                        break;
-                    }
+        let seen = match (&self.class.refusal, &self.class.only_nodes) {
+            (Some(_), _) => Seen::default(),
+            (None, Some((names, _))) => {
+                let order = names.iter().filter_map(|name| cluster.node_id(*name));
+                self.look_at(order, search.feasible_max)
+            }
+            (None, None) => {
+                let node = |step: usize| NodeId(((search.window_start + step) % slots) as u32);
+                let parts = split(slots, search.threads);
+                // A search that stops early must look at nodes one after the other.
+                if parts.len() < 2 || search.feasible_max < usize::MAX {
+                    self.look_at((0..slots).map(node), search.feasible_max)
                 } else {
-                    candidates.sites.truncate(from);
-                    tally.note(plugin, &reasons.said, 1);
-                    reasons.said.clear();
+                    let looks = in_parallel(&parts, |part| self.look_at(part.map(node), usize::MAX));
+                    looks.into_iter().reduce(Seen::and).unwrap_or_default()
                 }
             }
+        };
+        if seen.nodes.is_empty() {
+            return Err(self.not_found(seen.tally, seen.examined));
         }
-        if candidates.nodes.is_empty() {
-            return Err(self.not_found(tally, examined));
-        }
-        candidates.site_len = candidates.sites.len() / candidates.nodes.len();
-        let (node, score) = self.choose(&candidates, search.tie_start);
+        let (node, score) = self.choose(&seen, search.tie_start);
         Ok(Found {
             node,
             score,
-            feasible: candidates.nodes.len(),
-            examined,
+            feasible: seen.nodes.len(),
+            examined: seen.examined,
         })
     }
 
-    fn choose(&self, candidates: &Candidates, tie_start: usize) -> (NodeId, i64) {
+    /// Runs the filters on some nodes, in order, until enough of them are feasible.
+    fn look_at(&self, order: impl Iterator<Item = NodeId>, feasible_max: usize) -> Seen {
+        let cluster = self.cx.cluster;
+        let mut seen = Seen::default();
+        let mut reasons = Reasons::default();
+        let mut bounds: Option<Vec<usize>> = None;
+        for id in order.filter(|id| cluster.node(*id).present) {
+            seen.examined += 1;
+            let bounds = bounds.get_or_insert_with(|| self.site_bounds(id));
+            let from = seen.sites.len();
+            self.site(id, &mut seen.sites);
+            let (verdict, plugin) = self.filter_with_site(id, &seen.sites[from..], bounds, &mut reasons);
+            if verdict == Verdict::Fits {
+                seen.nodes.push(id);
+                seen.local.push(self.score_local(id));
+                if seen.nodes.len() >= feasible_max {
+                    break;
+                }
+            } else {
+                seen.sites.truncate(from);
+                seen.tally.note(plugin, &reasons.said, 1);
+                reasons.said.clear();
+            }
+        }
+        seen
+    }
+
+    fn choose(&self, candidates: &Seen, tie_start: usize) -> (NodeId, i64) {
         let totals = self.totals(candidates);
         let slots = self.cx.cluster.nodes().len();
         let mut best: Option<(i64, usize, NodeId)> = None;
@@ -381,16 +429,16 @@ impl<'a> Cycle<'a> {
         (node, score)
     }
 
-    fn totals(&self, candidates: &Candidates) -> Vec<i64> {
+    fn totals(&self, candidates: &Seen) -> Vec<i64> {
         let bounds = self.site_bounds(candidates.nodes[0]);
-        let sites: Vec<(&[i64], u32)> = match candidates.site_len {
+        let sites: Vec<(&[i64], u32)> = match candidates.sites.len() / candidates.nodes.len() {
             0 => candidates.nodes.iter().map(|_| (&[][..], 1)).collect(),
             len => candidates.sites.chunks(len).map(|site| (site, 1)).collect(),
         };
         let mut totals = Vec::new();
         self.score_sites(&sites, &bounds, &mut totals);
-        for (total, node) in totals.iter_mut().zip(&candidates.nodes) {
-            *total += self.score_local(*node);
+        for (total, local) in totals.iter_mut().zip(&candidates.local) {
+            *total += local;
         }
         for rule in self.class.rules.iter().filter(|rule| rule.scores == Reach::Cluster) {
             let score = |id: &NodeId| Some(rule.rule.score_node(&self.cx, self.cx.cluster.node(*id)));

@@ -3,6 +3,7 @@
 
 use crate::diagnosis::Diagnosis;
 use crate::pod::PodKey;
+use serde_json::Value;
 use std::sync::Arc;
 
 /// What was decided for a pod.
@@ -42,6 +43,20 @@ pub struct Binding {
     pub group: Option<Arc<str>>,
     /// What must be done, and be done with, before the pod is bound.
     pub pre_bind: Vec<PreBind>,
+    /// How it is bound.
+    pub method: BindMethod,
+}
+
+/// How a pod is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BindMethod {
+    /// Its `spec.nodeName` is written.
+    NodeName,
+    /// Its `spec.nodeName` is written together with this JSON merge patch (RFC 7386) of the pod.
+    Patch(Arc<Value>),
+    /// Somebody else binds it, whom this names; nothing is written. The pod is accounted for until the store shows it bound, or
+    /// `Scheduler::forget` is told that it will not be.
+    Elsewhere(Arc<str>),
 }
 
 /// What must be done before a pod is bound.
@@ -62,6 +77,21 @@ pub enum PreBind {
         /// The node's name.
         node: Arc<str>,
     },
+    /// Write another object. All patches of a binding belong into the proposal that binds the pod.
+    Patch(ObjectPatch),
+}
+
+/// A JSON merge patch (RFC 7386) of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectPatch {
+    /// The resource by which the store knows the kind: `nodes`, `resourceclaims.resource.k8s.io`.
+    pub resource: Arc<str>,
+    /// The namespace, empty for objects of the cluster.
+    pub namespace: Arc<str>,
+    /// The name.
+    pub name: Arc<str>,
+    /// The patch.
+    pub patch: Value,
 }
 
 /// Why a pod was not placed, and what was done about it.

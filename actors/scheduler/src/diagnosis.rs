@@ -3,6 +3,7 @@
 
 use crate::intern::{Sym, Symbols};
 use rustc_hash::FxHashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why a filter refused a node.
@@ -99,33 +100,65 @@ pub(crate) fn histogram<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> S
     parts.join(", ")
 }
 
-/// Collects refusals while nodes are looked at.
+/// Collects refusals while nodes are looked at. Mostly there are few different ones, found again by comparing; a map only
+/// takes over when there are many.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    counts: FxHashMap<(usize, Reason), usize>,
+    few: Vec<(usize, Vec<Reason>, usize)>,
+    many: FxHashMap<(usize, Vec<Reason>), usize>,
+    last: usize,
 }
+
+/// Different refusals that are found by comparing.
+const FEW: usize = 16;
 
 impl Tally {
     /// Notes that a plugin (by its place in the profile) refused some nodes for some reasons.
     pub fn note(&mut self, plugin: usize, reasons: &[Reason], nodes: usize) {
-        for reason in reasons {
-            match self.counts.get_mut(&(plugin, reason.clone())) {
-                Some(count) => *count += nodes,
-                None => {
-                    self.counts.insert((plugin, reason.clone()), nodes);
-                }
-            }
+        let same = |known: &(usize, Vec<Reason>, usize)| known.0 == plugin && known.1 == reasons;
+        // Neighbours are mostly refused alike.
+        let known = match self.few.get(self.last).is_some_and(same) {
+            true => Some(self.last),
+            false => self.few.iter().position(same),
+        };
+        if let Some(at) = known {
+            self.few[at].2 += nodes;
+            self.last = at;
+        } else if self.few.len() < FEW {
+            self.last = self.few.len();
+            self.few.push((plugin, reasons.to_vec(), nodes));
+        } else {
+            *self.many.entry((plugin, reasons.to_vec())).or_default() += nodes;
+        }
+    }
+
+    fn rows(self) -> impl Iterator<Item = (usize, Vec<Reason>, usize)> {
+        let many = self
+            .many
+            .into_iter()
+            .map(|((plugin, reasons), nodes)| (plugin, reasons, nodes));
+        self.few.into_iter().chain(many)
+    }
+
+    /// Adds what was noted elsewhere.
+    pub fn add(&mut self, other: Self) {
+        for (plugin, reasons, nodes) in other.rows() {
+            self.note(plugin, &reasons, nodes);
         }
     }
 
     /// The finished evidence. `names` are the profile's plugins.
     pub fn finish(self, symbols: &Symbols, names: &[&'static str], nodes_all: usize) -> Diagnosis {
-        let mut rows: Vec<(usize, String, usize)> = self
-            .counts
+        let mut counts: BTreeMap<(usize, String), usize> = BTreeMap::new();
+        for (plugin, reasons, nodes) in self.rows() {
+            for reason in reasons {
+                *counts.entry((plugin, reason.words(symbols))).or_default() += nodes;
+            }
+        }
+        let rows: Vec<(usize, String, usize)> = counts
             .into_iter()
-            .map(|((plugin, reason), nodes)| (plugin, reason.words(symbols), nodes))
+            .map(|((plugin, words), nodes)| (plugin, words, nodes))
             .collect();
-        rows.sort();
         let mut plugins: Vec<usize> = rows.iter().map(|(plugin, _, _)| *plugin).collect();
         plugins.dedup();
         Diagnosis {

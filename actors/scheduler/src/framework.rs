@@ -12,12 +12,88 @@
 //! - `Cluster`: the answer may read anything. Always right, never indexed; the default of a third party's rule.
 //!
 //! With `Node` and `Site` rules only, the scheduler keeps an index by class of pods, and a pod costs O(sites + nodes / 64).
+//!
+//! The extension points, in the order in which a pod meets them, and where they are here:
+//!
+//! | Kubernetes | here |
+//! |---|---|
+//! | PreEnqueue | `Plugin::holds_back` |
+//! | QueueSort | `Plugin::queue_key` |
+//! | EventsToRegister, queueing hints | `Plugin::hears`, `Plugin::may_help` |
+//! | PreFilter | `Plugin::compile`: `Compiled::Refuse`, `Compiled::Skip`, `Rule::only_nodes` |
+//! | Filter | `Rule::filter_node`, `Rule::filter_site` |
+//! | PostFilter | `Plugin::post_filter` |
+//! | PreScore | `Plugin::compile`, `Rule::pre_score` |
+//! | Score, NormalizeScore | `Rule::score_node`, `Rule::score_site`, `Rule::normalize` |
+//! | Reserve, Unreserve | `Plugin::reserve`, `Plugin::unreserve` |
+//! | Permit | `Plugin::permit` |
+//! | PreBind | `Plugin::pre_bind` |
+//! | Bind | `Plugin::bind` |
+//! | PostBind | `Plugin::post_bind` |
+//!
+//! # How to write a plugin
+//!
+//! A plugin is a type with a name; every extension point has a default that does nothing. It goes into a profile with
+//! `Profile::with`, or into a `kube_configuration::Registry` under its name, and is then enabled, disabled, weighed and given
+//! arguments by a KubeSchedulerConfiguration like the plugins of this crate. Nothing in this crate has to be touched.
+//!
+//! ```
+//! use scheduler::cluster::{ClassId, Cluster};
+//! use scheduler::diagnosis::Reason;
+//! use scheduler::framework::{Compiled, Context, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+//! use scheduler::node::Node;
+//! use scheduler::pod::PodSignature;
+//! use scheduler::{Profile, Scheduler, SchedulerConfiguration};
+//!
+//! /// At most so many pods on a node, and rather a node with few.
+//! struct Quiet { pods_max: usize }
+//!
+//! impl Plugin for Quiet {
+//!     fn name(&self) -> &'static str { "Quiet" }
+//!     // It looks at no pod's labels, so pods that differ by these are decided together.
+//!     fn reads(&self, _: &Cluster, _: &PodSignature) -> Reads { Reads::NOTHING }
+//!     // Asked once for all pods of a kind.
+//!     fn compile(&self, _: &mut Cluster, _: ClassId, _: &PodSignature) -> Compiled {
+//!         Compiled::Rule(Box::new(QuietRule(self.pods_max)))
+//!     }
+//! }
+//!
+//! struct QuietRule(usize);
+//!
+//! impl Rule for QuietRule {
+//!     // Only the node itself is read: the answer is indexed. A rule that reads anything else says `Reach::Cluster`.
+//!     fn filters(&self) -> Reach { Reach::Node }
+//!     fn scores(&self) -> Reach { Reach::Node }
+//!     fn filter_node(&self, _: &Context<'_>, node: &Node, reasons: &mut Reasons) -> Verdict {
+//!         if node.pods.len() < self.0 {
+//!             return Verdict::Fits;
+//!         }
+//!         reasons.say(Reason::Text("node(s) were not quiet"));
+//!         Verdict::Refused
+//!     }
+//!     fn score_node(&self, _: &Context<'_>, node: &Node) -> i64 {
+//!         100 - (node.pods.len() * 100 / self.0) as i64
+//!     }
+//! }
+//!
+//! let profile = Profile::with_default_plugins("default-scheduler").with(Quiet { pods_max: 10 }, 5);
+//! let scheduler = Scheduler::new(SchedulerConfiguration { profiles: vec![profile], ..Default::default() });
+//! ```
+//!
+//! Three promises make a plugin fast, and wrong if they are broken: what a rule reads (`Reach`), what `compile` reads of a pod's
+//! identity (`Plugin::reads`), and which events can help a pod that the plugin refused (`Plugin::hears`, `Plugin::may_help`). Each
+//! has a default that is always right. A plugin reads no clock and draws no random number: the same calls give the same answers.
+//!
+//! What Kubernetes' PreBind and Bind plugins do to the world, plugins here say (`PreBind`, `BindMethod`), and whoever carries
+//! the decision out does it: the crate stays pure, and a decision can be replayed.
 
 use crate::cluster::{ClassId, Cluster, NodeId, PodId};
 use crate::cycle::{CompiledClass, Cycle};
+use crate::decision::{BindMethod, PreBind};
 use crate::diagnosis::Reason;
 use crate::intern::Sym;
 use crate::node::{Node, NodeReading};
+use crate::permit::{Permission, WaitingPods};
 use crate::pod::{PodMatcher, PodSignature};
 use std::any::Any;
 use std::sync::Arc;
@@ -75,7 +151,7 @@ pub enum Verdict {
 }
 
 /// Where filters put their reasons.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Reasons {
     /// What was said, in order.
     pub said: Vec<Reason>,
@@ -218,6 +294,8 @@ pub enum ClusterEvent<'a> {
     GroupChanged(Sym),
     /// A volume, a claim, a storage class or the limits of a node's driver came, changed or went.
     VolumesChanged,
+    /// A device class, devices, or a ResourceClaim came, changed or went.
+    DevicesChanged,
 }
 
 /// Kinds of events, as a set.
@@ -243,6 +321,8 @@ impl EventKinds {
     pub const GROUPS: Self = Self(64);
     /// `VolumesChanged`.
     pub const VOLUMES: Self = Self(128);
+    /// `DevicesChanged`.
+    pub const DEVICES: Self = Self(256);
     /// All, also those of later versions.
     pub const ALL: Self = Self(u16::MAX);
 
@@ -269,6 +349,7 @@ impl ClusterEvent<'_> {
             Self::NamespaceChanged => EventKinds::NAMESPACES,
             Self::GroupChanged(_) => EventKinds::GROUPS,
             Self::VolumesChanged => EventKinds::VOLUMES,
+            Self::DevicesChanged => EventKinds::DEVICES,
         }
     }
 }
@@ -276,6 +357,67 @@ impl ClusterEvent<'_> {
 /// The place of a pod in the active queue: the least goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QueueKey(pub i64, pub u64);
+
+/// A set of extension points, by which a profile enables a plugin at some of them only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtensionPoints(u16);
+
+impl ExtensionPoints {
+    /// None.
+    pub const NONE: Self = Self(0);
+    /// PreEnqueue.
+    pub const PRE_ENQUEUE: Self = Self(1);
+    /// QueueSort.
+    pub const QUEUE_SORT: Self = Self(2);
+    /// PreFilter.
+    pub const PRE_FILTER: Self = Self(4);
+    /// Filter.
+    pub const FILTER: Self = Self(8);
+    /// PostFilter.
+    pub const POST_FILTER: Self = Self(16);
+    /// PreScore.
+    pub const PRE_SCORE: Self = Self(32);
+    /// Score.
+    pub const SCORE: Self = Self(64);
+    /// Reserve.
+    pub const RESERVE: Self = Self(128);
+    /// Permit.
+    pub const PERMIT: Self = Self(256);
+    /// PreBind.
+    pub const PRE_BIND: Self = Self(512);
+    /// Bind.
+    pub const BIND: Self = Self(1024);
+    /// PostBind.
+    pub const POST_BIND: Self = Self(2048);
+    /// All (MultiPoint).
+    pub const ALL: Self = Self(4095);
+
+    /// Both.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These without the others.
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Whether they have one in common.
+    pub const fn meets(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// A pod and the node that was chosen for it, for the extension points after the choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    /// The pod. It is accounted for on the node.
+    pub pod: PodId,
+    /// The node.
+    pub node: NodeId,
+    /// The time (milliseconds, the scheduler's clock).
+    pub now_ms: u64,
+}
 
 /// What PostFilter achieved for a pod that fits nowhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -364,11 +506,35 @@ pub trait Plugin: Send + Sync {
         true
     }
 
-    /// Reserve: a node was chosen for a pod, and the pod is accounted for there. Changes of the state that go with it.
-    fn reserve(&self, _cluster: &mut Cluster, _pod: PodId, _node: NodeId) {}
+    /// Reserve: a node was chosen for a pod, and the pod is accounted for there. Changes of the state that go with it. The error
+    /// is the reason for which the pod cannot go there after all: then all plugins unreserve.
+    fn reserve(&self, _cluster: &mut Cluster, _assignment: Assignment) -> Result<(), String> {
+        Ok(())
+    }
 
-    /// Unreserve: the pod will not be bound there after all, or is gone.
+    /// Unreserve: the pod will not be bound there after all, or is gone. Called in the reverse order of Reserve, also for plugins
+    /// that reserved nothing, so it must not mind being called for nothing.
     fn unreserve(&self, _cluster: &mut Cluster, _pod: PodId) {}
+
+    /// Permit: the last word before binding. A pod that waits keeps its place; this or any later call, and
+    /// `Scheduler::allow_waiting`, can let it go on, and `Scheduler::reject_waiting` can send it back. After the timeout it is
+    /// sent back by itself.
+    fn permit(&self, _cluster: &Cluster, _assignment: Assignment, _waiting: &mut WaitingPods) -> Permission {
+        Permission::Approve
+    }
+
+    /// PreBind: what must be done before the pod is bound. The error is the reason for which it cannot be bound.
+    fn pre_bind(&self, _cluster: &Cluster, _assignment: Assignment) -> Result<Vec<PreBind>, String> {
+        Ok(Vec::new())
+    }
+
+    /// Bind: how the pod is bound; `None` leaves it to the next plugin.
+    fn bind(&self, _cluster: &Cluster, _assignment: Assignment) -> Option<BindMethod> {
+        None
+    }
+
+    /// PostBind: the store has confirmed the binding.
+    fn post_bind(&self, _cluster: &Cluster, _assignment: Assignment) {}
 
     /// PostFilter: makes room. It may move pods in the state to try things out, and must put them back.
     fn post_filter(&self, _cluster: &mut Cluster, _unplaced: &Unplaced<'_>, _memory: &mut Memory) -> PostFilterOutcome {

@@ -12,6 +12,7 @@ use crate::cycle::{Cycle, Found, NotFound, distance};
 use crate::diagnosis::{Reason, Tally};
 use crate::framework::{Reasons, Verdict};
 use crate::levels::Levels;
+use crate::parallel::{in_parallel, split};
 use rustc_hash::FxHashMap;
 
 /// What the index knows of a node.
@@ -49,13 +50,54 @@ pub struct ClassIndex {
     vacancies: Vec<u32>,
     by_site: FxHashMap<Box<[i64]>, u32>,
     refusals: Vec<Refusal>,
+    view: View,
+}
+
+/// A node as the rules see it.
+#[derive(Clone, Default)]
+struct View {
+    state: State,
     site: Vec<i64>,
     reasons: Reasons,
 }
 
+#[derive(Clone, Copy, Default)]
+enum State {
+    #[default]
+    Absent,
+    Refused {
+        plugin: usize,
+    },
+    Open {
+        score: i64,
+    },
+}
+
+impl View {
+    /// Asks the rules about a node.
+    fn look_at(&mut self, cycle: &Cycle<'_>, id: NodeId) {
+        self.site.clear();
+        self.reasons.said.clear();
+        let node = cycle.cx.cluster.node(id);
+        if !node.present {
+            self.state = State::Absent;
+            return;
+        }
+        let (verdict, plugin) = cycle.filter_copy(node, &mut self.reasons);
+        if verdict != Verdict::Fits {
+            self.state = State::Refused { plugin };
+            return;
+        }
+        cycle.site(id, &mut self.site);
+        self.state = State::Open {
+            score: cycle.score_local(id),
+        };
+    }
+}
+
 impl ClassIndex {
     /// Builds the index.
-    pub fn new(cycle: &Cycle<'_>) -> Self {
+    pub fn new(cycle: &Cycle<'_>, threads: usize) -> Self {
         let mut index = Self {
             position: 0,
             layout: 0,
@@ -66,14 +108,13 @@ impl ClassIndex {
             vacancies: Vec::new(),
             by_site: FxHashMap::default(),
             refusals: Vec::new(),
-            site: Vec::new(),
-            reasons: Reasons::default(),
+            view: View::default(),
         };
-        index.build(cycle);
+        index.build(cycle, threads);
         index
     }
 
-    fn build(&mut self, cycle: &Cycle<'_>) {
+    fn build(&mut self, cycle: &Cycle<'_>, threads: usize) {
         let cluster = cycle.cx.cluster;
         self.position = cluster.position();
         self.layout = cluster.layout();
@@ -88,13 +129,27 @@ impl ClassIndex {
             true => Vec::new(),
             false => cycle.site_bounds(NodeId(0)),
         };
-        for slot in 0..cluster.nodes().len() as u32 {
-            self.update(cycle, NodeId(slot));
+        let parts = split(cluster.nodes().len(), threads);
+        if parts.len() < 2 {
+            (0..cluster.nodes().len() as u32).for_each(|slot| self.update(cycle, NodeId(slot)));
+            return;
+        }
+        let views = in_parallel(&parts, |part| {
+            let mut view = View::default();
+            part.map(|slot| {
+                view.look_at(cycle, NodeId(slot as u32));
+                view.clone()
+            })
+            .collect::<Vec<_>>()
+        });
+        for (slot, view) in views.into_iter().flatten().enumerate() {
+            let entry = self.entry(&view);
+            self.replace(NodeId(slot as u32), entry);
         }
     }
 
     /// Takes in what has changed since the last decision by this index.
-    pub fn catch_up(&mut self, cycle: &Cycle<'_>) {
+    pub fn catch_up(&mut self, cycle: &Cycle<'_>, threads: usize) {
         let cluster = cycle.cx.cluster;
         let nodes = cluster.nodes().len();
         let same_layout = self.layout == cluster.layout()
@@ -113,7 +168,7 @@ impl ClassIndex {
                     }
                 }
             }
-            _ => self.build(cycle),
+            _ => self.build(cycle, threads),
         }
     }
 
@@ -128,7 +183,14 @@ impl ClassIndex {
     }
 
     fn update(&mut self, cycle: &Cycle<'_>, id: NodeId) {
-        let new = self.entry(cycle, id);
+        let mut view = std::mem::take(&mut self.view);
+        view.look_at(cycle, id);
+        let entry = self.entry(&view);
+        self.view = view;
+        self.replace(id, entry);
+    }
+
+    fn replace(&mut self, id: NodeId, new: Entry) {
         let old = std::mem::replace(&mut self.entries[id.0 as usize], new);
         if old == new {
             return;
@@ -154,35 +216,27 @@ impl ClassIndex {
         }
     }
 
-    fn entry(&mut self, cycle: &Cycle<'_>, id: NodeId) -> Entry {
-        let node = cycle.cx.cluster.node(id);
-        if !node.present {
-            return Entry::Absent;
-        }
-        self.reasons.said.clear();
-        let (verdict, plugin) = cycle.filter_copy(node, &mut self.reasons);
-        if verdict != Verdict::Fits {
-            return Entry::Refused(self.refusal(plugin));
-        }
-        self.site.clear();
-        cycle.site(id, &mut self.site);
-        Entry::Open {
-            bucket: self.bucket(),
-            score: cycle.score_local(id),
+    fn entry(&mut self, view: &View) -> Entry {
+        match view.state {
+            State::Absent => Entry::Absent,
+            State::Refused { plugin } => Entry::Refused(self.refusal(plugin, &view.reasons.said)),
+            State::Open { score } => Entry::Open {
+                bucket: self.bucket(&view.site),
+                score,
+            },
         }
     }
 
-    /// The place of the refusal that was just said. There are few different ones: a scan is faster than a hash.
-    fn refusal(&mut self, plugin: usize) -> u32 {
-        let said = &self.reasons.said;
+    /// The place of a refusal. There are few different ones: a scan is faster than a hash.
+    fn refusal(&mut self, plugin: usize, said: &[Reason]) -> u32 {
         let known = self
             .refusals
             .iter()
-            .position(|refusal| refusal.plugin == plugin && refusal.reasons == *said);
+            .position(|refusal| refusal.plugin == plugin && refusal.reasons == said);
         let at = known.unwrap_or_else(|| {
             self.refusals.push(Refusal {
                 plugin,
-                reasons: said.clone(),
+                reasons: said.to_vec(),
                 nodes: 0,
             });
             self.refusals.len() - 1
@@ -190,13 +244,13 @@ impl ClassIndex {
         at as u32
     }
 
-    /// The bucket of the site that was just read.
-    fn bucket(&mut self) -> u32 {
-        if let Some(at) = self.by_site.get(&self.site[..]) {
+    /// The bucket of a site.
+    fn bucket(&mut self, site: &[i64]) -> u32 {
+        if let Some(at) = self.by_site.get(site) {
             return *at;
         }
         let bucket = Bucket {
-            site: self.site[..].into(),
+            site: site.into(),
             nodes: Levels::default(),
         };
         let at = match self.vacancies.pop() {
@@ -209,7 +263,7 @@ impl ClassIndex {
                 (self.buckets.len() - 1) as u32
             }
         };
-        self.by_site.insert(self.site[..].into(), at);
+        self.by_site.insert(site.into(), at);
         at
     }
 

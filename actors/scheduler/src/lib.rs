@@ -1,4 +1,5 @@
-//! The scheduler's deciding code: pure and deterministic, no I/O, no clock, no threads of its own.
+//! The scheduler's deciding code: pure and deterministic, no I/O, no clock; threads only where the answer does not depend on
+//! them (`SchedulerConfiguration::parallelism`).
 //!
 //! Owns the choice of a node for every pending pod, with kube-scheduler's meaning: plugins under their Kubernetes names,
 //! profiles, queues with back-off and event hints, preemption. Called by the scheduler actor, which feeds `Scheduler`
@@ -42,18 +43,26 @@
 //! after every call; every pending pod of our profiles is in exactly one stage of the queue.
 
 mod audit;
+mod binding_cycle;
 pub mod cluster;
 pub mod config;
 pub mod cycle;
 pub mod decision;
+mod device_events;
+pub mod devices;
 pub mod diagnosis;
 pub mod evaluation;
 pub mod framework;
 mod gang;
+mod group_events;
+mod groups;
 pub mod index;
 pub mod intern;
+pub mod kube_configuration;
 mod levels;
 pub mod node;
+mod parallel;
+pub mod permit;
 mod plan;
 pub mod plugins;
 pub mod pod;
@@ -63,13 +72,14 @@ pub mod resources;
 mod round;
 pub mod scheduler;
 pub mod selector;
+mod storage_events;
 #[cfg(test)]
 mod testing;
 pub mod topology;
 pub mod volumes;
 
 pub use config::{EnabledPlugin, Profile, SchedulerConfiguration};
-pub use decision::{Binding, Decision, PreBind, Preemption, Unschedulable};
+pub use decision::{BindMethod, Binding, Decision, ObjectPatch, PreBind, Preemption, Unschedulable};
 pub use diagnosis::{Diagnosis, RefusalCount};
 pub use evaluation::{Evaluation, NodeScores};
 pub use pod::PodKey;

@@ -7,6 +7,7 @@ use crate::pod::{HostPort, PodSignature, normalized_image, read_labels, read_res
 use crate::quantity;
 use crate::resources::Resources;
 use crate::selector::{Labels, Taint};
+use crate::volumes::VolumeUse;
 use k8s_openapi::api::core::v1 as core;
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub struct Node {
     pub pods: Vec<PodId>,
     /// Host ports in use, one entry a use.
     pub host_ports: Vec<HostPort>,
+    /// How often its pods use a claim: no more volumes than that are attached for claims.
+    pub claims_used: usize,
     /// Pods that preemption nominated for it and that are not bound.
     pub nominated: Vec<PodId>,
 }
@@ -62,6 +65,7 @@ impl Node {
             scored_memory_bytes: 0,
             pods: Vec::new(),
             host_ports: Vec::new(),
+            claims_used: 0,
             nominated: Vec::new(),
         }
     }
@@ -73,6 +77,7 @@ impl Node {
         self.scored_cpu_milli += signature.scored_cpu_milli;
         self.scored_memory_bytes += signature.scored_memory_bytes;
         self.host_ports.extend_from_slice(&signature.host_ports);
+        self.claims_used += claims_used(signature);
     }
 
     /// Releases what a pod took.
@@ -84,12 +89,21 @@ impl Node {
         self.requested.subtract(&signature.requests);
         self.scored_cpu_milli -= signature.scored_cpu_milli;
         self.scored_memory_bytes -= signature.scored_memory_bytes;
+        self.claims_used -= claims_used(signature);
         for port in &signature.host_ports {
             if let Some(at) = self.host_ports.iter().position(|other| other == port) {
                 self.host_ports.swap_remove(at);
             }
         }
     }
+}
+
+fn claims_used(signature: &PodSignature) -> usize {
+    let claims = signature
+        .volumes
+        .iter()
+        .filter(|used| matches!(used, VolumeUse::Claim(_)));
+    claims.count()
 }
 
 /// Reads an API object.

@@ -2,7 +2,8 @@
 //! must give two classes one plan only if every rule answers equally for both, and must never let plans grow without bound.
 //!
 //! Classes differ by all labels of their pods, plans only by what decides: the replicas of a StatefulSet or an indexed Job,
-//! each with labels of its own, share one plan. A plugin says what it reads of a pod's identity with `Plugin::reads`.
+//! each with labels of its own, share one plan. A plugin says what it reads of a pod's identity with `Plugin::reads`. Pods that
+//! differ by claims whose volumes decide nothing but an attachment share one as well.
 
 use crate::cluster::{ClassId, Cluster};
 use crate::config::Profile;
@@ -33,8 +34,10 @@ struct PlanKey {
     signature: PodSignature,
     terms_about: Vec<u64>,
     reads: Vec<Reads>,
-    /// The version of the storage, for pods that use any.
-    storage: u64,
+    /// The versions of storage and devices, for pods that use any.
+    stores: (u64, u64),
+    /// What its volumes attach, where that is all that they decide.
+    attachments: Option<Vec<(Sym, usize)>>,
 }
 
 /// What is kept for pods that are decided alike.
@@ -83,6 +86,9 @@ impl Failure {
     }
 }
 
+/// The version of the terms about a class, those of the stores that it uses, and whether its volumes only attach.
+type PlanVersion = (u64, (u64, u64), bool);
+
 /// All plans.
 #[derive(Default)]
 pub struct Plans {
@@ -90,7 +96,7 @@ pub struct Plans {
     vacancies: Vec<PlanId>,
     by_key: FxHashMap<PlanKey, PlanId>,
     /// The plan of each class, and the versions of what it depends on.
-    of_class: Vec<Option<(PlanId, (u64, u64))>>,
+    of_class: Vec<Option<(PlanId, PlanVersion)>>,
     idle: VecDeque<PlanId>,
     indexed: usize,
 }
@@ -102,13 +108,18 @@ impl Plans {
         if self.of_class.len() <= at {
             self.of_class.resize(at + 1, None);
         }
-        let version = (cluster.class(class).subject_version, storage_version(cluster, class));
+        let attachments = attachments(cluster, class);
+        let version = (
+            cluster.class(class).subject_version,
+            store_versions(cluster, class),
+            attachments.is_some(),
+        );
         match self.of_class[at] {
             Some((id, known)) if known == version => return id,
             Some(_) => self.release(cluster, class),
             None => {}
         }
-        let key = key_of(cluster, profile_at, profile, class);
+        let key = key_of(cluster, profile_at, profile, class, attachments);
         let id = match self.by_key.get(&key) {
             Some(id) => *id,
             None => self.make(cluster, profile_at, profile, class, key),
@@ -244,17 +255,40 @@ impl Plans {
     }
 }
 
-/// Plans of pods that use storage hold until anything about storage changes.
-fn storage_version(cluster: &Cluster, class: ClassId) -> u64 {
-    if cluster.class(class).signature.volumes.is_empty() {
+/// Plans of pods that use storage, or devices, hold until anything about these changes.
+fn store_versions(cluster: &Cluster, class: ClassId) -> (u64, u64) {
+    let signature = &cluster.class(class).signature;
+    let volumes = if signature.volumes.is_empty() {
         0
     } else {
         cluster.volumes().version()
+    };
+    let devices = if signature.device_claims.is_empty() {
+        0
+    } else {
+        cluster.devices().version()
+    };
+    (volumes, devices)
+}
+
+/// What the volumes of a class attach, if it has any and that is all that they decide.
+fn attachments(cluster: &Cluster, class: ClassId) -> Option<Vec<(Sym, usize)>> {
+    let signature = &cluster.class(class).signature;
+    if signature.volumes.is_empty() {
+        None
+    } else {
+        cluster.attachments(signature)
     }
 }
 
-fn key_of(cluster: &Cluster, profile_at: usize, profile: &Profile, class: ClassId) -> PlanKey {
-    let storage = storage_version(cluster, class);
+fn key_of(
+    cluster: &Cluster,
+    profile_at: usize,
+    profile: &Profile,
+    class: ClassId,
+    attachments: Option<Vec<(Sym, usize)>>,
+) -> PlanKey {
+    let stores = store_versions(cluster, class);
     let class = cluster.class(class);
     let reads: Vec<Reads> = profile
         .plugins
@@ -268,6 +302,10 @@ fn key_of(cluster: &Cluster, profile_at: usize, profile: &Profile, class: ClassI
         signature.controller = None;
         signature.group = None;
     }
+    // A plugin of a third party may read anything, also the claims.
+    if attachments.is_some() && !reads.contains(&Reads::Everything) {
+        signature.volumes = Vec::new();
+    }
     let topology = cluster.topology();
     let terms_about = class
         .subject_to()
@@ -275,7 +313,8 @@ fn key_of(cluster: &Cluster, profile_at: usize, profile: &Profile, class: ClassI
         .map(|term| topology.term(*term).serial())
         .collect();
     PlanKey {
-        storage,
+        attachments,
+        stores,
         profile: profile_at,
         signature,
         terms_about,

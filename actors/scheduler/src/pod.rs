@@ -3,6 +3,7 @@
 //! state. It must keep out of the signature whatever differs between the replicas of one template but decides
 //! nothing (name, uid, environment), because every distinct signature costs memory and its own index.
 
+use crate::devices::ClaimUse;
 use crate::intern::{Sym, Symbols};
 use crate::quantity;
 use crate::resources::{DEFAULT_SCORED_CPU_MILLI, DEFAULT_SCORED_MEMORY_BYTES, Resources};
@@ -158,6 +159,8 @@ pub struct PodSignature {
     pub images: Vec<Sym>,
     /// Volumes that matter for where it may go.
     pub volumes: Vec<VolumeUse>,
+    /// ResourceClaims that it uses.
+    pub device_claims: Vec<ClaimUse>,
     /// The ReplicaSet, StatefulSet or ReplicationController that owns it (`controller_name`), which matters for default
     /// spreading.
     pub controller: Option<Sym>,
@@ -276,6 +279,7 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
             .collect(),
         images: images(symbols, spec),
         volumes: read_uses(symbols, pod, spec),
+        device_claims: device_claims(symbols, pod, spec),
         controller: controller(symbols, pod),
         group: spec
             .scheduling_group
@@ -294,30 +298,69 @@ fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Po
 
 /// Node selector and node affinity.
 fn node_terms(symbols: &mut Symbols, spec: &core::PodSpec) -> (NodeRequirements, Vec<(i32, NodeSelectorTerm)>) {
-    let affinity = spec.affinity.as_ref();
-    let node_affinity = affinity.and_then(|a| a.node_affinity.as_ref());
-    let mut selector: Labels = spec
-        .node_selector
-        .iter()
-        .flatten()
-        .map(|(k, v)| (symbols.intern(k), symbols.intern(v)))
-        .collect();
-    selector.sort_unstable();
-    let required = node_affinity
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
+    let node_affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
+    let (mut requirements, preferences) = match node_affinity {
+        Some(affinity) => read_node_affinity(symbols, affinity),
+        None => (NodeRequirements::default(), Vec::new()),
+    };
+    let selector = spec.node_selector.iter().flatten();
+    requirements.selector = selector.map(|(k, v)| (symbols.intern(k), symbols.intern(v))).collect();
+    requirements.selector.sort_unstable();
+    (requirements, preferences)
+}
+
+/// Reads node affinity: what is required, and the preferred terms with their weights.
+pub fn read_node_affinity(
+    symbols: &mut Symbols,
+    affinity: &core::NodeAffinity,
+) -> (NodeRequirements, Vec<(i32, NodeSelectorTerm)>) {
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()
         .map(|s| {
             s.node_selector_terms
                 .iter()
                 .map(|term| NodeSelectorTerm::parse(symbols, term))
                 .collect()
         });
-    let node_preferences = node_affinity
-        .and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref())
-        .into_iter()
+    let preferences = affinity
+        .preferred_during_scheduling_ignored_during_execution
+        .iter()
         .flatten()
         .map(|p| (p.weight, NodeSelectorTerm::parse(symbols, &p.preference)))
         .collect();
-    (NodeRequirements { selector, required }, node_preferences)
+    let requirements = NodeRequirements {
+        selector: Labels::new(),
+        required,
+    };
+    (requirements, preferences)
+}
+
+/// The ResourceClaims of a pod: named by it, or made for it from a template and named in its status.
+fn device_claims(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> Vec<ClaimUse> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let statuses = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.resource_claim_statuses.as_ref());
+    let mut used = Vec::new();
+    for claim in spec.resource_claims.iter().flatten() {
+        let made = statuses.into_iter().flatten().find(|status| status.name == claim.name);
+        let name = match (&claim.resource_claim_name, made) {
+            (Some(name), _) => Some(name),
+            (None, Some(made)) => match &made.resource_claim_name {
+                // The template turned out to need no claim.
+                None => continue,
+                name => name.as_ref(),
+            },
+            (None, None) => None,
+        };
+        used.push(match name {
+            Some(name) => ClaimUse::Named(symbols.intern(&format!("{namespace}/{name}"))),
+            None => ClaimUse::Awaited(symbols.intern(&claim.name)),
+        });
+    }
+    used
 }
 
 /// The controller, if it is one that default spreading knows.
@@ -458,8 +501,13 @@ pub fn normalized_image(name: &str) -> String {
 
 fn images(symbols: &mut Symbols, spec: &core::PodSpec) -> Vec<Sym> {
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let names = containers.map(|container| container.image.as_deref().unwrap_or_default());
-    names.map(|name| symbols.intern(&normalized_image(name))).collect()
+    let of_containers = containers.map(|container| container.image.as_deref().unwrap_or_default());
+    let volumes = spec.volumes.iter().flatten().filter_map(|volume| volume.image.as_ref());
+    let of_volumes = volumes.map(|image| image.reference.as_deref().unwrap_or_default());
+    of_containers
+        .chain(of_volumes)
+        .map(|name| symbols.intern(&normalized_image(name)))
+        .collect()
 }
 
 fn is_sidecar(container: &core::Container) -> bool {

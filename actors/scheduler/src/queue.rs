@@ -129,11 +129,22 @@ impl Queue {
         self.waiting.get(&pod).map(|waiting| waiting.stage)
     }
 
-    /// Takes a pod out, wherever it is.
-    pub fn remove(&mut self, pod: PodId) {
-        if let Some(waiting) = self.waiting.remove(&pod) {
-            self.unlink(pod, waiting.stage);
+    /// Takes a pod out, wherever it is; the answer is how often it was tried.
+    pub fn remove(&mut self, pod: PodId) -> u32 {
+        match self.waiting.remove(&pod) {
+            Some(waiting) => {
+                self.unlink(pod, waiting.stage);
+                waiting.attempts
+            }
+            None => 0,
         }
+    }
+
+    /// Takes a pod in again that was taken out, and was tried so often. It must be put somewhere.
+    pub fn bring_back(&mut self, pod: PodId, attempts: u32) {
+        self.entry(pod);
+        let waiting = self.waiting.get_mut(&pod).expect("made by entry");
+        waiting.attempts = waiting.attempts.max(attempts);
     }
 
     fn unlink(&mut self, pod: PodId, stage: Stage) {

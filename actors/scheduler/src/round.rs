@@ -2,15 +2,14 @@
 //! `Scheduler::schedule_batch`. It must account for every binding before it looks at the next pod, and must put every pod
 //! that it does not place back into the queue.
 
-use crate::cluster::{ClassId, Placement, PodId};
+use crate::cluster::{ClassId, PodId};
 use crate::cycle::{Cycle, Found, NotFound, Search};
-use crate::decision::{Binding, Decision, PreBind, Preemption, Unschedulable};
-use crate::framework::{PostFilterOutcome, Reasons, Unplaced, Verdict};
+use crate::decision::{Decision, Preemption, Unschedulable};
+use crate::framework::{ClusterEvent, ExtensionPoints, PostFilterOutcome, Reasons, Unplaced, Verdict};
 use crate::index::ClassIndex;
 use crate::plan::{Failure, Plan, PlanId};
 use crate::queue::{PluginMask, mask_of};
 use crate::scheduler::{Scheduler, queue_key};
-use crate::volumes::Promise;
 
 /// How long a pod that waits for its victims to go does not look for others. Longer than a round trip to the store;
 /// from then on the victims' deletion timestamps say the same.
@@ -26,31 +25,39 @@ impl Scheduler {
         self.queue
             .advance(self.now_ms, |pod, entered| queue_key(profiles, cluster, pod, entered));
         let mut decisions = Vec::new();
+        self.settle_waiting(&mut decisions);
         while decisions.len() < pods_max {
             let Some(pod) = self.queue.pop() else { break };
             match self.cluster.signature(pod).group {
                 Some(group) => self.decide_group(group, pod, &mut decisions),
-                None => {
-                    let decision = self.decide(pod);
-                    decisions.push(decision);
-                }
+                None => decisions.extend(self.decide(pod)),
+            }
+            if self.waiting.has_settled() {
+                self.settle_waiting(&mut decisions);
             }
         }
         decisions
     }
 
-    fn decide(&mut self, pod: PodId) -> Decision {
+    /// The decision for a pod, unless it has a node and waits at Permit.
+    fn decide(&mut self, pod: PodId) -> Option<Decision> {
         let class_id = self.cluster.pod(pod).class;
         let plan_id = self.plan_of(class_id);
         let mut plan = self.plans.take(plan_id);
         let decision = match self.find(pod, class_id, &mut plan) {
-            Ok(found) => {
-                self.put_on(pod, Placement::Assumed(found.node));
-                self.binding(pod, &found)
-            }
+            Ok(found) => match self.assume(pod, found.node) {
+                Ok(()) => {
+                    let attempts = self.queue.remove(pod);
+                    self.cluster.pod_mut(pod).attempts = attempts;
+                    let signature = self.cluster.signature(pod).clone();
+                    self.wake(&ClusterEvent::PodPlaced(&signature));
+                    self.go_on(pod, &found)
+                }
+                Err(denial) => Some(self.deny(pod, denial)),
+            },
             Err(why) => {
                 let preemption = self.make_room(pod, class_id, &mut plan);
-                self.refuse(pod, plan.class.profile, why, preemption)
+                Some(self.refuse(pod, plan.class.profile, why, preemption))
             }
         };
         // Pods that name their nodes come one to a plan (DaemonSets): it is not kept for as long as the pod lives.
@@ -90,6 +97,7 @@ impl Scheduler {
             tie_start,
             window_start: self.window_start % slots,
             feasible_max,
+            threads: self.configuration.parallelism,
         };
         if feasible_max < usize::MAX || nominated {
             let found = cycle.find(&search);
@@ -121,10 +129,10 @@ impl Scheduler {
             let cycle = Cycle::new(&self.cluster, class_id, None, &plan.class);
             let index = match plan.index.take() {
                 Some(mut index) => {
-                    index.catch_up(&cycle);
+                    index.catch_up(&cycle, search.threads);
                     index
                 }
-                None => ClassIndex::new(&cycle),
+                None => ClassIndex::new(&cycle, search.threads),
             };
             let found = index.find(&cycle, search.tie_start);
             let why = if found.is_none() { index.why_not(&cycle) } else { None };
@@ -172,42 +180,6 @@ impl Scheduler {
         nodes_to_find(percentage, self.cluster.nodes_present()).unwrap_or(usize::MAX)
     }
 
-    /// What must be done before an assumed pod is bound.
-    fn pre_bind(&self, pod: PodId) -> Vec<PreBind> {
-        let text = |sym| self.cluster.symbols.text(sym).clone();
-        let promises = self.cluster.volumes().promises_to(pod);
-        promises
-            .map(|promise| match promise {
-                Promise::Bind { claim, volume } => PreBind::BindVolume {
-                    claim: text(claim),
-                    volume: text(volume),
-                },
-                Promise::Provision { claim, node } => PreBind::ProvisionVolume {
-                    claim: text(claim),
-                    node: text(node),
-                },
-            })
-            .collect()
-    }
-
-    /// The decision to bind an assumed pod.
-    pub(crate) fn binding(&self, pod: PodId, found: &Found) -> Decision {
-        let record = self.cluster.pod(pod);
-        Decision::Bind(Binding {
-            pod: record.key.clone(),
-            uid: record.uid.clone(),
-            node: self.cluster.symbols.text(self.cluster.node(found.node).name).clone(),
-            score: found.score,
-            feasible_nodes: found.feasible,
-            pre_bind: self.pre_bind(pod),
-            group: self
-                .cluster
-                .signature(pod)
-                .group
-                .map(|group| self.cluster.symbols.text(group).clone()),
-        })
-    }
-
     /// Asks the PostFilter plugins to make room, and notes what they did.
     fn make_room(&mut self, pod: PodId, class_id: ClassId, plan: &mut Plan) -> Preemption {
         // What was in vain for a pod of the plan is in vain for the next, until something changes.
@@ -242,6 +214,13 @@ impl Scheduler {
                     self.withdraw(pod);
                 }
                 self.cluster.nominate(pod, Some(node));
+                // A pod that waits at Permit was never bound: it is sent back rather than evicted.
+                let (waiting, victims): (Vec<PodId>, Vec<PodId>) =
+                    victims.into_iter().partition(|victim| self.waiting.contains(*victim));
+                for victim in waiting {
+                    self.waiting_mut()
+                        .reject(victim, "DefaultPreemption", "preempted".to_owned());
+                }
                 for victim in &victims {
                     self.cluster.pod_mut(*victim).evicted_until_ms = self.now_ms + EVICTION_AWAITED_MS;
                 }
@@ -288,6 +267,9 @@ impl Scheduler {
         };
         let plugins = &self.configuration.profiles[plan.class.profile].plugins;
         for (enabled, memory) in plugins.iter().zip(&mut plan.memory) {
+            if !enabled.points.meets(ExtensionPoints::POST_FILTER) {
+                continue;
+            }
             match enabled.plugin.post_filter(&mut self.cluster, &unplaced, memory) {
                 PostFilterOutcome::Skipped => {}
                 outcome => return outcome,

@@ -4,19 +4,17 @@
 
 use crate::cluster::{Budget, ClassId, Cluster, NodeId, Placement, PodId, PodRecord};
 use crate::config::{Profile, SchedulerConfiguration};
-use crate::framework::{ClusterEvent, QueueKey};
-use crate::gang::Groups;
+use crate::framework::{ClusterEvent, ExtensionPoints, QueueKey};
+use crate::groups::Groups;
 use crate::intern::Sym;
 use crate::node::read_node;
+use crate::permit::WaitingPods;
 use crate::plan::Plans;
 use crate::pod::{PodKey, PodMatcher, PodReading, PodSignature, controller_name, read_labels, read_pod};
 use crate::queue::{BackOff, Queue, QueueLengths, Stage, mask_of};
 use crate::selector::LabelSelector;
-use crate::volumes::{read_claim, read_class, read_limits, read_volume};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1 as policy;
-use k8s_openapi::api::scheduling::v1beta1 as scheduling;
-use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -29,6 +27,7 @@ pub struct Scheduler {
     pub(crate) queue: Queue,
     pub(crate) plans: Plans,
     pub(crate) groups: Groups,
+    pub(crate) waiting: WaitingPods,
     pub(crate) now_ms: u64,
     pub(crate) decided: u64,
     pub(crate) window_start: usize,
@@ -60,6 +59,7 @@ impl Scheduler {
             cluster,
             plans: Plans::default(),
             groups: Groups::default(),
+            waiting: WaitingPods::default(),
             now_ms: 0,
             decided: 0,
             window_start: 0,
@@ -89,12 +89,13 @@ impl Scheduler {
 
     /// Whether `schedule_batch` has something to decide now.
     pub fn has_work(&self) -> bool {
-        self.queue.has_active()
+        self.queue.has_active() || self.waiting.has_settled()
     }
 
     /// When `schedule_batch` should be called again even if nothing happens (milliseconds, the caller's clock).
     pub fn next_wakeup_ms(&self) -> Option<u64> {
-        self.queue.next_wakeup_ms()
+        let timeout = self.waiting.next_timeout_ms();
+        timeout.into_iter().chain(self.queue.next_wakeup_ms()).min()
     }
 
     // ---- What happens in the cluster --------------------------------------------------------------------------------
@@ -214,95 +215,6 @@ impl Scheduler {
         }
     }
 
-    /// A claim was added or changed.
-    pub fn upsert_claim(&mut self, claim: &core::PersistentVolumeClaim) {
-        let (name, claim) = read_claim(&mut self.cluster.symbols, claim);
-        let changed = self.cluster.volumes_mut().set_claim(name, Some(claim));
-        self.storage_changed(changed);
-    }
-
-    /// A claim was removed.
-    pub fn remove_claim(&mut self, namespace: &str, name: &str) {
-        let name = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
-        let changed = self.cluster.volumes_mut().set_claim(name, None);
-        self.storage_changed(changed);
-    }
-
-    /// A volume was added or changed.
-    pub fn upsert_volume(&mut self, volume: &core::PersistentVolume) {
-        let (name, volume) = read_volume(&mut self.cluster.symbols, volume);
-        let changed = self.cluster.volumes_mut().set_volume(name, Some(volume));
-        self.storage_changed(changed);
-    }
-
-    /// A volume was removed.
-    pub fn remove_volume(&mut self, name: &str) {
-        let name = self.cluster.symbols.intern(name);
-        let changed = self.cluster.volumes_mut().set_volume(name, None);
-        self.storage_changed(changed);
-    }
-
-    /// A storage class was added or changed.
-    pub fn upsert_storage_class(&mut self, class: &storage::StorageClass) {
-        let (name, class) = read_class(&mut self.cluster.symbols, class);
-        let changed = self.cluster.volumes_mut().set_class(name, Some(class));
-        self.storage_changed(changed);
-    }
-
-    /// A storage class was removed.
-    pub fn remove_storage_class(&mut self, name: &str) {
-        let name = self.cluster.symbols.intern(name);
-        let changed = self.cluster.volumes_mut().set_class(name, None);
-        self.storage_changed(changed);
-    }
-
-    /// The drivers of a node were added or changed.
-    pub fn upsert_csi_node(&mut self, node: &storage::CSINode) {
-        let (name, limits) = read_limits(&mut self.cluster.symbols, node);
-        let changed = self.cluster.volumes_mut().set_limits(name, limits);
-        self.storage_changed(changed);
-    }
-
-    /// The drivers of a node are gone.
-    pub fn remove_csi_node(&mut self, name: &str) {
-        let name = self.cluster.symbols.intern(name);
-        let changed = self.cluster.volumes_mut().set_limits(name, Vec::new());
-        self.storage_changed(changed);
-    }
-
-    fn storage_changed(&mut self, changed: bool) {
-        if changed {
-            self.wake(&ClusterEvent::VolumesChanged);
-        }
-    }
-
-    /// A pod group was added or changed: the pods of a gang wait until enough of them are there, and are placed together.
-    pub fn upsert_group(&mut self, group: &scheduling::PodGroup) {
-        let namespace = group.metadata.namespace.as_deref().unwrap_or("default");
-        let name = group.metadata.name.as_deref().unwrap_or_default();
-        let gang = group.spec.scheduling_policy.gang.as_ref();
-        self.set_group(
-            namespace,
-            name,
-            gang.map_or(1, |gang| usize::try_from(gang.min_count).unwrap_or(1)),
-        );
-    }
-
-    /// The same without an API object: at least `pods_min` of the group are placed, or none.
-    pub fn set_group(&mut self, namespace: &str, name: &str, pods_min: usize) {
-        let group = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
-        if self.groups.set(group, Some(pods_min.max(1))) {
-            self.release_gang(group);
-            self.wake(&ClusterEvent::GroupChanged(group));
-        }
-    }
-
-    /// A pod group was removed: those of its pods that are still pending wait.
-    pub fn remove_group(&mut self, namespace: &str, name: &str) {
-        let group = self.cluster.symbols.intern(&format!("{namespace}/{name}"));
-        self.groups.set(group, None);
-    }
-
     /// A namespace was added or changed: its labels decide for terms with a namespace selector.
     pub fn upsert_namespace(&mut self, namespace: &core::Namespace) {
         let name = self
@@ -367,8 +279,8 @@ impl Scheduler {
         if !matches!(self.cluster.pod(id).placement, Placement::Assumed(_)) {
             return;
         }
-        self.cluster.lift(id);
-        self.unreserve(id);
+        self.give_up(id);
+        self.queue.bring_back(id, self.cluster.pod(id).attempts);
         self.queue.back_off(id, self.now_ms);
         let signature = self.cluster.signature(id).clone();
         self.wake(&ClusterEvent::PodLifted(&signature));
@@ -402,7 +314,7 @@ impl Scheduler {
         let node = self.cluster.node_place(name);
         self.cluster.hold_class_again(signature.0);
         let id = self.cluster.insert_pod(new_record(key, signature.0));
-        self.put_on(id, Placement::Bound(node));
+        self.put_on(id, node);
     }
 
     fn admit_pod(&mut self, key: PodKey, reading: PodReading) {
@@ -424,7 +336,7 @@ impl Scheduler {
         }
         if let Some(name) = reading.node {
             let node = self.cluster.node_place(name);
-            self.put_on(id, Placement::Bound(node));
+            self.put_on(id, node);
             return;
         }
         if let Some(node) = nominated.and_then(|name| self.cluster.node_id(name)) {
@@ -464,7 +376,7 @@ impl Scheduler {
         }
         if let Some(name) = reading.node {
             let node = self.cluster.node_place(name);
-            self.put_on(id, Placement::Bound(node));
+            self.put_on(id, node);
         } else if self.cluster.pod(id).placement == Placement::Pending {
             if reading.terminating {
                 self.queue.remove(id);
@@ -482,39 +394,24 @@ impl Scheduler {
         }
     }
 
-    /// Puts a pod on a node, takes it out of the queue, and tells the waiting pods.
-    pub(crate) fn put_on(&mut self, id: PodId, placement: Placement) {
+    /// Puts a bound pod on its node, takes it out of the queue, and tells the waiting pods.
+    fn put_on(&mut self, id: PodId, node: NodeId) {
+        let placement = Placement::Bound(node);
+        let assumed_here = self.cluster.pod(id).placement == Placement::Assumed(node);
         let moved = self.cluster.pod(id).placement.node() != placement.node();
         if self.cluster.pod(id).nominated == placement.node() {
             self.cluster.nominate(id, None);
         }
         self.cluster.place(id, placement);
         self.queue.remove(id);
+        self.waiting.remove(id);
         self.withdraw(id);
-        if let Placement::Assumed(node) = placement {
-            self.reserve(id, node);
-        }
         if moved {
             let signature = self.cluster.signature(id).clone();
             self.wake(&ClusterEvent::PodPlaced(&signature));
         }
-    }
-
-    /// Tells the plugins that a node was chosen for a pod.
-    pub(crate) fn reserve(&mut self, id: PodId, node: NodeId) {
-        let profile = self.profile_of(self.cluster.signature(id)).unwrap_or(0);
-        for enabled in &self.configuration.profiles[profile].plugins {
-            enabled.plugin.reserve(&mut self.cluster, id, node);
-        }
-    }
-
-    /// Tells the plugins that what they reserved is no longer needed.
-    pub(crate) fn unreserve(&mut self, id: PodId) {
-        let Some(profile) = self.profile_of(self.cluster.signature(id)) else {
-            return;
-        };
-        for enabled in &self.configuration.profiles[profile].plugins {
-            enabled.plugin.unreserve(&mut self.cluster, id);
+        if assumed_here {
+            self.post_bind(id, node);
         }
     }
 
@@ -535,8 +432,7 @@ impl Scheduler {
         }
         self.queue.remove(id);
         self.cluster.nominate(id, None);
-        self.cluster.lift(id);
-        self.unreserve(id);
+        self.give_up(id);
         self.cluster.delete_pod(id);
         if placed {
             self.wake(&ClusterEvent::PodLifted(&signature));
@@ -563,7 +459,10 @@ impl Scheduler {
             return;
         };
         let plugins = &self.configuration.profiles[profile].plugins;
-        if plugins.iter().any(|enabled| enabled.plugin.holds_back(gates).is_some()) {
+        let mut asked = plugins
+            .iter()
+            .filter(|enabled| enabled.points.meets(ExtensionPoints::PRE_ENQUEUE));
+        if asked.any(|enabled| enabled.plugin.holds_back(gates).is_some()) {
             self.queue.gate(id);
             return;
         }
@@ -577,8 +476,8 @@ impl Scheduler {
         }
     }
 
-    /// Queues the pods of a group that wait for it only, if enough are there.
-    fn release_gang(&mut self, group: Sym) {
+    /// Queues the pods of a group, and of those placed with it, that wait for it only, if enough are there.
+    pub(crate) fn release_gang(&mut self, group: Sym) {
         for pod in self.groups.released(group) {
             if self.queue.stage(pod) == Some(Stage::Gated) {
                 self.activate(pod);
@@ -639,6 +538,7 @@ fn new_record(key: PodKey, class: ClassId) -> PodRecord {
         nominated: None,
         evicted_until_ms: 0,
         started_ms: 0,
+        attempts: 0,
     }
 }
 
@@ -646,8 +546,10 @@ fn new_record(key: PodKey, class: ClassId) -> PodRecord {
 pub(crate) fn queue_key(profiles: &[Profile], cluster: &Cluster, pod: PodId, entered: u64) -> QueueKey {
     let signature = cluster.signature(pod);
     let plugins = profiles.first().map_or(&[][..], |profile| &profile.plugins);
-    plugins
+    let mut sorting = plugins
         .iter()
+        .filter(|enabled| enabled.points.meets(ExtensionPoints::QUEUE_SORT));
+    sorting
         .find_map(|enabled| enabled.plugin.queue_key(signature, entered))
         .unwrap_or(QueueKey(0, entered))
 }

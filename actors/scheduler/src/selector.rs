@@ -69,6 +69,21 @@ impl Requirement {
         }
     }
 
+    fn written(&self, symbols: &Symbols) -> serde_json::Value {
+        let texts = |values: &[Sym]| values.iter().map(|value| symbols.text(*value).to_string()).collect();
+        let (operator, values): (&str, Vec<String>) = match &self.operator {
+            Operator::In(values) => ("In", texts(values)),
+            Operator::NotIn(values) => ("NotIn", texts(values)),
+            Operator::Exists => ("Exists", Vec::new()),
+            Operator::DoesNotExist => ("DoesNotExist", Vec::new()),
+            Operator::Gt(bound) => ("Gt", vec![bound.to_string()]),
+            Operator::Lt(bound) => ("Lt", vec![bound.to_string()]),
+            // Matches nothing, as the original does.
+            Operator::Invalid => ("In", Vec::new()),
+        };
+        serde_json::json!({"key": &**symbols.text(self.key), "operator": operator, "values": values})
+    }
+
     /// Whether labels meet the requirement.
     pub fn matches(&self, symbols: &Symbols, labels: &[(Sym, Sym)]) -> bool {
         self.matches_value(symbols, label(labels, self.key))
@@ -163,6 +178,24 @@ impl NodeSelectorTerm {
         (!self.expressions.is_empty() || !self.name_fields.is_empty())
             && self.expressions.iter().all(|r| r.matches(symbols, labels))
             && self.name_fields.iter().all(|r| r.matches_value(symbols, Some(name)))
+    }
+
+    /// The term as the API writes it.
+    pub fn written(&self, symbols: &Symbols) -> serde_json::Value {
+        let list = |requirements: &[Requirement]| -> Vec<serde_json::Value> {
+            requirements
+                .iter()
+                .map(|requirement| requirement.written(symbols))
+                .collect()
+        };
+        let mut term = serde_json::json!({});
+        if !self.expressions.is_empty() {
+            term["matchExpressions"] = list(&self.expressions).into();
+        }
+        if !self.name_fields.is_empty() {
+            term["matchFields"] = list(&self.name_fields).into();
+        }
+        term
     }
 
     /// The node names to which the fields restrict the term, if they do.

@@ -13,6 +13,15 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;
 
+/// The labels of zones and regions, those of today first, each with the one that it replaced.
+pub const ZONE_LABELS: [(&str, &str); 2] = [
+    ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
+    (
+        "topology.kubernetes.io/region",
+        "failure-domain.beta.kubernetes.io/region",
+    ),
+];
+
 /// A volume that a pod uses.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum VolumeUse {
@@ -75,6 +84,8 @@ pub struct Volume {
     pub csi: Option<(Sym, Sym)>,
     /// It can still be bound.
     pub available: bool,
+    /// It has a label of a zone or region.
+    pub is_zoned: bool,
 }
 
 /// A StorageClass.
@@ -107,14 +118,30 @@ pub enum Promise {
     },
 }
 
+/// How much storage of a class there is for new volumes, and for which nodes (CSIStorageCapacity).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageCapacity {
+    /// The storage class.
+    pub class: Sym,
+    /// The nodes' labels; `None` is for no node.
+    pub nodes: Option<LabelSelector>,
+    /// The largest volume that can be made (bytes), if that is known.
+    pub bytes_max: Option<i64>,
+}
+
 /// The storage of the cluster.
 #[derive(Debug, Default)]
 pub struct Volumes {
     claims: FxHashMap<Sym, Claim>,
     volumes: BTreeMap<Sym, Volume>,
+    /// How many volumes have this driver and handle.
+    handles: FxHashMap<(Sym, Sym), u32>,
     classes: FxHashMap<Sym, StorageClass>,
     /// How many volumes of a driver a node can attach.
     limits: FxHashMap<Sym, Vec<(Sym, i64)>>,
+    /// Drivers that say how much storage they have.
+    counting_drivers: FxHashSet<Sym>,
+    capacities: BTreeMap<Sym, StorageCapacity>,
     promises: FxHashMap<Sym, (PodId, Promise)>,
     promised_volumes: FxHashSet<Sym>,
     promised_to: FxHashMap<PodId, Vec<Sym>>,
@@ -215,7 +242,27 @@ impl Volumes {
         changed
     }
 
+    /// If all that a claim decides is that one volume more is attached: its driver, or `None` if none attaches it. Its volume is
+    /// bound, can be reached from everywhere, and is nobody else's.
+    pub fn only_attaches(&self, name: Sym) -> Option<Option<Sym>> {
+        let claim = self.claims.get(&name)?;
+        let volume = self.volumes.get(&claim.volume.filter(|_| claim.bound)?)?;
+        let free = !claim.terminating && !claim.one_pod && volume.nodes.is_none() && !volume.is_zoned;
+        let alone = volume.csi.is_none_or(|handle| self.handles.get(&handle) == Some(&1));
+        (free && alone).then(|| volume.csi.map(|(driver, _)| driver))
+    }
+
     pub(crate) fn set_volume(&mut self, name: Sym, volume: Option<Volume>) -> bool {
+        if let Some(handle) = self.volumes.get(&name).and_then(|old| old.csi) {
+            let count = self.handles.entry(handle).or_default();
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.handles.remove(&handle);
+            }
+        }
+        if let Some(handle) = volume.as_ref().and_then(|new| new.csi) {
+            *self.handles.entry(handle).or_default() += 1;
+        }
         let changed = match volume {
             Some(volume) => self.volumes.insert(name, volume.clone()).as_ref() != Some(&volume),
             None => self.volumes.remove(&name).is_some(),
@@ -228,6 +275,34 @@ impl Volumes {
         let changed = match class {
             Some(class) => self.classes.insert(name, class.clone()).as_ref() != Some(&class),
             None => self.classes.remove(&name).is_some(),
+        };
+        self.version += u64::from(changed);
+        changed
+    }
+
+    /// The nodes for which a driver can make a volume of a class and size; `None` if it does not count its storage.
+    pub fn nodes_with_room(&self, driver: Sym, class: Sym, bytes: i64) -> Option<Vec<LabelSelector>> {
+        if bytes == 0 || !self.counting_drivers.contains(&driver) {
+            return None;
+        }
+        let of_class = self.capacities.values().filter(|capacity| capacity.class == class);
+        let sufficient = of_class.filter(|capacity| capacity.bytes_max.is_some_and(|most| most >= bytes));
+        Some(sufficient.filter_map(|capacity| capacity.nodes.clone()).collect())
+    }
+
+    pub(crate) fn set_driver(&mut self, name: Sym, counts_storage: bool) -> bool {
+        let changed = match counts_storage {
+            true => self.counting_drivers.insert(name),
+            false => self.counting_drivers.remove(&name),
+        };
+        self.version += u64::from(changed);
+        changed
+    }
+
+    pub(crate) fn set_capacity(&mut self, name: Sym, capacity: Option<StorageCapacity>) -> bool {
+        let changed = match capacity {
+            Some(capacity) => self.capacities.insert(name, capacity.clone()).as_ref() != Some(&capacity),
+            None => self.capacities.remove(&name).is_some(),
         };
         self.version += u64::from(changed);
         changed
@@ -366,6 +441,11 @@ pub fn read_volume(symbols: &mut Symbols, object: &core::PersistentVolume) -> (S
         access_modes: modes(symbols, spec.access_modes.as_ref()),
         mode: symbols.intern(spec.volume_mode.as_deref().unwrap_or("Filesystem")),
         labels: read_labels(symbols, object.metadata.labels.as_ref()),
+        is_zoned: object.metadata.labels.as_ref().is_some_and(|labels| {
+            ZONE_LABELS
+                .iter()
+                .any(|(today, before)| labels.contains_key(*today) || labels.contains_key(*before))
+        }),
         nodes,
         csi: spec
             .csi
@@ -421,4 +501,21 @@ pub fn read_limits(symbols: &mut Symbols, object: &storage::CSINode) -> (Sym, Ve
         symbols.intern(object.metadata.name.as_deref().unwrap_or_default()),
         limits,
     )
+}
+
+/// Reads how much storage there is; the first is `namespace/name`.
+pub fn read_capacity(symbols: &mut Symbols, object: &storage::CSIStorageCapacity) -> (Sym, StorageCapacity) {
+    // The largest single volume counts where it is known, the sum otherwise.
+    let most = object.maximum_volume_size.as_ref().or(object.capacity.as_ref());
+    let capacity = StorageCapacity {
+        class: symbols.intern(&object.storage_class_name),
+        nodes: object
+            .node_topology
+            .as_ref()
+            .map(|selector| LabelSelector::parse(symbols, selector)),
+        bytes_max: most.and_then(|amount| quantity::whole(&amount.0)),
+    };
+    let namespace = object.metadata.namespace.as_deref().unwrap_or("default");
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    (symbols.intern(&format!("{namespace}/{name}")), capacity)
 }

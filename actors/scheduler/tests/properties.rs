@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1 as core;
 use proptest::prelude::*;
 use scheduler::{Decision, PodKey, Preemption, Scheduler, SchedulerConfiguration, Stage};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 enum Event {
@@ -194,6 +194,7 @@ struct World {
     nodes: BTreeMap<String, core::Node>,
     pods: BTreeMap<PodKey, (PodShape, Option<String>)>,
     groups: BTreeMap<u8, usize>,
+    terminating: BTreeSet<PodKey>,
 }
 
 impl World {
@@ -309,12 +310,105 @@ fn check_binding(world: &World, shape: &PodShape, node: &str) -> Result<(), Test
             );
         }
     }
+    check_terms_of_others(world, shape, node)?;
+    check_affinity(world, shape, node)?;
+    check_spread(world, shape, node)?;
     if shape.kind == 11 {
         prop_assert_eq!(zone(node), Some("z1".to_owned()));
     }
     if shape.kind == 14 {
         prop_assert_eq!(node, "n1");
     }
+    Ok(())
+}
+
+fn zone_of(world: &World, node: &str) -> Option<String> {
+    world.nodes[node]
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("zone").cloned())
+}
+
+/// Pods on nodes that exist, with their nodes.
+fn placed(world: &World) -> impl Iterator<Item = (&PodKey, &PodShape, &str)> {
+    let with_node = world
+        .pods
+        .iter()
+        .filter_map(|(key, (shape, at))| Some((key, shape, at.as_deref()?)));
+    with_node.filter(|(_, _, at)| world.nodes.contains_key(*at))
+}
+
+/// Pods that run and want to be away from such a pod stay alone.
+fn check_terms_of_others(world: &World, shape: &PodShape, node: &str) -> Result<(), TestCaseError> {
+    for (key, other, at) in placed(world).filter(|(_, other, _)| other.app == shape.app) {
+        let same_zone = zone_of(world, at).is_some() && zone_of(world, at) == zone_of(world, node);
+        prop_assert!(other.kind != 1 || at != node, "{key} on {node} keeps it away");
+        prop_assert!(
+            other.kind != 2 || !same_zone,
+            "{key} in the zone of {node} keeps it away"
+        );
+    }
+    Ok(())
+}
+
+/// Required affinity: kind 3 to its own app by zone, kind 4 to a0 by host. The first of a group may go anywhere.
+fn check_affinity(world: &World, shape: &PodShape, node: &str) -> Result<(), TestCaseError> {
+    if shape.kind == 3 {
+        let zone = zone_of(world, node);
+        prop_assert!(zone.is_some(), "{node} has no zone");
+        let mates = placed(world).filter(|(_, other, _)| other.app == shape.app);
+        let zones: Vec<String> = mates.filter_map(|(_, _, at)| zone_of(world, at)).collect();
+        prop_assert!(
+            zones.is_empty() || zones.iter().any(|of| Some(of) == zone.as_ref()),
+            "{node} is far from its mates"
+        );
+    }
+    if shape.kind == 4 {
+        let hosts: Vec<&str> = placed(world)
+            .filter(|(_, other, _)| other.app == 0)
+            .map(|(_, _, at)| at)
+            .collect();
+        prop_assert!(
+            hosts.contains(&node) || (hosts.is_empty() && shape.app == 0),
+            "{node} has no pod of a0"
+        );
+    }
+    Ok(())
+}
+
+/// Hard spreading: kind 7 by zone with skew 1, kind 10 by zone with skew 2, kind 8 by host with skew 2.
+fn check_spread(world: &World, shape: &PodShape, node: &str) -> Result<(), TestCaseError> {
+    let (skew, by_zone) = match shape.kind {
+        7 => (1, true),
+        10 => (2, true),
+        8 => (2, false),
+        _ => return Ok(()),
+    };
+    let domain = |node: &str| {
+        if by_zone {
+            zone_of(world, node)
+        } else {
+            Some(node.to_owned())
+        }
+    };
+    let Some(own) = domain(node) else {
+        return Err(TestCaseError::fail(format!("{node} has no zone")));
+    };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for name in world.nodes.keys().filter_map(|name| domain(name)) {
+        counts.entry(name).or_default();
+    }
+    for (key, other, at) in placed(world) {
+        if other.app == shape.app
+            && !world.terminating.contains(key)
+            && let Some(count) = domain(at).and_then(|at| counts.get_mut(&at))
+        {
+            *count += 1;
+        }
+    }
+    let least = counts.values().min().copied().unwrap_or(0);
+    prop_assert!(counts[&own] + 1 - least <= skew, "{node}: {counts:?} is too uneven");
     Ok(())
 }
 
@@ -376,6 +470,12 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
             }
             Event::RemovePod(name) => {
                 world.pods.remove(&key(*name));
+                world.terminating.remove(&key(*name));
+            }
+            Event::Terminate(name) => {
+                if matches!(world.pods.get(&key(*name)), Some((_, Some(_)))) {
+                    world.terminating.insert(key(*name));
+                }
             }
             Event::Relabel { name, app } => {
                 if let Some((shape, _)) = world.pods.get_mut(&key(*name)) {
@@ -385,7 +485,7 @@ fn run(events: &[Event], seed: u64) -> Result<(), TestCaseError> {
             Event::Group { name, pods_min } => {
                 world.groups.insert(*name, usize::from(*pods_min));
             }
-            Event::Forget(_) | Event::Confirm(_) | Event::Terminate(_) | Event::Round { .. } => {}
+            Event::Forget(_) | Event::Confirm(_) | Event::Round { .. } => {}
             Event::Budget { .. } | Event::Service { .. } => {}
         }
         if let Event::Forget(name) = event {

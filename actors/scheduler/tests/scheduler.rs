@@ -96,6 +96,7 @@ fn pods_go_to_the_profile_that_they_name() {
         strategy: scheduler::plugins::node_resources_fit::ScoringStrategy::MostAllocated(
             scheduler::plugins::node_resources_fit::cpu_and_memory(),
         ),
+        ..Default::default()
     };
     let profiles = vec![
         Profile::with_default_plugins("default-scheduler"),
@@ -214,6 +215,20 @@ fn a_refused_pod_waits_for_an_event_that_helps_and_for_its_back_off() {
     assert_eq!(scheduler.next_wakeup_ms(), Some(now_ms + 300_000));
     assert_eq!(scheduler.schedule_batch(now_ms + 299_999, 10), []);
     assert_eq!(scheduler.schedule_batch(now_ms + 300_000, 10).len(), 1);
+}
+
+#[test]
+fn bindings_that_are_refused_again_and_again_back_off_longer() {
+    let mut scheduler = one_node();
+    scheduler.upsert_pod(&pod("a", json!({})));
+    let mut now_ms = 0;
+    for back_off_ms in [1_000, 2_000, 4_000, 8_000, 10_000] {
+        assert_eq!(bound(&scheduler.schedule_batch(now_ms, 10)).len(), 1);
+        scheduler.forget(&key("a"), now_ms);
+        let until_ms = now_ms + back_off_ms;
+        assert_eq!(scheduler.stage(&key("a")), Some(Stage::BackingOff { until_ms }));
+        now_ms = until_ms;
+    }
 }
 
 #[test]

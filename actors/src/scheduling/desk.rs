@@ -287,6 +287,8 @@ impl Desk {
             PreBind::ProvisionVolume { claim, node } => self.change_storage(feed::claim_key(claim)?, |value| {
                 ownership::annotate(value, "volume.kubernetes.io/selected-node", node);
             }),
+            // No plugin that runs here asks for it: ResourceClaims are not fed, and no plugin of a third party is registered.
+            PreBind::Patch(_) => None,
         }
     }
 

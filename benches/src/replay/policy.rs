@@ -181,7 +181,13 @@ impl<'a> Ours<'a> {
     }
 
     fn new(trace: &'a Trace, name: &'static str, strategy: ScoringStrategy, seed: u64) -> Self {
-        let profile = Profile::with_default_plugins("default-scheduler").replacing(NodeResourcesFit { strategy }, 1);
+        let profile = Profile::with_default_plugins("default-scheduler").replacing(
+            NodeResourcesFit {
+                strategy,
+                ..NodeResourcesFit::default()
+            },
+            1,
+        );
         let mut scheduler = Scheduler::new(SchedulerConfiguration {
             profiles: vec![profile],
             seed,

@@ -14,7 +14,7 @@ use crate::catalog::Selected;
 use crate::statistics::resident_bytes_max;
 use crate::workload::{BoundShare, Expectation, Opcode, StageRequirement, Step};
 use k8s_openapi::api::core::v1 as core;
-use scheduler::plugins::pod_topology_spread::PodTopologySpread;
+use scheduler::plugins::pod_topology_spread::{DefaultConstraints, PodTopologySpread};
 use scheduler::{
     Decision, PodKey, Profile, Scheduler, SchedulerConfiguration, Stage, Unschedulable, decision::Preemption,
 };
@@ -156,7 +156,12 @@ impl<'a> CoreWorld<'a> {
                 .filter(|enabled| enabled.plugin.name() == "PodTopologySpread")
                 .map(|enabled| enabled.weight)
                 .sum();
-            profile = profile.replacing(PodTopologySpread { system_defaults: false }, weight);
+            profile = profile.replacing(
+                PodTopologySpread {
+                    defaults: DefaultConstraints::List(Vec::new()),
+                },
+                weight,
+            );
         }
         let configuration = SchedulerConfiguration {
             profiles: vec![profile],

@@ -1,5 +1,5 @@
-//! ImageLocality (Score): prefers nodes that have the pod's images, by size and by how widely they are spread. No
-//! difference from kube-scheduler is intended, except that image volumes are not counted.
+//! ImageLocality (Score): prefers nodes that have the pod's images, by size and by how widely they are spread;
+//! image volumes count as containers do. No difference from kube-scheduler is intended.
 
 use crate::cluster::{ClassId, Cluster};
 use crate::framework::{Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Rule};

@@ -17,12 +17,16 @@ use crate::topology::{CounterId, CounterSpec, Eligible, NO_DOMAIN, TermId, TermK
 pub struct InterPodAffinity {
     /// The weight that a required affinity term of a running pod has in scoring nodes for the pods it wants near.
     pub hard_pod_affinity_weight: i64,
+    /// Whether the preferred (and required) terms of running pods are left out of the score of pods that prefer nothing
+    /// themselves.
+    pub ignore_preferred_terms_of_existing_pods: bool,
 }
 
 impl Default for InterPodAffinity {
     fn default() -> Self {
         Self {
             hard_pod_affinity_weight: 1,
+            ignore_preferred_terms_of_existing_pods: false,
         }
     }
 }
@@ -74,7 +78,10 @@ impl Plugin for InterPodAffinity {
         for (weight, term) in &signature.anti_affinity_preferred {
             preferred.push(counted(cluster, term, one(term), -i64::from(*weight)));
         }
-        let about = self.terms_about(cluster, class);
+        let mut about = self.terms_about(cluster, class);
+        if self.ignore_preferred_terms_of_existing_pods && preferred.is_empty() {
+            about.retain(|(_, _, weight)| weight.is_none());
+        }
         if about.is_empty() && affinity.is_empty() && anti_affinity.is_empty() && preferred.is_empty() {
             return Compiled::Skip;
         }

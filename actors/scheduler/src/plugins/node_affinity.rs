@@ -1,6 +1,6 @@
 //! NodeAffinity (PreFilter, Filter, Score): `spec.nodeSelector` and node affinity. Terms that name nodes by
-//! `metadata.name` restrict the search to these (DaemonSets). Differs from kube-scheduler in having no scheduler-enforced
-//! `addedAffinity`.
+//! `metadata.name` restrict the search to these (DaemonSets). `addedAffinity` of the profile holds for every pod. No difference
+//! from kube-scheduler is intended.
 
 use crate::cluster::{ClassId, Cluster, NodeId};
 use crate::diagnosis::Reason;
@@ -9,12 +9,22 @@ use crate::framework::{
 };
 use crate::intern::Sym;
 use crate::node::Node;
-use crate::pod::PodSignature;
+use crate::pod::{PodSignature, read_node_affinity};
+use crate::selector::{NodeRequirements, NodeSelectorTerm};
+use k8s_openapi::api::core::v1 as core;
 
 /// The plugin.
-pub struct NodeAffinity;
+#[derive(Default)]
+pub struct NodeAffinity {
+    /// Node affinity that every pod of the profile has on top of its own (`addedAffinity`).
+    pub added: Option<core::NodeAffinity>,
+}
 
 struct Affinity {
+    /// What the profile requires.
+    added: NodeRequirements,
+    /// What the pod and the profile prefer.
+    preferences: Vec<(i32, NodeSelectorTerm)>,
     filters: bool,
     scores: bool,
     only_nodes: Option<Vec<Sym>>,
@@ -44,17 +54,25 @@ impl Plugin for NodeAffinity {
         Reads::NOTHING
     }
 
-    fn compile(&self, _cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
+        let (added, added_preferences) = match &self.added {
+            Some(added) => read_node_affinity(&mut cluster.symbols, added),
+            None => (NodeRequirements::default(), Vec::new()),
+        };
         let only_nodes = names_required(signature);
         if only_nodes.as_ref().is_some_and(Vec::is_empty) {
             return Compiled::Refuse("pod affinity terms conflict".to_owned());
         }
-        let filters = !signature.node_requirements.is_empty();
-        let scores = !signature.node_preferences.is_empty();
+        let mut preferences = signature.node_preferences.clone();
+        preferences.extend(added_preferences);
+        let filters = !signature.node_requirements.is_empty() || !added.is_empty();
+        let scores = !preferences.is_empty();
         if !filters && !scores {
             return Compiled::Skip;
         }
         Compiled::Rule(Box::new(Affinity {
+            added,
+            preferences,
             filters,
             scores,
             only_nodes,
@@ -93,6 +111,10 @@ impl Rule for Affinity {
     }
 
     fn filter_node(&self, cx: &Context<'_>, node: &Node, reasons: &mut Reasons) -> Verdict {
+        if !self.added.matches(&cx.cluster.symbols, node.name, &node.reading.labels) {
+            reasons.say(Reason::Text("node(s) didn't match scheduler-enforced node affinity"));
+            return Verdict::NeverFits;
+        }
         if cx
             .signature
             .node_requirements
@@ -108,9 +130,8 @@ impl Rule for Affinity {
         if !self.scores {
             return;
         }
-        let weight = cx
-            .signature
-            .node_preferences
+        let weight = self
+            .preferences
             .iter()
             .filter(|(_, term)| term.matches(&cx.cluster.symbols, node.name, &node.reading.labels))
             .map(|(weight, _)| i64::from(*weight))

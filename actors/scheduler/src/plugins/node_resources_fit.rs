@@ -1,14 +1,13 @@
 //! NodeResourcesFit (Filter, Score): the pod's requests must fit into what the node's pods leave free, and the scoring
 //! strategy says which node is better: LeastAllocated, MostAllocated or RequestedToCapacityRatio. Requests of nominated
-//! pods of equal or higher priority count as taken. No difference from kube-scheduler is intended; ignored extended
-//! resources (`ignoredResources`) are not offered.
+//! pods of equal or higher priority count as taken. No difference from kube-scheduler is intended.
 
 use crate::cluster::{ClassId, Cluster};
 use crate::diagnosis::Reason;
 use crate::framework::{
     ClusterEvent, Compiled, Context, EventKinds, MAX_NODE_SCORE, Plugin, Reach, Reads, Reasons, Rule, Verdict,
 };
-use crate::intern::Sym;
+use crate::intern::{Sym, Symbols};
 use crate::node::{Node, NodeReading};
 use crate::pod::PodSignature;
 use crate::resources::Resources;
@@ -87,17 +86,41 @@ pub enum ScoringStrategy {
 pub struct NodeResourcesFit {
     /// The scoring strategy.
     pub strategy: ScoringStrategy,
+    /// Extended resources that need not fit: somebody else looks after them.
+    pub ignored_resources: Vec<String>,
+    /// The same by group, what is before the slash: `example.com` for `example.com/gpu`.
+    pub ignored_resource_groups: Vec<String>,
 }
 
 impl Default for NodeResourcesFit {
     fn default() -> Self {
         Self {
             strategy: ScoringStrategy::LeastAllocated(cpu_and_memory()),
+            ignored_resources: Vec::new(),
+            ignored_resource_groups: Vec::new(),
         }
     }
 }
 
+impl NodeResourcesFit {
+    /// The extended resources that the pod asks for and that must fit.
+    fn extended(&self, symbols: &Symbols, signature: &PodSignature) -> Vec<(Sym, i64)> {
+        let ignored = |name: &str| {
+            // Huge pages and attachable volumes are not extended resources, whatever the lists say.
+            let extended = name.contains('/') && !name.starts_with("kubernetes.io/") && !name.starts_with("requests.");
+            let group = name.split('/').next().unwrap_or_default();
+            extended
+                && (self.ignored_resources.iter().any(|other| other == name)
+                    || self.ignored_resource_groups.iter().any(|other| other == group))
+        };
+        let asked = signature.requests.extended.iter().copied();
+        asked.filter(|(name, _)| !ignored(symbols.text(*name))).collect()
+    }
+}
+
 struct Fit {
+    /// The extended resources that must fit.
+    extended: Vec<(Sym, i64)>,
     curve: Curve,
     resources: Vec<(ScoredResource, i64)>,
 }
@@ -117,7 +140,8 @@ impl Plugin for NodeResourcesFit {
         Reads::NOTHING
     }
 
-    fn compile(&self, cluster: &mut Cluster, _class: ClassId, _signature: &PodSignature) -> Compiled {
+    fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
+        let extended = self.extended(&cluster.symbols, signature);
         let (curve, weights) = match &self.strategy {
             ScoringStrategy::LeastAllocated(weights) => (Curve::Least, weights),
             ScoringStrategy::MostAllocated(weights) => (Curve::Most, weights),
@@ -133,7 +157,11 @@ impl Plugin for NodeResourcesFit {
             .iter()
             .map(|w| (ScoredResource::named(cluster, &w.name), w.weight))
             .collect();
-        Compiled::Rule(Box::new(Fit { curve, resources }))
+        Compiled::Rule(Box::new(Fit {
+            extended,
+            curve,
+            resources,
+        }))
     }
 
     fn hears(&self) -> EventKinds {
@@ -142,12 +170,13 @@ impl Plugin for NodeResourcesFit {
             .and(EventKinds::POD_CHANGED)
     }
 
-    fn may_help(&self, _cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
+    fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
+        let could_hold = |reading| could_hold(reading, signature, &self.extended(&cluster.symbols, signature));
         match event {
-            ClusterEvent::NodeAdded(node) => could_hold(&node.reading, signature),
+            ClusterEvent::NodeAdded(node) => could_hold(&node.reading),
             ClusterEvent::NodeChanged { before, node } => {
                 let same = before.allocatable == node.reading.allocatable && before.pods_max == node.reading.pods_max;
-                !same && could_hold(&node.reading, signature)
+                !same && could_hold(&node.reading)
             }
             // Whatever leaves frees at least a place for one pod.
             ClusterEvent::PodLifted(_) => true,
@@ -158,14 +187,13 @@ impl Plugin for NodeResourcesFit {
 }
 
 /// Whether an empty node would have room.
-fn could_hold(reading: &NodeReading, signature: &PodSignature) -> bool {
+fn could_hold(reading: &NodeReading, signature: &PodSignature, extended: &[(Sym, i64)]) -> bool {
     let (have, want) = (&reading.allocatable, &signature.requests);
     reading.pods_max >= 1
         && have.cpu_milli >= want.cpu_milli
         && have.memory_bytes >= want.memory_bytes
         && have.ephemeral_bytes >= want.ephemeral_bytes
-        && want
-            .extended
+        && extended
             .iter()
             .all(|(name, amount)| have.extended_amount(*name) >= *amount)
 }
@@ -224,7 +252,7 @@ impl Rule for Fit {
             promised.ephemeral_bytes,
             disk,
         );
-        for (name, amount) in &want.extended {
+        for (name, amount) in &self.extended {
             let amounts = [have, taken, &promised].map(|resources| resources.extended_amount(*name));
             check(*amount, amounts[0], amounts[1], amounts[2], Reason::Insufficient(*name));
         }
@@ -402,6 +430,7 @@ mod tests {
             let profile = Profile::with_default_plugins("default-scheduler").replacing(
                 NodeResourcesFit {
                     strategy: strategy.clone(),
+                    ..NodeResourcesFit::default()
                 },
                 1,
             );

@@ -1,6 +1,6 @@
 //! PodTopologySpread (PreFilter, Filter, Score): topology spread constraints, with minDomains, matchLabelKeys and the node
-//! inclusion policies; pods without constraints get the default ones (hosts with maxSkew 3, zones with maxSkew 5,
-//! ScheduleAnyway) for the pods that the same Services and controller select.
+//! inclusion policies; pods without constraints get the default ones (the system's, or a list of the profile) for the pods
+//! that the same Services and controller select.
 //!
 //! Reads counts by domain that the cluster state keeps. Differs from kube-scheduler in two things: pods that are nominated
 //! but not bound do not count; and nodes that share a `kubernetes.io/hostname` label are one domain, where kube-scheduler
@@ -15,20 +15,26 @@ use crate::node::Node;
 use crate::pod::{PodSignature, SpreadConstraint};
 use crate::selector::label;
 use crate::topology::{CounterId, CounterSpec, Eligible, NO_DOMAIN, TopologyId, matcher_matches};
+use k8s_openapi::api::core::v1 as core;
 
 const HOST: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// The plugin.
-pub struct PodTopologySpread {
-    /// Whether pods without constraints are spread (Kubernetes' `defaultingType: System`).
-    pub system_defaults: bool,
+/// The constraints of pods that have none themselves, for the pods that the same Services and controller select.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum DefaultConstraints {
+    /// Hosts with maxSkew 3 and zones with maxSkew 5, ScheduleAnyway. Nodes without one of the labels are scored by the other.
+    #[default]
+    System,
+    /// These, which have no labelSelector. An empty list spreads nothing.
+    List(Vec<core::TopologySpreadConstraint>),
 }
 
-impl Default for PodTopologySpread {
-    fn default() -> Self {
-        Self { system_defaults: true }
-    }
+/// The plugin.
+#[derive(Default)]
+pub struct PodTopologySpread {
+    /// The constraints of pods that have none themselves.
+    pub defaults: DefaultConstraints,
 }
 
 /// A constraint with the count that it reads.
@@ -50,7 +56,7 @@ struct Spread {
 
 impl PodTopologySpread {
     fn defaults(&self, cluster: &mut Cluster, signature: &PodSignature) -> Vec<SpreadConstraint> {
-        if !self.system_defaults {
+        if self.spreads_nothing() {
             return Vec::new();
         }
         let Some(matcher) = cluster.default_spread_matcher(signature) else {
@@ -65,8 +71,26 @@ impl PodTopologySpread {
             honor_affinity: true,
             honor_taints: false,
         };
-        let (host, zone) = (cluster.symbols.intern(HOST), cluster.symbols.intern(ZONE));
-        vec![constraint(host, 3), constraint(zone, 5)]
+        match &self.defaults {
+            DefaultConstraints::System => {
+                let (host, zone) = (cluster.symbols.intern(HOST), cluster.symbols.intern(ZONE));
+                vec![constraint(host, 3), constraint(zone, 5)]
+            }
+            DefaultConstraints::List(list) => list
+                .iter()
+                .map(|given| SpreadConstraint {
+                    hard: given.when_unsatisfiable != "ScheduleAnyway",
+                    min_domains: given.min_domains.unwrap_or(1),
+                    honor_affinity: given.node_affinity_policy.as_deref() != Some("Ignore"),
+                    honor_taints: given.node_taints_policy.as_deref() == Some("Honor"),
+                    ..constraint(cluster.symbols.intern(&given.topology_key), given.max_skew)
+                })
+                .collect(),
+        }
+    }
+
+    fn spreads_nothing(&self) -> bool {
+        matches!(&self.defaults, DefaultConstraints::List(list) if list.is_empty())
     }
 }
 
@@ -77,8 +101,7 @@ impl Plugin for PodTopologySpread {
 
     fn reads(&self, cluster: &Cluster, signature: &PodSignature) -> Reads {
         if signature.spread.is_empty() {
-            let matcher = self
-                .system_defaults
+            let matcher = (!self.spreads_nothing())
                 .then(|| cluster.default_spread_matcher(signature))
                 .flatten();
             return matcher.map_or(Reads::NOTHING, Reads::Matcher);
@@ -102,7 +125,8 @@ impl Plugin for PodTopologySpread {
         if constraints.is_empty() {
             return Compiled::Skip;
         }
-        let all_labels = !signature.spread.is_empty();
+        // Only the defaults of the system let nodes without a zone be spread by host.
+        let all_labels = !signature.spread.is_empty() || self.defaults != DefaultConstraints::System;
         let counted = |cluster: &mut Cluster, hard: bool| {
             let chosen: Vec<&SpreadConstraint> = constraints.iter().filter(|c| c.hard == hard).collect();
             let keys: Vec<TopologyId> = chosen
@@ -128,6 +152,10 @@ impl Plugin for PodTopologySpread {
     }
 
     fn may_help(&self, cluster: &Cluster, event: &ClusterEvent<'_>, signature: &PodSignature) -> bool {
+        // Refused by default constraints, which depend on Services: any event may help.
+        if signature.spread.is_empty() {
+            return true;
+        }
         let hard = || signature.spread.iter().filter(|constraint| constraint.hard);
         let counts = |pod: &PodSignature| {
             hard().any(|c| matcher_matches(&cluster.symbols, cluster.namespaces(), &c.matcher, pod))
@@ -248,15 +276,12 @@ impl Rule for Spread {
             let size = if constraint.is_host {
                 taking_part().map(|(_, nodes)| nodes as usize).sum()
             } else if cx.cluster.topology().key(constraint.key).is_per_node() {
-                taking_part()
-                    .filter(|(soft, _)| soft[at] != MISSING)
-                    .map(|(_, nodes)| nodes as usize)
-                    .sum()
+                let labelled = taking_part().filter(|(soft, _)| soft[at] != MISSING);
+                let unlabelled = taking_part().any(|(soft, _)| soft[at] == MISSING);
+                labelled.map(|(_, nodes)| nodes as usize).sum::<usize>() + usize::from(unlabelled)
             } else {
-                let mut domains: Vec<i64> = taking_part()
-                    .map(|(soft, _)| soft[at])
-                    .filter(|d| *d != MISSING)
-                    .collect();
+                // Nodes without the label, where they take part, are one more domain, as in kube-scheduler.
+                let mut domains: Vec<i64> = taking_part().map(|(soft, _)| soft[at]).collect();
                 domains.sort_unstable();
                 domains.dedup();
                 domains.len()

@@ -2,16 +2,22 @@
 //! its unbound claims are or can be made. Choosing a node promises volumes to the claims; the promises are part of the
 //! binding (`Binding::pre_bind`), and whoever carries it out fulfils them first.
 //!
-//! Differs from kube-scheduler: no storage capacity tracking (CSIStorageCapacity) and no scoring by capacity.
+//! Differs from kube-scheduler: nodes are not scored by storage capacity.
 
-use crate::cluster::{ClassId, Cluster, NodeId, PodId};
+use crate::cluster::{ClassId, Cluster, PodId};
+use crate::decision::PreBind;
 use crate::diagnosis::Reason;
-use crate::framework::{ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Verdict};
+use crate::framework::{
+    Assignment, ClusterEvent, Compiled, Context, EventKinds, Plugin, Reach, Reads, Reasons, Rule, Verdict,
+};
 use crate::intern::{Sym, Symbols};
 use crate::node::Node;
 use crate::pod::PodSignature;
-use crate::selector::NodeSelectorTerm;
+use crate::selector::{LabelSelector, NodeSelectorTerm};
 use crate::volumes::{Claim, Promise, Volume, VolumeUse};
+
+const NO_VOLUMES: &str = "node(s) didn't find available persistent volumes to bind";
+const NO_ROOM: &str = "node(s) did not have enough free storage";
 
 /// The plugin.
 pub struct VolumeBinding;
@@ -23,6 +29,8 @@ struct Unbound {
     candidates: Vec<(Sym, Option<Vec<NodeSelectorTerm>>)>,
     /// Where a volume can be made for it: any of these, everywhere if empty; `None` if nobody makes one.
     makes: Option<Vec<NodeSelectorTerm>>,
+    /// Where there is room to make one: any of these; `None` if that is not counted.
+    room: Option<Vec<LabelSelector>>,
     /// The node for which one is being made already.
     selected_node: Option<Sym>,
 }
@@ -111,6 +119,9 @@ fn claims(cluster: &Cluster, signature: &PodSignature) -> Result<Claims, String>
                 .into_iter()
                 .map(|(_, volume, nodes)| (volume, nodes))
                 .collect(),
+            room: class
+                .and_then(|class| class.provisioner)
+                .and_then(|driver| volumes.nodes_with_room(driver, claim.class, claim.request_bytes)),
             makes: class
                 .filter(|class| class.provisioner.is_some())
                 .map(|class| class.topologies.clone()),
@@ -121,12 +132,12 @@ fn claims(cluster: &Cluster, signature: &PodSignature) -> Result<Claims, String>
 }
 
 impl Claims {
-    /// What would be promised on a node, or nothing if some claim finds no volume there. Each volume is promised once.
-    fn promises(&self, symbols: &Symbols, node: &Node) -> Option<Vec<Promise>> {
+    /// What would be promised on a node, or why some claim finds no volume there. Each volume is promised once.
+    fn promises(&self, symbols: &Symbols, node: &Node) -> Result<Vec<Promise>, &'static str> {
         let mut promises: Vec<Promise> = Vec::new();
         for unbound in &self.unbound {
             if unbound.selected_node.is_some_and(|selected| selected != node.name) {
-                return None;
+                return Err(NO_VOLUMES);
             }
             let claim = unbound.claim;
             let is_free = |name: Sym| {
@@ -142,13 +153,18 @@ impl Claims {
                 .makes
                 .as_ref()
                 .is_some_and(|t| t.is_empty() || reaches(symbols, t, node));
+            let has_room = unbound
+                .room
+                .as_ref()
+                .is_none_or(|room| room.iter().any(|nodes| nodes.matches(symbols, &node.reading.labels)));
             promises.push(match found {
                 Some((volume, _)) => Promise::Bind { claim, volume: *volume },
+                None if makes && !has_room => return Err(NO_ROOM),
                 None if makes => Promise::Provision { claim, node: node.name },
-                None => return None,
+                None => return Err(NO_VOLUMES),
             });
         }
-        Some(promises)
+        Ok(promises)
     }
 }
 
@@ -180,22 +196,43 @@ impl Plugin for VolumeBinding {
         }
     }
 
-    fn reserve(&self, cluster: &mut Cluster, pod: PodId, node: NodeId) {
-        let signature = cluster.signature(pod).clone();
+    fn reserve(&self, cluster: &mut Cluster, assignment: Assignment) -> Result<(), String> {
+        let signature = cluster.signature(assignment.pod).clone();
         if signature.volumes.is_empty() {
-            return;
+            return Ok(());
         }
         let promises = match claims(cluster, &signature) {
-            Ok(read) => read.promises(&cluster.symbols, cluster.node(node)).unwrap_or_default(),
+            Ok(read) => read
+                .promises(&cluster.symbols, cluster.node(assignment.node))
+                .unwrap_or_default(),
             Err(_) => Vec::new(),
         };
         if !promises.is_empty() {
-            cluster.volumes_mut().keep(pod, promises);
+            cluster.volumes_mut().keep(assignment.pod, promises);
         }
+        Ok(())
     }
 
     fn unreserve(&self, cluster: &mut Cluster, pod: PodId) {
         cluster.volumes_mut().release(pod);
+    }
+
+    fn pre_bind(&self, cluster: &Cluster, assignment: Assignment) -> Result<Vec<PreBind>, String> {
+        let text = |sym| cluster.symbols.text(sym).clone();
+        let steps = cluster
+            .volumes()
+            .promises_to(assignment.pod)
+            .map(|promise| match promise {
+                Promise::Bind { claim, volume } => PreBind::BindVolume {
+                    claim: text(claim),
+                    volume: text(volume),
+                },
+                Promise::Provision { claim, node } => PreBind::ProvisionVolume {
+                    claim: text(claim),
+                    node: text(node),
+                },
+            });
+        Ok(steps.collect())
     }
 }
 
@@ -216,11 +253,13 @@ impl Rule for Claims {
             reasons.say(Reason::Text("node(s) didn't match PersistentVolume's node affinity"));
             return Verdict::NeverFits;
         }
-        if self.promises(symbols, node).is_none() {
-            reasons.say(Reason::Text("node(s) didn't find available persistent volumes to bind"));
-            return Verdict::NeverFits;
+        match self.promises(symbols, node) {
+            Ok(_) => Verdict::Fits,
+            Err(words) => {
+                reasons.say(Reason::Text(words));
+                Verdict::NeverFits
+            }
         }
-        Verdict::Fits
     }
 }
 
@@ -386,5 +425,60 @@ mod tests {
         );
         // A second pod with the claim follows the first.
         assert_eq!(bench.place(using("q", "c")), "b1");
+    }
+
+    #[test]
+    fn volumes_are_made_where_there_is_room_if_the_driver_counts_it() {
+        let mut bench = zones();
+        waiting_class(&mut bench, "disk.example.com", json!([]));
+        late_claim(&mut bench, "c", "5Gi");
+        let driver =
+            |counts: bool| json!({"metadata": {"name": "disk.example.com"}, "spec": {"storageCapacity": counts}});
+        let capacity = |zone: &str, over: Value| {
+            let mut capacity = json!({"metadata": {"name": zone, "namespace": "default"}, "storageClassName": "late",
+                "nodeTopology": {"matchLabels": {"zone": zone}}});
+            over.as_object()
+                .expect("an object")
+                .iter()
+                .for_each(|(key, value)| capacity[key] = value.clone());
+            serde_json::from_value(capacity).expect("well-formed")
+        };
+        let feasible = |bench: &mut Bench| {
+            let evaluation = bench
+                .scheduler
+                .evaluate(&using("p", "c").pod())
+                .expect("scheduled here");
+            evaluation
+                .feasible
+                .iter()
+                .map(|node| node.node.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(feasible(&mut bench), ["a1", "b1"]);
+        bench
+            .scheduler
+            .upsert_csi_driver(&serde_json::from_value(driver(true)).expect("well-formed"));
+        assert!(feasible(&mut bench).is_empty());
+        assert!(
+            bench
+                .why_not(using("p", "c"))
+                .contains("2 node(s) did not have enough free storage")
+        );
+        bench
+            .scheduler
+            .upsert_storage_capacity(&capacity("a", json!({"capacity": "10Gi"})));
+        bench
+            .scheduler
+            .upsert_storage_capacity(&capacity("b", json!({"capacity": "10Gi", "maximumVolumeSize": "4Gi"})));
+        assert_eq!(feasible(&mut bench), ["a1"]);
+        bench
+            .scheduler
+            .upsert_storage_capacity(&capacity("b", json!({"maximumVolumeSize": "5Gi"})));
+        bench.scheduler.remove_storage_capacity("default", "a");
+        assert_eq!(feasible(&mut bench), ["b1"]);
+        bench
+            .scheduler
+            .upsert_csi_driver(&serde_json::from_value(driver(false)).expect("well-formed"));
+        assert_eq!(feasible(&mut bench), ["a1", "b1"]);
     }
 }

@@ -8,16 +8,7 @@ use crate::intern::Sym;
 use crate::node::Node;
 use crate::pod::PodSignature;
 use crate::selector::label;
-use crate::volumes::VolumeUse;
-
-/// The labels, those of today first, each with the one that it replaced.
-const LABELS: [(&str, &str); 2] = [
-    ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone"),
-    (
-        "topology.kubernetes.io/region",
-        "failure-domain.beta.kubernetes.io/region",
-    ),
-];
+use crate::volumes::{VolumeUse, ZONE_LABELS};
 
 /// The plugin.
 pub struct VolumeZone;
@@ -40,7 +31,7 @@ impl Plugin for VolumeZone {
     fn compile(&self, cluster: &mut Cluster, _class: ClassId, signature: &PodSignature) -> Compiled {
         let mut required = Vec::new();
         let mut all_labels = Vec::new();
-        for (today, before) in LABELS {
+        for (today, before) in ZONE_LABELS {
             let pair = (cluster.symbols.intern(today), cluster.symbols.intern(before));
             all_labels.extend([pair.0, pair.1]);
             for volume in &signature.volumes {
