@@ -86,10 +86,12 @@ pub async fn ask_members(
             };
             ask_one(transport.clone(), id, name, ask)
         });
-        for answer in futures::future::join_all(answers).await.into_iter().flatten() {
-            if answer {
-                standing.set_removed(true);
-            }
+        let answers: Vec<bool> = futures::future::join_all(answers).await.into_iter().flatten().collect();
+        // One that knows of the removal is enough: it was agreed. The others may lag behind.
+        if answers.contains(&true) {
+            standing.set_removed(true);
+        }
+        if !answers.is_empty() {
             return;
         }
         sleep(ASK_PAUSE).await;
