@@ -91,7 +91,7 @@ pub async fn run<D: Door>(
     let begun = Instant::now();
     for (at, step) in case.workload.steps.iter().enumerate() {
         match step.opcode {
-            Opcode::CreateNodes => create_nodes(&maker, at, step, case, &door, &mut books).await?,
+            Opcode::CreateNodes => create_nodes(&maker, at, step, case, options, &door, &mut books).await?,
             Opcode::CreateNamespaces => create_namespaces(&maker, step, case, &door, &mut books).await?,
             Opcode::CreatePods => {
                 let namespace = step.namespace.clone().unwrap_or_else(|| format!("namespace-{at}"));
@@ -178,6 +178,7 @@ async fn create_nodes<D: Door>(
     at: usize,
     step: &Step,
     case: &Selected,
+    options: &RunOptions,
     door: &Arc<D>,
     books: &mut Books,
 ) -> Result<(), CaseError> {
@@ -190,7 +191,7 @@ async fn create_nodes<D: Door>(
             .log
             .push(Event::Node(Arc::new(maker.node(at, step, index, count)?)));
     }
-    send(door, prepared, 4).await?;
+    send(door, prepared, options.clients).await?;
     Ok(())
 }
 
