@@ -306,6 +306,19 @@ fn decisions_are_the_same_for_one_thread_and_two_and_for_every_run_of_a_seed() {
         assert_eq!(run(&case, &options(7, 1)).digest, first, "{workload}: a second run");
         assert_eq!(run(&case, &options(7, 2)).digest, first, "{workload}: two threads");
     }
+    // As many nodes as it takes for the work to be shared out among threads, and pods of which no two are alike.
+    let mut case = one("SchedulingWithExtendedResource", "5000pods_5000nodes").small();
+    case.case
+        .params
+        .extend([("nodes".to_owned(), 3000), ("measuredPods".to_owned(), 200)]);
+    let digest = |threads| {
+        let options = RunOptions {
+            threads,
+            ..RunOptions::default()
+        };
+        run(&case, &options).digest
+    };
+    assert_eq!(digest(1), digest(4), "four threads over 3,000 nodes");
     let case = one("SchedulingBasic", "5000Nodes_10000Pods").small();
     let digests: std::collections::BTreeSet<_> = (0..8)
         .map(|seed| {

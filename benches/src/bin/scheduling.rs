@@ -59,7 +59,7 @@ struct Arguments {
     /// Decides between equally good nodes.
     #[arg(long, global = true, default_value_t = 0)]
     seed: u64,
-    /// Threads: in depth `core` a second one makes the objects; in the others those of the runtime.
+    /// Threads: at depth `core` the scheduler's (and, beside them, one that makes objects); at the others the runtime's.
     #[arg(long, global = true, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
     /// Runs every case so often; the table shows the run with the median throughput.

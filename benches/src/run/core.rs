@@ -166,6 +166,7 @@ impl<'a> CoreWorld<'a> {
         let configuration = SchedulerConfiguration {
             profiles: vec![profile],
             seed: options.seed,
+            parallelism: options.threads,
             ..SchedulerConfiguration::default()
         };
         Self {

@@ -17,7 +17,8 @@ use crate::template::TemplateError;
 pub struct RunOptions {
     /// Decides between equally good nodes.
     pub seed: u64,
-    /// Threads that make objects ahead of the scheduler (`core`), or that the runtime has (`store`, `api`).
+    /// At depth `core` the scheduler's threads, and with more than one another that makes objects ahead of it; the runtime's at
+    /// the other depths.
     pub threads: usize,
     /// Pods that arrive between two rounds, and the most that one round decides for. The scheduler's actor has 512.
     pub round: usize,
