@@ -1,0 +1,64 @@
+//! The plugins in upstream's order, and how they are run: first those that change the object, then, after the object was
+//! defaulted and validated, those that only say yes or no.
+
+use api::status::Status;
+
+use crate::facts::Facts;
+use crate::review::{Attributes, Review};
+
+/// An admission plugin.
+pub trait Plugin: Sync {
+    /// Its name upstream.
+    fn name(&self) -> &'static str;
+
+    /// Whether it has to do with such a request at all.
+    fn concerns(&self, attributes: &Attributes<'_>) -> bool;
+
+    /// Changes the object, or refuses it.
+    fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+        let _ = (review, facts);
+        Ok(())
+    }
+
+    /// Refuses the object, which no plugin changes any more. Warnings and charges may be added.
+    fn validate(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+        let _ = (review, facts);
+        Ok(())
+    }
+}
+
+/// The plugins that are on, in the order in which Kubernetes runs them.
+pub static PLUGINS: &[&dyn Plugin] = &[
+    &crate::namespace_lifecycle::NamespaceLifecycle,
+    &crate::limit_ranger::LimitRanger,
+    &crate::service_account::ServiceAccount,
+    &crate::pod_security::PodSecurity,
+    &crate::priority::Priority,
+    &crate::default_toleration_seconds::DefaultTolerationSeconds,
+    &crate::storage_object_in_use_protection::StorageObjectInUseProtection,
+    &crate::default_storage_class::DefaultStorageClass,
+    &crate::persistent_volume_claim_resize::PersistentVolumeClaimResize,
+    &crate::runtime_class::RuntimeClass,
+    &crate::default_ingress_class::DefaultIngressClass,
+    &crate::resource_quota::ResourceQuota,
+];
+
+/// Runs the plugins that change the object.
+pub fn admit(review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+    for plugin in PLUGINS {
+        if plugin.concerns(&review.attributes) {
+            plugin.admit(review, facts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the plugins that only judge.
+pub fn validate(review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+    for plugin in PLUGINS {
+        if plugin.concerns(&review.attributes) {
+            plugin.validate(review, facts)?;
+        }
+    }
+    Ok(())
+}
