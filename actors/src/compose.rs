@@ -47,6 +47,7 @@ pub fn create(
         user: USER,
         groups: &[],
         duplicate_fields: &[],
+        admission: None,
     };
     let written = api::write::prepare_create(kind, namespace, value, &context)
         .map_err(|status| ComposeError::Invalid(status.message.clone()))?;

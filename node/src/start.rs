@@ -268,6 +268,12 @@ fn start_gateway(
         }),
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
         service_range,
+        admission: admission::Settings {
+            unreachable_toleration_seconds: i64::from(config.unreachable_toleration_seconds),
+            mount_tokens: false,
+            ..admission::Settings::default()
+        },
+        cluster_ca: settled.identity.authority_pem.clone(),
         address: config.https_address().to_string(),
         version: BuildVersion {
             git_version: machine::kubernetes_version(),

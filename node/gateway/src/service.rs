@@ -17,6 +17,7 @@ use crate::accept::{Form, negotiate};
 use crate::access::authorize;
 use crate::addresses::AddressRange;
 use crate::logs;
+use crate::policy::Policy;
 use crate::read;
 use crate::request::{ApiRequest, ApiResponse, User};
 use crate::route::{Route, Target, route, verb};
@@ -37,6 +38,10 @@ pub struct ApiConfig {
     pub admin: Arc<dyn AdminDoor>,
     /// The range of cluster addresses.
     pub service_range: AddressRange,
+    /// What the operator sets for admission plugins.
+    pub admission: admission::Settings,
+    /// The certificate of the cluster's CA, PEM.
+    pub cluster_ca: String,
     /// The address and port of this node's API.
     pub address: String,
     /// What `/version` says.
@@ -58,11 +63,13 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API over a store.
+    /// An API over a store. From now on it follows the policy objects, on the runtime that this is called on.
     pub fn new(config: ApiConfig) -> Api {
         let writer = Writer {
             store: Arc::clone(&config.store),
             service_range: config.service_range,
+            policy: Policy::start(Arc::clone(&config.store), config.admission),
+            cluster_ca: config.cluster_ca.clone(),
         };
         Api { config, writer }
     }
@@ -279,7 +286,7 @@ fn aggregated_discovery(document: &Value) -> ApiResponse {
 }
 
 /// A version 4 uuid from random bits.
-fn uuid(bits: u128) -> String {
+pub(crate) fn uuid(bits: u128) -> String {
     let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{bits:032x}");
     format!(

@@ -48,6 +48,8 @@ fn api_over(store: Arc<MemoryStore>) -> Api {
         nodes: Arc::new(NoDoors),
         admin: Arc::new(NoDoors),
         service_range: AddressRange::parse("10.96.0.0/24").unwrap(),
+        admission: admission::Settings::default(),
+        cluster_ca: "-----BEGIN CERTIFICATE-----".into(),
         address: "10.0.0.1:6443".into(),
         version: Default::default(),
         now: Arc::new(|| UnixMillis(1_800_000_000_000)),
@@ -176,14 +178,15 @@ async fn lists_are_paged_selected_and_consistent() {
     let (_, first) = call(&api, "GET", &format!("{MAPS}?limit=2"), Value::Null).await;
     assert_eq!(
         (names(&first), &first["metadata"]["remainingItemCount"]),
-        (vec!["m0".into(), "m1".into()], &json!(3))
+        (vec!["kube-root-ca.crt".into(), "m0".into()], &json!(4)),
+        "every namespace has the cluster's CA"
     );
-    call(&api, "POST", MAPS, config_map("m1a", "9")).await;
+    call(&api, "POST", MAPS, config_map("m0a", "9")).await;
     let token = first["metadata"]["continue"].as_str().unwrap();
     let (_, second) = call(&api, "GET", &format!("{MAPS}?limit=9&continue={token}"), Value::Null).await;
     assert_eq!(
         names(&second),
-        ["m2", "m3", "m4"],
+        ["m1", "m2", "m3", "m4"],
         "a page shows the list as of its first page"
     );
     assert_eq!(

@@ -2,6 +2,8 @@
 //! defaulted and validated, those that only say yes or no.
 
 use api::status::Status;
+use protocol::Key;
+use serde_json::Value;
 
 use crate::facts::Facts;
 use crate::review::{Attributes, Review};
@@ -13,6 +15,12 @@ pub trait Plugin: Sync {
 
     /// Whether it has to do with such a request at all.
     fn concerns(&self, attributes: &Attributes<'_>) -> bool;
+
+    /// The object that it will look up by name, which may be younger than the facts at hand.
+    fn looks_up(&self, attributes: &Attributes<'_>, object: &Value) -> Option<Key> {
+        let _ = (attributes, object);
+        None
+    }
 
     /// Changes the object, or refuses it.
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
@@ -42,6 +50,15 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &crate::default_ingress_class::DefaultIngressClass,
     &crate::resource_quota::ResourceQuota,
 ];
+
+/// The objects that plugins will look up by name and that the facts do not have: the caller reads them first, so that a
+/// client may use what it created a moment ago.
+pub fn missing(attributes: &Attributes<'_>, object: &Value, facts: &Facts) -> Vec<Key> {
+    let concerned = PLUGINS.iter().filter(|plugin| plugin.concerns(attributes));
+    let keys = concerned.filter_map(|plugin| plugin.looks_up(attributes, object));
+    keys.filter(|key| facts.one(key.resource.as_str(), &key.namespace, &key.name).is_none())
+        .collect()
+}
 
 /// Runs the plugins that change the object.
 pub fn admit(review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {

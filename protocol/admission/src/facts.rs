@@ -35,6 +35,8 @@ pub struct Settings {
     pub unreachable_toleration_seconds: i64,
     /// The same for a node that is not ready.
     pub not_ready_toleration_seconds: i64,
+    /// Whether pods are given a token of their account. A cluster without an issuer of tokens has none to give.
+    pub mount_tokens: bool,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
         Settings {
             unreachable_toleration_seconds: 300,
             not_ready_toleration_seconds: 300,
+            mount_tokens: true,
         }
     }
 }
@@ -67,16 +70,19 @@ impl Facts {
         }
     }
 
-    /// Forgets an object.
-    pub fn remove(&mut self, resource: &str, namespace: &str, name: &str) {
+    /// Forgets an object that was removed at a revision, unless a newer one of the name is known.
+    pub fn remove(&mut self, resource: &str, namespace: &str, name: &str, removed: Revision) {
         if let Some(objects) = self.objects.get_mut(resource) {
-            objects.remove(&(namespace.into(), name.into()));
+            let key = (namespace.into(), name.into());
+            if objects.get(&key).is_some_and(|known| known.revision <= removed) {
+                objects.remove(&key);
+            }
         }
     }
 
-    /// Forgets every object, keeps the settings: before a new list.
-    pub fn clear(&mut self) {
-        self.objects.clear();
+    /// Forgets every object of a resource: before those of a new list are noted.
+    pub fn clear(&mut self, resource: &str) {
+        self.objects.remove(resource);
     }
 
     /// One object. Cluster-scoped kinds have the empty namespace.

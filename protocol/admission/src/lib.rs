@@ -26,7 +26,7 @@ mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 
-pub use chain::{PLUGINS, Plugin, admit, validate};
+pub use chain::{PLUGINS, Plugin, admit, missing, validate};
 pub use facts::{CONSULTED, Fact, Facts, Settings};
 pub use namespace_lifecycle::refuse_namespace;
 pub use review::{Attributes, Charge, Operation, Review};

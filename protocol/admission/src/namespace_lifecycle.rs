@@ -5,6 +5,8 @@ use api::access::Access;
 use api::cause::Cause;
 use api::kinds;
 use api::status::Status;
+use protocol::Key;
+use serde_json::Value;
 
 use crate::chain::Plugin;
 use crate::facts::Facts;
@@ -27,6 +29,10 @@ impl Plugin for NamespaceLifecycle {
             Operation::Update => false,
             Operation::Delete => attributes.is_object_of("namespaces"),
         }
+    }
+
+    fn looks_up(&self, attributes: &Attributes<'_>, _: &Value) -> Option<Key> {
+        (attributes.operation == Operation::Create).then(|| Key::new("namespaces", "", attributes.namespace))
     }
 
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {

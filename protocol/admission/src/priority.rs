@@ -3,6 +3,7 @@
 
 use api::access::Access;
 use api::status::Status;
+use protocol::Key;
 use serde_json::{Value, json};
 
 use crate::chain::Plugin;
@@ -28,6 +29,11 @@ impl Plugin for Priority {
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
         attributes.operation != Operation::Delete
             && (attributes.is_object_of("pods") || attributes.is_object_of(CLASSES))
+    }
+
+    fn looks_up(&self, attributes: &Attributes<'_>, object: &Value) -> Option<Key> {
+        let name = object.at(&["spec"]).text("priorityClassName");
+        (attributes.creates("pods") && !name.is_empty()).then(|| Key::new(CLASSES, "", name))
     }
 
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {

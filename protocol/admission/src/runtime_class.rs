@@ -3,6 +3,7 @@
 
 use api::access::{Access, object_mut};
 use api::status::Status;
+use protocol::Key;
 use serde_json::Value;
 
 use crate::chain::Plugin;
@@ -19,6 +20,11 @@ impl Plugin for RuntimeClass {
 
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
         attributes.creates("pods")
+    }
+
+    fn looks_up(&self, _: &Attributes<'_>, object: &Value) -> Option<Key> {
+        let name = object.at(&["spec"]).text("runtimeClassName");
+        (!name.is_empty()).then(|| Key::new("runtimeclasses.node.k8s.io", "", name))
     }
 
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {

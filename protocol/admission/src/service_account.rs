@@ -3,6 +3,7 @@
 
 use api::access::{Access, items_mut, object_mut};
 use api::status::Status;
+use protocol::Key;
 use serde_json::{Value, json};
 
 use crate::chain::Plugin;
@@ -28,12 +29,15 @@ impl Plugin for ServiceAccount {
         attributes.creates("pods")
     }
 
+    fn looks_up(&self, attributes: &Attributes<'_>, object: &Value) -> Option<Key> {
+        Some(Key::new("serviceaccounts", attributes.namespace, account_of(object)))
+    }
+
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
         if is_mirror(&review.object) {
             return refuse_in_mirror(review);
         }
-        let named = review.spec().text("serviceAccountName");
-        let name = if named.is_empty() { "default" } else { named }.to_owned();
+        let name = account_of(&review.object).to_owned();
         let namespace = review.attributes.namespace;
         let Some(account) = facts.one("serviceaccounts", namespace, &name) else {
             return Err(review.attributes.forbidden(format_args!(
@@ -51,11 +55,17 @@ impl Plugin for ServiceAccount {
         let wish = [&*spec, &account]
             .into_iter()
             .find_map(|holder| holder.get("automountServiceAccountToken").and_then(Value::as_bool));
-        if wish.unwrap_or(true) {
+        if facts.settings.mount_tokens && wish.unwrap_or(true) {
             mount_token(spec, suffix);
         }
         Ok(())
     }
+}
+
+/// The account that a pod names, or the default one.
+fn account_of(pod: &Value) -> &str {
+    let named = pod.at(&["spec"]).text("serviceAccountName");
+    if named.is_empty() { "default" } else { named }
 }
 
 /// Whether the pod is the image of a static pod.

@@ -30,6 +30,7 @@ fn facts(objects: Value) -> Facts {
     facts.settings = Settings {
         unreachable_toleration_seconds: 2,
         not_ready_toleration_seconds: 30,
+        mount_tokens: true,
     };
     facts
 }
@@ -70,7 +71,7 @@ fn plain() -> Value {
 #[test]
 fn nothing_is_created_where_no_namespace_is_or_where_it_goes() {
     let mut facts = facts(json!({}));
-    facts.remove("namespaces", "", "d");
+    facts.remove("namespaces", "", "d", Revision(7));
     let error = create(kind("pods", ""), plain(), &facts).unwrap_err();
     assert_eq!(
         (error.code, error.message.as_str()),

@@ -155,7 +155,7 @@ fn merged(
         object = Value::Object(Map::new());
     }
     last_applied::follow(&own.name, applied, &mut object);
-    write::update_decoded(kind, subresource, old, &mut object)?;
+    write::update_decoded(kind, subresource, old, &mut object, ctx)?;
     let unchanged = previous.as_ref().is_some_and(|previous| previous.fields == own.fields);
     if let (true, Some(previous)) = (unchanged && same_but_managers(old, &object), &previous) {
         own.time.clone_from(&previous.time);

@@ -43,6 +43,12 @@ impl FieldValidation {
     }
 }
 
+/// What changes an object between its defaults and its validation: the mutating part of admission.
+pub trait Admission: std::fmt::Debug + Sync {
+    /// Changes the object, or refuses it. `old` is the stored one, for a change.
+    fn admit(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status>;
+}
+
 /// What a write needs beside the object. Time and randomness come in here.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WriteContext<'a> {
@@ -62,6 +68,14 @@ pub struct WriteContext<'a> {
     pub groups: &'a [String],
     /// Fields that stood in the body more than once (`decode::json` finds them).
     pub duplicate_fields: &'a [String],
+    /// What else may change the object.
+    pub admission: Option<&'a dyn Admission>,
+}
+
+impl WriteContext<'_> {
+    fn admit(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
+        self.admission.map_or(Ok(()), |admission| admission.admit(object, old))
+    }
 }
 
 /// A write that passed.
@@ -114,6 +128,7 @@ pub(crate) fn create_decoded(
     fill_metadata(kind, object_mut(&mut object, "metadata"), ctx);
     (kind.stamp)(&mut object, ctx);
     (kind.default)(&mut object);
+    ctx.admit(&mut object, None)?;
     if kind.has(Subresource::Status) && !kind.created_with_status {
         remove(&mut object, "status");
     }
@@ -140,7 +155,7 @@ pub fn prepare_update(
     let warnings = decode_object(kind, &mut new, ctx)?;
     place(kind, old.at(&["metadata"]).text("namespace"), Some(old), &mut new)?;
     let managers = new.at(&["metadata", "managedFields"]).clone();
-    update_decoded(kind, subresource, old, &mut new)?;
+    update_decoded(kind, subresource, old, &mut new, ctx)?;
     // A client that sends an empty list resets ownership; anything else keeps what is stored.
     let reset = managers.as_array().is_some_and(Vec::is_empty);
     let metadata = object_mut(&mut new, "metadata");
@@ -162,6 +177,7 @@ pub(crate) fn update_decoded(
     subresource: Option<Subresource>,
     old: &Value,
     new: &mut Value,
+    ctx: &WriteContext<'_>,
 ) -> Result<(), Status> {
     keep_metadata(old, object_mut(new, "metadata"));
     match subresource {
@@ -192,6 +208,7 @@ pub(crate) fn update_decoded(
         }
         _ => {
             (kind.default)(new);
+            ctx.admit(new, Some(old))?;
             if kind.has(Subresource::Status) {
                 match old.get("status") {
                     Some(status) => new["status"] = status.clone(),

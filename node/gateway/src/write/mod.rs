@@ -1,0 +1,226 @@
+//! Creates, updates, patches, binds and deletes: reads what the write builds on, lets `api` and `admission` decide what is
+//! stored, and proposes it against the revision that was read. A conflict is tried again only where the client named no
+//! revision.
+
+mod change;
+mod create;
+mod delete;
+mod namespace_contents;
+mod service_addresses;
+
+use std::sync::Arc;
+
+use admission::{Attributes, Charge, Operation};
+use api::decode::{self, Parsed};
+use api::kinds::Kind;
+use api::status::Status;
+use api::write::{FieldValidation, WriteContext};
+use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
+use protocol::{Cause, Object, Revision, UnixMillis};
+use serde_json::Value;
+
+use crate::addresses::AddressRange;
+use crate::policy::{Gate, Policy};
+use crate::read::{key_of, read_status, try_again};
+use crate::request::ApiRequest;
+use crate::route::Target;
+
+/// How often a write without a revision of the client's is tried against a newer object.
+const ATTEMPTS_MAX: u32 = 16;
+
+/// The resource of the quotas, whose charges are written with an object.
+const QUOTAS: &str = "resourcequotas";
+
+/// What writes need from their surroundings.
+pub struct Writer {
+    /// The store.
+    pub store: Arc<dyn ObjectStore>,
+    /// The range of cluster addresses.
+    pub service_range: AddressRange,
+    /// Admission.
+    pub policy: Arc<Policy>,
+    /// The certificate of the cluster's CA, PEM, which every namespace is given.
+    pub cluster_ca: String,
+}
+
+/// One request's instant, random values and words.
+pub struct Circumstances {
+    /// The instant.
+    pub now: UnixMillis,
+    /// A fresh uid.
+    pub uid: String,
+    /// Random bits.
+    pub random: u64,
+    manager: String,
+    user: String,
+    groups: Vec<String>,
+    validation: FieldValidation,
+    dry_run: bool,
+    cause: Cause,
+}
+
+impl Circumstances {
+    /// Reads what the query says about a write.
+    pub fn of(request: &ApiRequest, now: UnixMillis, uid: String, random: u64) -> Result<Circumstances, Status> {
+        let validation = request.parameter("fieldValidation");
+        let dry_run = match request.parameter("dryRun") {
+            "" => false,
+            "All" => true,
+            other => {
+                return Err(Status::bad_request(format!(
+                    "Unsupported value: {other:?}: supported values: \"All\" (dryRun)"
+                )));
+            }
+        };
+        Ok(Circumstances {
+            now,
+            uid,
+            random,
+            manager: request.field_manager(),
+            user: request.user.as_ref().map(|user| user.name.clone()).unwrap_or_default(),
+            groups: request.user.as_ref().map(|user| user.groups.clone()).unwrap_or_default(),
+            validation: FieldValidation::parse(validation).ok_or_else(|| {
+                Status::bad_request(format!(
+                    "Unsupported value: {validation:?}: supported values: \"Ignore\", \"Strict\", \"Warn\" (fieldValidation)"
+                ))
+            })?,
+            dry_run,
+            cause: request.cause,
+        })
+    }
+
+    fn context<'a>(
+        &'a self,
+        suffix: &'a str,
+        duplicate_fields: &'a [String],
+        admission: &'a Gate<'a>,
+    ) -> WriteContext<'a> {
+        WriteContext {
+            now: self.now,
+            new_uid: &self.uid,
+            random_suffix: suffix,
+            field_manager: &self.manager,
+            field_validation: self.validation,
+            user: &self.user,
+            duplicate_fields,
+            admission: Some(admission),
+        }
+    }
+}
+
+/// The five characters that end a generated name: Kubernetes' alphabet without vowels, so that no word comes out.
+pub fn name_suffix(mut bits: u64) -> String {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut suffix = String::with_capacity(5);
+    for _ in 0..5 {
+        suffix.push(char::from(ALPHABET[(bits % 27) as usize]));
+        bits /= 27;
+    }
+    suffix
+}
+
+/// Parses a body by its content type: JSON, YAML or Kubernetes' protobuf.
+pub fn parse_body(request: &ApiRequest) -> Result<Parsed, Status> {
+    decode::body(&request.content_type, &request.body)
+}
+
+/// How a refused proposal looks to a client.
+pub fn propose_status(kind: &Kind, name: &str, error: ProposeError) -> Status {
+    match error {
+        ProposeError::Refused(Refusal::AlreadyExists { .. }) => Status::already_exists(kind, name),
+        ProposeError::Refused(Refusal::NotFound { .. }) => Status::not_found(kind, name),
+        ProposeError::Refused(Refusal::Conflict { .. }) => Status::modified(kind, name),
+        ProposeError::Refused(Refusal::Malformed { reason }) => Status::internal(reason),
+        ProposeError::NoLeader { .. } => try_again(error.to_string()),
+        ProposeError::Unknown { .. } => Status::timeout(error.to_string()),
+        ProposeError::Storage { .. } => Status::internal(error.to_string()),
+        ProposeError::TooLarge { bytes_max, .. } => Status::too_large(bytes_max),
+    }
+}
+
+impl Writer {
+    async fn stored(&self, target: &Target) -> Result<Arc<Object>, Status> {
+        let key = key_of(target);
+        let stored = self.store.read(&key).await.map_err(read_status)?;
+        stored.ok_or_else(|| Status::not_found(target.kind, &key.name))
+    }
+
+    /// The way of a request through admission, with what the plugins will look up at hand.
+    async fn gate<'a>(
+        &'a self,
+        target: &'a Target,
+        operation: Operation,
+        object: &Value,
+        with: &'a Circumstances,
+    ) -> Result<Gate<'a>, Status> {
+        let attributes = Attributes {
+            operation,
+            kind: target.kind,
+            namespace: &target.namespace,
+            name: target.name.as_deref().unwrap_or_default(),
+            subresource: target.subresource,
+            user: &with.user,
+            groups: &with.groups,
+            random: with.random,
+        };
+        self.policy.prepare(&attributes, object).await?;
+        Ok(Gate {
+            policy: &self.policy,
+            attributes,
+        })
+    }
+
+    /// Proposes writes of which the first is the object's. `None` when something that the decision read has changed since: the
+    /// caller decides again.
+    async fn commit(
+        &self,
+        kind: &Kind,
+        name: &str,
+        with: &Circumstances,
+        writes: Vec<Write>,
+    ) -> Result<Option<Revision>, Status> {
+        let cause = with.cause;
+        match self.store.propose(Proposal { cause, writes }).await {
+            Ok(committed) => Ok(Some(committed.revisions.first().copied().unwrap_or(Revision::ZERO))),
+            Err(ProposeError::Refused(Refusal::Conflict { key, .. })) => {
+                if key.resource.as_str() == QUOTAS {
+                    self.policy.refresh(&key).await?;
+                }
+                Ok(None)
+            }
+            Err(error) => Err(propose_status(kind, name, error)),
+        }
+    }
+}
+
+/// The writes that charge quotas.
+fn charges(charges: Vec<Charge>) -> Result<Vec<Write>, Status> {
+    let Some(quotas) = api::kinds::find("", "v1", QUOTAS) else {
+        return Ok(Vec::new());
+    };
+    let charge = |charge: Charge| {
+        Ok(Write::Put {
+            draft: quotas.draft(&charge.quota).map_err(Status::internal)?,
+            key: charge.key,
+            precondition: Precondition::Revision(charge.revision),
+        })
+    };
+    charges.into_iter().map(charge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_end_in_five_characters_without_vowels() {
+        for bits in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
+            let suffix = name_suffix(bits);
+            assert_eq!(suffix.len(), 5);
+            assert!(
+                suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)),
+                "{suffix}"
+            );
+        }
+    }
+}
