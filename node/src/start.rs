@@ -268,6 +268,7 @@ fn start_gateway(
         }),
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
         service_range,
+        anonymous: false,
         admission: admission::Settings {
             unreachable_toleration_seconds: i64::from(config.unreachable_toleration_seconds),
             mount_tokens: false,

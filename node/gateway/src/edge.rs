@@ -8,16 +8,17 @@ use std::sync::Arc;
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING};
+use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
 use tokio::runtime::Handle;
 
+use access::User;
 use api::status::Status;
 use protocol::Cause;
 
-use crate::request::{ApiRequest, ApiResponse, ResponseBody, User};
+use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::service::Api;
 use crate::session::{Connection, ConnectionOpen, Session, SessionCounters};
 
@@ -148,12 +149,10 @@ fn user_of(certificate: &[u8]) -> Option<User> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
-    let mut groups: Vec<String> = subject
+    let groups = subject
         .iter_organization()
-        .filter_map(|group| group.as_str().ok().map(str::to_owned))
-        .collect();
-    groups.push("system:authenticated".to_owned());
-    Some(User { name, groups })
+        .filter_map(|group| group.as_str().ok().map(str::to_owned));
+    Some(User::authenticated(name, groups))
 }
 
 async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
@@ -205,8 +204,27 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
         user_agent: header(USER_AGENT),
         body,
         user: http.conn_data::<User>().cloned(),
+        bearer: bearer(&header(AUTHORIZATION)),
+        impersonation: impersonation_headers(http),
         cause: Cause((shared.random)() as u64),
     })
+}
+
+/// The token of an `Authorization` header (RFC 6750).
+fn bearer(header: &str) -> Option<String> {
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
+}
+
+fn impersonation_headers(http: &HttpRequest) -> Vec<(String, String)> {
+    let named = http
+        .headers()
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("impersonate-"));
+    named
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect()
 }
 
 async fn read_body(payload: &mut web::Payload) -> Result<bytes::Bytes, Status> {
@@ -282,6 +300,20 @@ mod tests {
             warning_header("unknown field \"a\\b\"\n"),
             r#"299 - "unknown field \"a\\b\"""#
         );
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_taken() {
+        let cases = [
+            ("Bearer abc", Some("abc")),
+            ("bearer  a.b ", Some("a.b")),
+            ("Basic abc", None),
+            ("Bearer ", None),
+            ("", None),
+        ];
+        for (header, token) in cases {
+            assert_eq!(bearer(header).as_deref(), token, "{header:?}");
+        }
     }
 
     #[test]

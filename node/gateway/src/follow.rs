@@ -1,6 +1,7 @@
 //! Follows a few resources of the store: lists them, then hears of every write, over losses of the leader and gaps. What is
 //! kept of them is the follower's business. Used for what every request needs at hand (policy objects, access rules).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,29 +33,31 @@ pub async fn follow(store: Arc<dyn ObjectStore>, resources: Vec<Resource>, follo
         match list(store.as_ref(), &resources, follower.as_ref()).await {
             Ok(listed) => {
                 follower.complete();
-                watch(store.as_ref(), &resources, follower.as_ref(), listed).await;
+                watch(store.as_ref(), &resources, follower.as_ref(), &listed).await;
             }
-            Err(error) => tracing::debug!(%error, "policy objects cannot be listed; trying again"),
+            Err(error) => tracing::debug!(%error, "objects that are followed cannot be listed; trying again"),
         }
         tokio::time::sleep(RETRY).await;
     }
 }
 
-/// Lists each resource. Returns the revision after which events are missing: the lists are of different moments, and the
-/// events between them are heard again.
-async fn list(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn Follower) -> Result<Revision, ReadError> {
-    let mut oldest = None;
+/// Up to which revision each resource is known.
+type Listed = HashMap<Resource, Revision>;
+
+async fn list(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn Follower) -> Result<Listed, ReadError> {
+    let mut listed = Listed::new();
     for resource in resources {
         let page = store.list(ListRequest::all(resource.clone())).await?;
         follower.listed(resource, &page.items);
-        oldest = Some(oldest.map_or(page.revision, |known: Revision| known.min(page.revision)));
+        listed.insert(resource.clone(), page.revision);
     }
-    Ok(oldest.unwrap_or(Revision::ZERO))
+    Ok(listed)
 }
 
-/// Watches from a revision on, again and again, until events were lost.
-async fn watch(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn Follower, from: Revision) {
-    let mut seen = from;
+/// Watches, again and again, until events were lost. The lists are of different moments: of the events between them, those
+/// that a list has shown already are passed over.
+async fn watch(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn Follower, listed: &Listed) {
+    let mut seen = listed.values().min().copied().unwrap_or(Revision::ZERO);
     loop {
         let request = WatchRequest {
             resources: resources.to_vec(),
@@ -67,6 +70,9 @@ async fn watch(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn F
                     match item {
                         WatchItem::Event(event) => {
                             seen = event.revision;
+                            if listed.get(&event.key.resource).is_some_and(|listed| *listed >= seen) {
+                                continue;
+                            }
                             match event.change {
                                 Change::Deleted => follower.gone(&event.key, event.revision),
                                 Change::Created | Change::Updated => follower.changed(&event.key, &event.object),
@@ -78,7 +84,7 @@ async fn watch(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn F
                 }
             }
             Err(ReadError::Compacted { .. }) => return,
-            Err(error) => tracing::debug!(%error, "policy objects cannot be watched; trying again"),
+            Err(error) => tracing::debug!(%error, "objects that are followed cannot be watched; trying again"),
         }
         tokio::time::sleep(RETRY).await;
     }

@@ -176,6 +176,8 @@ mod tests {
             user_agent: String::new(),
             body: bytes::Bytes::new(),
             user: None,
+            bearer: None,
+            impersonation: Vec::new(),
             cause: protocol::Cause(1),
         }
     }

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::{Attributes, CONSULTED, Charge, Fact, Facts, Operation, Review, Settings};
+use access::User;
+use access::node::NodeWrite;
+use admission::{Attributes, CONSULTED, Charge, Fact, Facts, Review, Settings};
 use api::status::Status;
 use parking_lot::RwLock;
 use protocol::store::ObjectStore;
@@ -14,6 +16,7 @@ use tokio::sync::watch;
 
 use crate::follow::{Follower, follow};
 use crate::read::{read_status, try_again};
+use crate::rights::{Rights, node_operation};
 
 /// How long a write waits for a node that has just started to have read its policy objects.
 const LOADING_MAX: Duration = Duration::from_secs(5);
@@ -105,12 +108,17 @@ fn note(facts: &mut Facts, key: &Key, object: &Object) {
 }
 
 /// One request's way through admission.
-#[derive(Clone, Copy)]
 pub struct Gate<'a> {
     /// The policy objects.
     pub policy: &'a Policy,
+    /// Who may write what.
+    pub rights: &'a Rights,
+    /// Who asks.
+    pub user: &'a User,
     /// The request.
     pub attributes: Attributes<'a>,
+    /// The other object that a node's write is judged by.
+    pub related: Option<Value>,
 }
 
 impl std::fmt::Debug for Gate<'_> {
@@ -128,14 +136,42 @@ impl api::write::Admission for Gate<'_> {
 impl Gate<'_> {
     /// Runs the plugins that only judge. Returns warnings, and what is to be charged to quotas in the same transaction.
     pub fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<(Vec<String>, Vec<Charge>), Status> {
-        self.run(object, old, admission::validate)
+        let outcome = self.run(object, old, admission::validate)?;
+        let name = object["metadata"]["name"].as_str().unwrap_or(self.attributes.name);
+        let write = self.node_write(name, object, old.unwrap_or(&Value::Null));
+        self.rights.check_write(self.attributes.kind, &write)?;
+        Ok(outcome)
     }
 
     /// Whether the object may go.
     pub fn may_delete(&self, old: &Value) -> Result<(), Status> {
-        debug_assert_eq!(self.attributes.operation, Operation::Delete);
         self.run(&mut Value::Null, Some(old), admission::admit)?;
-        self.run(&mut Value::Null, Some(old), admission::validate).map(|_| ())
+        self.run(&mut Value::Null, Some(old), admission::validate)?;
+        let write = self.node_write(self.attributes.name, &Value::Null, old);
+        self.rights.check_write(self.attributes.kind, &write)
+    }
+
+    /// The write as authorization by content sees it.
+    pub fn node_write<'w>(&'w self, name: &'w str, new: &'w Value, old: &'w Value) -> NodeWrite<'w> {
+        let Attributes {
+            operation,
+            kind,
+            namespace,
+            subresource,
+            ..
+        } = self.attributes;
+        NodeWrite {
+            user: self.user,
+            operation: node_operation(operation),
+            group: kind.group,
+            resource: kind.plural,
+            subresource: subresource.map_or("", |subresource| subresource.name()),
+            namespace,
+            name,
+            new,
+            old,
+            related: self.related.as_ref(),
+        }
     }
 
     fn run(

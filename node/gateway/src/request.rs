@@ -4,21 +4,13 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
+use access::User;
 use bytes::Bytes;
 use futures::Stream;
 use serde_json::Value;
 
 use api::status::Status;
 use protocol::Cause;
-
-/// Who asks, proven by a client certificate (CN and O) or a token.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct User {
-    /// `system:node:n1`, `kubernetes-admin`.
-    pub name: String,
-    /// `system:masters`, `system:nodes`.
-    pub groups: Vec<String>,
-}
 
 /// A request.
 #[derive(Clone, Debug)]
@@ -37,8 +29,12 @@ pub struct ApiRequest {
     pub user_agent: String,
     /// The body.
     pub body: Bytes,
-    /// Who asks; `None` for a client without credentials.
+    /// Who asks: at the edge as the client's certificate proves it, behind `credentials` as whom the request goes on.
     pub user: Option<User>,
+    /// The token of `Authorization: Bearer`.
+    pub bearer: Option<String>,
+    /// The `Impersonate-*` headers.
+    pub impersonation: Vec<(String, String)>,
     /// What the request's writes and effects are traced by.
     pub cause: Cause,
 }

@@ -14,12 +14,14 @@ use protocol::node::NodeDoor;
 use protocol::store::ObjectStore;
 
 use crate::accept::{Form, negotiate};
-use crate::access::authorize;
 use crate::addresses::AddressRange;
+use crate::credentials::Credentials;
+use crate::issuer::Issuer;
 use crate::logs;
 use crate::policy::Policy;
 use crate::read;
-use crate::request::{ApiRequest, ApiResponse, User};
+use crate::request::{ApiRequest, ApiResponse};
+use crate::rights::Rights;
 use crate::route::{Route, Target, route, verb};
 use crate::virtual_kind;
 use crate::watch::{self, Now};
@@ -38,6 +40,8 @@ pub struct ApiConfig {
     pub admin: Arc<dyn AdminDoor>,
     /// The range of cluster addresses.
     pub service_range: AddressRange,
+    /// Whether a client without a credential is `system:anonymous` instead of refused.
+    pub anonymous: bool,
     /// What the operator sets for admission plugins.
     pub admission: admission::Settings,
     /// The certificate of the cluster's CA, PEM.
@@ -60,26 +64,53 @@ pub struct ApiConfig {
 pub struct Api {
     config: ApiConfig,
     writer: Writer,
+    rights: Arc<Rights>,
+    issuer: Arc<Issuer>,
+    credentials: Credentials,
 }
 
 impl Api {
     /// An API over a store. From now on it follows the policy objects, on the runtime that this is called on.
     pub fn new(config: ApiConfig) -> Api {
+        let rights = Rights::start(Arc::clone(&config.store));
+        let issuer = Arc::new(Issuer::new(Arc::clone(&config.store)));
+        let credentials = Credentials {
+            store: Arc::clone(&config.store),
+            issuer: Arc::clone(&issuer),
+            rights: Arc::clone(&rights),
+            anonymous: config.anonymous,
+        };
         let writer = Writer {
+            rights: Arc::clone(&rights),
             store: Arc::clone(&config.store),
             service_range: config.service_range,
             policy: Policy::start(Arc::clone(&config.store), config.admission),
             cluster_ca: config.cluster_ca.clone(),
         };
-        Api { config, writer }
+        Api {
+            config,
+            writer,
+            rights,
+            issuer,
+            credentials,
+        }
     }
 
     /// Serves one request. It never fails: a refusal is an answer.
-    pub async fn handle(&self, request: ApiRequest) -> ApiResponse {
-        match self.serve(&request).await {
-            Ok(response) => response,
-            Err(status) => status.into(),
-        }
+    pub async fn handle(&self, mut request: ApiRequest) -> ApiResponse {
+        let served = match self.credentials.user(&request, (self.config.now)()).await {
+            Ok(user) => {
+                request.user = user;
+                self.serve(&request).await
+            }
+            Err(status) => Err(status),
+        };
+        served.unwrap_or_else(ApiResponse::from)
+    }
+
+    /// The issuer of ServiceAccount tokens on this node.
+    pub fn issuer(&self) -> Arc<Issuer> {
+        Arc::clone(&self.issuer)
     }
 
     async fn serve(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
@@ -91,7 +122,9 @@ impl Api {
             }
             _ => "get",
         };
-        authorize(request.user.as_ref(), verb, &request.path, &route)?;
+        self.rights
+            .authorize(request.user.as_ref(), verb, request, &route)
+            .await?;
         match route {
             Route::Resource(target) => self.resource(request, &target, verb).await,
             Route::Admin => self.admin(request).await,
@@ -258,7 +291,7 @@ impl Api {
     async fn admin(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
         let message: AdminRequest = serde_json::from_slice(&request.body)
             .map_err(|error| Status::bad_request(format!("not a message for actors: {error}")))?;
-        tracing::debug!(cause = %request.cause, user = ?request.user.as_ref().map(|user: &User| &user.name), ?message, "admin");
+        tracing::debug!(cause = %request.cause, user = ?request.user.as_ref().map(|user| &user.name), ?message, "admin");
         match self.config.admin.serve(message).await {
             Ok(reply) => Ok(ApiResponse::json(
                 200,

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use access::User;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use gateway::addresses::AddressRange;
-use gateway::request::{ApiRequest, ApiResponse, ResponseBody, User};
+use gateway::request::{ApiRequest, ApiResponse, ResponseBody};
 use gateway::service::{Api, ApiConfig};
 use protocol::admin::{AdminDoor, AdminError, AdminReply, AdminRequest};
 use protocol::node::{NodeDoor, NodeDoorError};
@@ -48,6 +49,7 @@ fn api_over(store: Arc<MemoryStore>) -> Api {
         nodes: Arc::new(NoDoors),
         admin: Arc::new(NoDoors),
         service_range: AddressRange::parse("10.96.0.0/24").unwrap(),
+        anonymous: false,
         admission: admission::Settings::default(),
         cluster_ca: "-----BEGIN CERTIFICATE-----".into(),
         address: "10.0.0.1:6443".into(),
@@ -77,10 +79,9 @@ fn request(method: &str, path: &str, body: Value) -> ApiRequest {
         } else {
             Bytes::from(body.to_string())
         },
-        user: Some(User {
-            name: "admin".into(),
-            groups: vec!["system:masters".into()],
-        }),
+        user: Some(User::authenticated("admin", ["system:masters"])),
+        bearer: None,
+        impersonation: Vec::new(),
         cause: Cause(1),
     }
 }
@@ -395,10 +396,7 @@ async fn clients_without_credential_or_right_are_refused() {
     anonymous.user = None;
     assert_eq!(send(&api, anonymous).await.0, 401);
     let mut stranger = request("DELETE", &format!("{MAPS}/a"), Value::Null);
-    stranger.user = Some(User {
-        name: "eve".into(),
-        groups: vec![],
-    });
+    stranger.user = Some(User::authenticated("eve", ["x"]));
     let (code, status) = send(&api, stranger).await;
     assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")));
 }

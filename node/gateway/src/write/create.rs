@@ -17,6 +17,7 @@ use super::{
 use crate::policy::Gate;
 use crate::read::{key_of, one, read_status};
 use crate::request::{ApiRequest, ApiResponse};
+use crate::rights::resource_request;
 use crate::route::Target;
 
 /// What came of a new object.
@@ -127,6 +128,14 @@ impl Writer {
         })
     }
 
+    /// A patch that creates needs the right to create too.
+    fn check_create(&self, target: &Target, with: &Circumstances) -> Result<(), Status> {
+        let name = target.name.as_deref().unwrap_or_default();
+        let about = resource_request(target.kind, &target.namespace, name);
+        self.rights
+            .check(&access::Attributes::resource(&with.user, "create", about))
+    }
+
     /// Server-side apply (KEP-555): creates the object when it does not exist.
     pub(super) async fn apply(
         &self,
@@ -159,6 +168,7 @@ impl Writer {
             if target.subresource.is_some() {
                 return Err(Status::not_found(target.kind, &key.name));
             }
+            self.check_create(target, with)?;
             match self
                 .put_new(target.kind, decide(None)?, &gate, with, with.random)
                 .await?

@@ -10,6 +10,7 @@ mod service_addresses;
 
 use std::sync::Arc;
 
+use access::User;
 use admission::{Attributes, Charge, Operation};
 use api::decode::{self, Parsed};
 use api::kinds::Kind;
@@ -23,6 +24,7 @@ use crate::addresses::AddressRange;
 use crate::policy::{Gate, Policy};
 use crate::read::{key_of, read_status, try_again};
 use crate::request::ApiRequest;
+use crate::rights::Rights;
 use crate::route::Target;
 
 /// How often a write without a revision of the client's is tried against a newer object.
@@ -39,6 +41,8 @@ pub struct Writer {
     pub service_range: AddressRange,
     /// Admission.
     pub policy: Arc<Policy>,
+    /// Who may write what.
+    pub rights: Arc<Rights>,
     /// The certificate of the cluster's CA, PEM, which every namespace is given.
     pub cluster_ca: String,
 }
@@ -52,8 +56,7 @@ pub struct Circumstances {
     /// Random bits.
     pub random: u64,
     manager: String,
-    user: String,
-    groups: Vec<String>,
+    user: User,
     validation: FieldValidation,
     dry_run: bool,
     cause: Cause,
@@ -77,8 +80,7 @@ impl Circumstances {
             uid,
             random,
             manager: request.field_manager(),
-            user: request.user.as_ref().map(|user| user.name.clone()).unwrap_or_default(),
-            groups: request.user.as_ref().map(|user| user.groups.clone()).unwrap_or_default(),
+            user: request.user.clone().unwrap_or_default(),
             validation: FieldValidation::parse(validation).ok_or_else(|| {
                 Status::bad_request(format!(
                     "Unsupported value: {validation:?}: supported values: \"Ignore\", \"Strict\", \"Warn\" (fieldValidation)"
@@ -101,7 +103,7 @@ impl Circumstances {
             random_suffix: suffix,
             field_manager: &self.manager,
             field_validation: self.validation,
-            user: &self.user,
+            user: &self.user.name,
             duplicate_fields,
             admission: Some(admission),
         }
@@ -159,15 +161,23 @@ impl Writer {
             namespace: &target.namespace,
             name: target.name.as_deref().unwrap_or_default(),
             subresource: target.subresource,
-            user: &with.user,
-            groups: &with.groups,
+            user: &with.user.name,
+            groups: &with.user.groups,
             random: with.random,
         };
         self.policy.prepare(&attributes, object).await?;
-        Ok(Gate {
+        let mut gate = Gate {
             policy: &self.policy,
+            rights: &self.rights,
+            user: &with.user,
             attributes,
-        })
+            related: None,
+        };
+        gate.related = self
+            .rights
+            .related(&gate.node_write(attributes.name, object, &Value::Null))
+            .await?;
+        Ok(gate)
     }
 
     /// Proposes writes of which the first is the object's. `None` when something that the decision read has changed since: the
