@@ -21,6 +21,7 @@ use crate::logs;
 use crate::policy::Policy;
 use crate::read;
 use crate::request::{ApiRequest, ApiResponse};
+use crate::reviews;
 use crate::rights::Rights;
 use crate::route::{Route, Target, route, verb};
 use crate::virtual_kind;
@@ -195,6 +196,7 @@ impl Api {
                 let stored = self.stored(target).await?;
                 read::one(request, target.kind, 200, &stored, now)
             }
+            ("create", Some(Subresource::Token)) => self.token(request, target, now).await,
             ("watch", None) => self.watch(request, target).await,
             ("list", None) => {
                 let page = read::list(self.config.store.as_ref(), request, target).await?;
@@ -262,8 +264,24 @@ impl Api {
                 let target = virtual_kind::bound_pod(target, &body)?;
                 self.write(request, &target, "create", now).await
             }
+            (_, _, "create") => {
+                let body = parse_body(request)?.value;
+                let user = request.user.clone().unwrap_or_default();
+                let answer = reviews::answer(target, &body, &user, &self.rights, &self.issuer, now).await;
+                let answer = answer.ok_or_else(Status::method_not_allowed_path)??;
+                read::shown(request, target.kind, 201, &answer, now)
+            }
             _ => Err(Status::method_not_allowed_path()),
         }
+    }
+
+    /// POST of a TokenRequest.
+    async fn token(&self, request: &ApiRequest, target: &Target, now: UnixMillis) -> Result<ApiResponse, Status> {
+        let body = parse_body(request)?.value;
+        let account = target.name.as_deref().unwrap_or_default();
+        let id = uuid((self.config.random)());
+        let (answer, warnings) = self.issuer.request(&target.namespace, account, &body, &id, now).await?;
+        Ok(ApiResponse::value(201, &answer).warning(warnings))
     }
 
     async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {

@@ -100,7 +100,7 @@ impl Writer {
         let key = key_of(target);
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.stored(target).await?;
-            let old = stored.value().map_err(Status::internal)?;
+            let old = target.kind.served(stored.value().map_err(Status::internal)?);
             let Written {
                 mut object,
                 mut warnings,

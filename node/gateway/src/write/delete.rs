@@ -78,7 +78,7 @@ impl Writer {
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.store.read(key).await.map_err(read_status)?;
             let stored = stored.ok_or_else(|| Status::not_found(kind, &key.name))?;
-            let old = stored.value().map_err(Status::internal)?;
+            let old = kind.served(stored.value().map_err(Status::internal)?);
             options.check(kind, &old)?;
             gate.may_delete(&old)?;
             let precondition = Precondition::Revision(stored.header.revision);

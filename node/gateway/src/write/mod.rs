@@ -104,6 +104,7 @@ impl Circumstances {
             field_manager: &self.manager,
             field_validation: self.validation,
             user: &self.user.name,
+            groups: &self.user.groups,
             duplicate_fields,
             admission: Some(admission),
         }

@@ -44,8 +44,7 @@ fn new_object(plural: &str, namespace: &str, object: Value, index: u64, with: &C
         field_manager: "actorium-control-plane",
         field_validation: FieldValidation::Ignore,
         user: "system:kube-controller-manager",
-        duplicate_fields: &[],
-        admission: None,
+        ..WriteContext::default()
     };
     let written = api::write::prepare_create(kind, namespace, object, &context)?;
     let name = written.object["metadata"]["name"].as_str().unwrap_or_default();

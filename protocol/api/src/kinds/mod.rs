@@ -143,6 +143,8 @@ pub enum Subresource {
     Finalize,
     /// Approves or denies a certificate signing request: writes change its conditions alone.
     Approval,
+    /// Issues a token of a service account.
+    Token,
 }
 
 impl Subresource {
@@ -156,13 +158,14 @@ impl Subresource {
             Subresource::Eviction => "eviction",
             Subresource::Finalize => "finalize",
             Subresource::Approval => "approval",
+            Subresource::Token => "token",
         }
     }
 
     /// The subresource of this name.
     pub fn find(name: &str) -> Option<Subresource> {
         use Subresource::*;
-        [Status, Scale, Log, Binding, Eviction, Finalize, Approval]
+        [Status, Scale, Log, Binding, Eviction, Finalize, Approval, Token]
             .into_iter()
             .find(|subresource| subresource.name() == name)
     }
@@ -176,6 +179,7 @@ impl Subresource {
             Subresource::Scale => ("autoscaling", "v1", "Scale"),
             Subresource::Binding => ("", "v1", "Binding"),
             Subresource::Eviction => ("policy", "v1", "Eviction"),
+            Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
         }
     }
 
@@ -184,7 +188,7 @@ impl Subresource {
         match self {
             Subresource::Status | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
             Subresource::Log => &["get"],
-            Subresource::Binding | Subresource::Eviction => &["create"],
+            Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
             Subresource::Finalize => &["update"],
         }
     }

@@ -1,11 +1,12 @@
 //! core/v1 ServiceAccount: its row and columns.
 
-use super::{Kind, cells};
+use super::{Kind, Subresource, cells};
 use crate::access::Access;
 use crate::table::Column;
 
 pub const KIND: Kind = Kind {
     short_names: &["sa"],
+    subresources: &[Subresource::Token],
     columns: &[
         Column::NAME,
         Column::text("Secrets", "Number of secrets that pods of this account may mount."),

@@ -1,5 +1,8 @@
 //! The API over an in-memory store, without a socket: status codes, bodies and streams as Kubernetes gives them.
 
+mod policy;
+mod rights;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
