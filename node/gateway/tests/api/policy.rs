@@ -92,7 +92,9 @@ async fn a_default_of_a_limit_range_is_stored_with_the_pod() {
         call(&api, "POST", "/api/v1/namespaces/d/limitranges", range).await.0,
         201
     );
-    let refused = until(&api, "POST", &format!("{PODS}?dryRun=All"), pod("big", "2"), 403).await;
+    let mut big = pod("big", "2");
+    big["spec"]["containers"][0]["resources"]["limits"] = json!({"cpu": "2"});
+    let refused = until(&api, "POST", &format!("{PODS}?dryRun=All"), big, 403).await;
     assert!(
         refused["message"]
             .as_str()
