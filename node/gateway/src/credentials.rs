@@ -4,22 +4,17 @@
 use std::sync::Arc;
 
 use access::User;
-use access::impersonation::{impersonation, needs_no_check};
-use access::token::BootstrapToken;
+use access::impersonation::impersonation;
 use api::status::Status;
-use protocol::store::ObjectStore;
-use protocol::{Key, UnixMillis};
+use protocol::UnixMillis;
 
 use crate::issuer::Issuer;
-use crate::read::read_status;
 use crate::request::ApiRequest;
 use crate::rights::Rights;
 
 /// What proves identities on a node.
 pub struct Credentials {
-    /// The store, for bootstrap tokens.
-    pub store: Arc<dyn ObjectStore>,
-    /// The issuer of ServiceAccount tokens.
+    /// Who knows tokens.
     pub issuer: Arc<Issuer>,
     /// Who may impersonate.
     pub rights: Arc<Rights>,
@@ -44,33 +39,18 @@ impl Credentials {
         let Some(asked) = asked else { return Ok(proven) };
         let user = proven.ok_or_else(Status::unauthorized)?;
         self.rights.loaded(&user).await?;
-        if !needs_no_check(&user) {
-            for check in &asked.checks {
-                self.rights.check(&check.attributes(&user))?;
-            }
+        for check in &asked.checks {
+            self.rights.check(&check.attributes(&user))?;
         }
         tracing::debug!(cause = %request.cause, user = %user.name, as_user = %asked.user.name, "impersonation");
         Ok(Some(asked.user))
     }
 
     async fn bearer(&self, token: &str, now: UnixMillis) -> Result<User, Status> {
-        let refused = |why: String| {
+        let outcome = self.issuer.authenticate(token, &[], now).await?;
+        outcome.map(|(user, _)| user).map_err(|why| {
             tracing::debug!(%why, "a bearer token was refused");
             Status::unauthorized()
-        };
-        if let Some(token) = BootstrapToken::parse(token) {
-            let key = Key::new("secrets", "kube-system", token.secret_name());
-            let stored = self.store.read(&key).await.map_err(read_status)?;
-            let secret = stored
-                .map(|stored| stored.value().map_err(Status::internal))
-                .transpose()?;
-            return token
-                .authenticate(secret.as_ref(), now)
-                .map_err(|error| refused(error.to_string()));
-        }
-        let outcome = self.issuer.authenticate(token, &[], now).await?;
-        outcome
-            .map(|(user, _)| user)
-            .map_err(|error| refused(error.to_string()))
+        })
     }
 }

@@ -12,9 +12,11 @@ use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, 
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
+use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 
 use access::User;
+use access::token::bearer::of_header;
 use api::status::Status;
 use protocol::Cause;
 
@@ -146,13 +148,14 @@ fn remember_client(connection: &dyn Any, extensions: &mut Extensions) {
 
 /// CN is the user, each O a group (Kubernetes' x509 authentication). rustls has verified the chain.
 fn user_of(certificate: &[u8]) -> Option<User> {
+    let sha256: [u8; 32] = Sha256::digest(certificate).into();
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate).ok()?;
     let subject = certificate.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
     let groups = subject
         .iter_organization()
         .filter_map(|group| group.as_str().ok().map(str::to_owned));
-    Some(User::authenticated(name, groups))
+    Some(User::of_certificate(&name, groups, &sha256))
 }
 
 async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
@@ -204,17 +207,10 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
         user_agent: header(USER_AGENT),
         body,
         user: http.conn_data::<User>().cloned(),
-        bearer: bearer(&header(AUTHORIZATION)),
+        bearer: of_header(&header(AUTHORIZATION)).map(str::to_owned),
         impersonation: impersonation_headers(http),
         cause: Cause((shared.random)() as u64),
     })
-}
-
-/// The token of an `Authorization` header (RFC 6750).
-fn bearer(header: &str) -> Option<String> {
-    let (scheme, token) = header.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then(|| token.to_owned())
 }
 
 fn impersonation_headers(http: &HttpRequest) -> Vec<(String, String)> {
@@ -300,20 +296,6 @@ mod tests {
             warning_header("unknown field \"a\\b\"\n"),
             r#"299 - "unknown field \"a\\b\"""#
         );
-    }
-
-    #[test]
-    fn only_bearer_tokens_are_taken() {
-        let cases = [
-            ("Bearer abc", Some("abc")),
-            ("bearer  a.b ", Some("a.b")),
-            ("Basic abc", None),
-            ("Bearer ", None),
-            ("", None),
-        ];
-        for (header, token) in cases {
-            assert_eq!(bearer(header).as_deref(), token, "{header:?}");
-        }
     }
 
     #[test]

@@ -8,19 +8,15 @@ use std::sync::Arc;
 
 use access::User;
 use access::token::{
-    BindingKind, Claims, Issue, IssuePolicy, LiveObject, TokenAsked, TokenBinding, TokenError, TokenKey, respond, sign,
-    verify,
+    Bearer, BindingKind, BootstrapError, Issue, IssuePolicy, LiveObject, TokenAsked, TokenBinding, TokenError,
+    TokenKey, VerifiedTokens, respond, sign,
 };
 use api::access::Access;
 use api::status::Status;
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use cluster::identity::ServiceAccountKey;
+use parking_lot::Mutex;
 use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
 use protocol::{Cause, Draft, Key, UnixMillis};
-use ring::rand::SystemRandom;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
-};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
@@ -29,20 +25,29 @@ use crate::read::read_status;
 /// The resource of the key. No kind has it: the API cannot reach it.
 const KEYS: &str = "authorities.internal.actorium.io";
 
-/// What comes before the point in the DER of a P-256 public key (RFC 5480).
-const PUBLIC_KEY_PREFIX: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
+/// How many verified tokens are remembered, about 1 KiB each.
+const VERIFIED_MAX: usize = 4096;
 
 /// Who issues, as tokens name it.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+
+/// Why a bearer is not believed.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenRefusal {
+    /// A token that the cluster signed, or should have.
+    #[error(transparent)]
+    Signed(#[from] TokenError),
+    /// A bootstrap token.
+    #[error(transparent)]
+    Bootstrap(#[from] BootstrapError),
+}
 
 /// The issuer on this node.
 pub struct Issuer {
     store: Arc<dyn ObjectStore>,
     policy: IssuePolicy,
-    key: OnceCell<Arc<EcKey>>,
+    key: OnceCell<Arc<SigningKey>>,
+    verified: Mutex<VerifiedTokens>,
 }
 
 impl Issuer {
@@ -57,28 +62,27 @@ impl Issuer {
                 extend: true,
             },
             key: OnceCell::new(),
+            verified: Mutex::new(VerifiedTokens::new(VERIFIED_MAX)),
         }
     }
 
     /// The key.
-    pub async fn key(&self) -> Result<Arc<EcKey>, Status> {
+    pub async fn key(&self) -> Result<Arc<SigningKey>, Status> {
         self.key.get_or_try_init(|| self.load()).await.cloned()
     }
 
-    async fn load(&self) -> Result<Arc<EcKey>, Status> {
+    async fn load(&self) -> Result<Arc<SigningKey>, Status> {
         let key = Key::new(KEYS, "", "service-accounts");
         for _ in 0..2 {
             if let Some(stored) = self.store.read(&key).await.map_err(read_status)? {
                 let value = stored.value().map_err(Status::internal)?;
-                let pkcs8 = STANDARD.decode(value.text("pkcs8")).map_err(Status::internal)?;
-                return EcKey::load(&pkcs8).map(Arc::new);
+                let key = ServiceAccountKey::from_pem(value.text("key")).map_err(Status::internal)?;
+                return Ok(Arc::new(SigningKey(key)));
             }
-            let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
-                .map_err(|_| Status::internal("no key for tokens could be made"))?;
             let object = json!({
                 "apiVersion": "internal.actorium.io/v1", "kind": "IssuerKey",
                 "metadata": {"name": "service-accounts", "uid": "service-accounts"},
-                "pkcs8": STANDARD.encode(pkcs8.as_ref()),
+                "key": ServiceAccountKey::generate_pem().map_err(Status::internal)?,
             });
             let write = Write::Put {
                 key: key.clone(),
@@ -146,41 +150,71 @@ impl Issuer {
         token: &str,
         wanted: &[String],
         now: UnixMillis,
-    ) -> Result<Result<(User, Vec<String>), TokenError>, Status> {
-        let key = self.key().await?;
+    ) -> Result<Result<(User, Vec<String>), TokenRefusal>, Status> {
         let wanted = if wanted.is_empty() {
             &self.policy.audiences
         } else {
             wanted
         };
-        let claims = verify(token, &[key.as_ref()]);
-        let checked = claims.and_then(|claims| {
-            let audiences = claims.check(&[&self.policy.issuer], wanted, now)?;
-            Ok((claims, audiences))
-        });
-        let (claims, audiences) = match checked {
-            Ok(checked) => checked,
-            Err(error) => return Ok(Err(error)),
+        let bearer = match self.read(token).await? {
+            Ok(bearer) => bearer,
+            Err(error) => return Ok(Err(error.into())),
         };
-        let found = self.live(&claims).await?;
-        if let Err(error) = claims.check_objects(&found, now) {
-            return Ok(Err(error));
+        match bearer {
+            Bearer::Account(claims) => {
+                let audiences = match claims.check(&[&self.policy.issuer], wanted, now) {
+                    Ok(audiences) => audiences,
+                    Err(error) => return Ok(Err(error.into())),
+                };
+                let found = self.live(claims.bindings()).await?;
+                if let Err(error) = claims.check_objects(&found, now) {
+                    return Ok(Err(error.into()));
+                }
+                if let Some(stale) = claims.stale(now) {
+                    tracing::debug!(text = %stale.text, "a token outlived the time that it was asked for");
+                }
+                Ok(Ok((claims.user(), audiences)))
+            }
+            Bearer::Legacy(claims) => {
+                let [account, secret] = claims.bindings();
+                let secret = self.object("secrets", &secret.namespace, &secret.name).await?;
+                let found = self.live([account]).await?;
+                let account = found.first().and_then(Option::as_ref);
+                if let Err(error) = claims.check_objects(token, account, secret.as_ref(), now) {
+                    return Ok(Err(error.into()));
+                }
+                Ok(Ok((claims.user(), self.policy.audiences.clone())))
+            }
+            Bearer::Bootstrap(token) => {
+                let secret = self.object("secrets", "kube-system", &token.secret_name()).await?;
+                let user = token.authenticate(secret.as_ref(), now).map_err(TokenRefusal::from);
+                Ok(user.map(|user| (user, self.policy.audiences.clone())))
+            }
         }
-        if let Some(stale) = claims.stale(now) {
-            tracing::debug!(text = %stale.text, "a token outlived the time that it was asked for");
+    }
+
+    /// A token by its sort, its signature verified once.
+    async fn read(&self, token: &str) -> Result<Result<Bearer, TokenError>, Status> {
+        if let Some(known) = self.verified.lock().known(token) {
+            return Ok(Ok(known));
         }
-        Ok(Ok((claims.user(), audiences)))
+        let key = self.key().await?;
+        let bearer = Bearer::read(token, &[key.as_ref()]);
+        if let Ok(bearer) = &bearer {
+            self.verified.lock().keep(token, bearer);
+        }
+        Ok(bearer)
     }
 
     /// The objects that a token is bound to, as they are.
-    async fn live(&self, claims: &Claims) -> Result<Vec<Option<LiveObject>>, Status> {
+    async fn live(&self, bindings: impl IntoIterator<Item = TokenBinding>) -> Result<Vec<Option<LiveObject>>, Status> {
         let mut found = Vec::new();
         for TokenBinding {
             resource,
             namespace,
             name,
             ..
-        } in claims.bindings()
+        } in bindings
         {
             let object = self.object(resource, &namespace, &name).await?;
             found.push(object.map(|object| {
@@ -206,50 +240,23 @@ impl Issuer {
     }
 }
 
-/// The issuer's key.
-pub struct EcKey {
-    pair: EcdsaKeyPair,
-    id: String,
-    public_pem: String,
-}
+/// The cluster's key as `access` needs it.
+pub struct SigningKey(ServiceAccountKey);
 
-impl EcKey {
-    fn load(pkcs8: &[u8]) -> Result<EcKey, Status> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &SystemRandom::new())
-            .map_err(|_| Status::internal("the key for tokens in the store is damaged"))?;
-        let der = [&PUBLIC_KEY_PREFIX, pair.public_key().as_ref()].concat();
-        let digest = ring::digest::digest(&ring::digest::SHA256, &der);
-        let encoded = STANDARD.encode(&der);
-        let mut public_pem = String::from("-----BEGIN PUBLIC KEY-----\n");
-        for line in encoded.as_bytes().chunks(64) {
-            public_pem.push_str(&String::from_utf8_lossy(line));
-            public_pem.push('\n');
-        }
-        public_pem.push_str("-----END PUBLIC KEY-----\n");
-        Ok(EcKey {
-            pair,
-            id: URL_SAFE_NO_PAD.encode(digest),
-            public_pem,
-        })
-    }
-}
-
-impl TokenKey for EcKey {
+impl TokenKey for SigningKey {
     fn key_id(&self) -> &str {
-        &self.id
+        self.0.key_id()
     }
 
     fn public_pem(&self) -> &str {
-        &self.public_pem
+        self.0.public_pem()
     }
 
     fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
-        let signature = self.pair.sign(&SystemRandom::new(), message).ok()?;
-        Some(signature.as_ref().to_vec())
+        self.0.sign(message).ok()
     }
 
     fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
-        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.pair.public_key().as_ref());
-        key.verify(message, signature).is_ok()
+        self.0.verifies(message, signature)
     }
 }

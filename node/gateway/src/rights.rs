@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use access::attributes::list_name;
 use access::node::{NodeWrite, needed, restrict};
 use access::rbac::{RbacWrite, RoleChange};
 use access::user::NODES;
@@ -108,20 +107,21 @@ impl Rights {
         let offered = target.kind.selectable_fields;
         // A selector that cannot be read is refused by whoever reads the list.
         let fields = FieldSelector::parse(request.parameter("fieldSelector"), offered).unwrap_or_default();
-        let name = target
-            .name
-            .as_deref()
-            .unwrap_or_else(|| list_name(verb, &fields.requirements));
-        let about = resource_request(target.kind, &target.namespace, name);
-        self.check(&Attributes::resource(
-            user,
-            verb,
-            ResourceRequest {
-                subresource: target.subresource.map_or("", |subresource| subresource.name()),
-                fields: &fields.requirements,
-                ..about
-            },
-        ))
+        let about = ResourceRequest {
+            subresource: target.subresource.map_or("", |subresource| subresource.name()),
+            fields: &fields.requirements,
+            ..resource_request(
+                target.kind,
+                &target.namespace,
+                target.name.as_deref().unwrap_or_default(),
+            )
+        }
+        .completed(verb);
+        self.check(&Attributes::resource(user, verb, about))?;
+        match about.also_needs(verb) {
+            Some(verb) => self.check(&Attributes::resource(user, verb, about)),
+            None => Ok(()),
+        }
     }
 
     /// Whether the user may do this too, as the 403 that the request gets if not.
@@ -192,17 +192,15 @@ async fn until_complete(complete: &watch::Sender<bool>) {
     let _ = complete.subscribe().wait_for(|complete| *complete).await;
 }
 
-/// A request for objects of a kind. A namespace counts as lying in itself, so that a role in it can allow to read it.
+/// A request for objects of a kind.
 pub fn resource_request<'a>(kind: &Kind, namespace: &'a str, name: &'a str) -> ResourceRequest<'a> {
-    let is_namespace = (kind.group, kind.plural) == ("", "namespaces");
     ResourceRequest {
-        namespace: if is_namespace { name } else { namespace },
+        namespace,
         group: kind.group,
         version: kind.version,
         resource: kind.plural,
-        subresource: "",
         name,
-        fields: &[],
+        ..ResourceRequest::default()
     }
 }
 

@@ -76,7 +76,6 @@ impl Api {
         let rights = Rights::start(Arc::clone(&config.store));
         let issuer = Arc::new(Issuer::new(Arc::clone(&config.store)));
         let credentials = Credentials {
-            store: Arc::clone(&config.store),
             issuer: Arc::clone(&issuer),
             rights: Arc::clone(&rights),
             anonymous: config.anonymous,

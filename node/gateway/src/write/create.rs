@@ -131,7 +131,7 @@ impl Writer {
     /// A patch that creates needs the right to create too.
     fn check_create(&self, target: &Target, with: &Circumstances) -> Result<(), Status> {
         let name = target.name.as_deref().unwrap_or_default();
-        let about = resource_request(target.kind, &target.namespace, name);
+        let about = resource_request(target.kind, &target.namespace, name).completed("create");
         self.rights
             .check(&access::Attributes::resource(&with.user, "create", about))
     }
