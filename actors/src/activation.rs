@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use admission::Facts;
 use protocol::store::{Change, Committed, Precondition, Proposal, ProposeError, StoreEvent, Write};
 use protocol::{Cause, Draft, Key, Object, Revision, UnixMillis};
 use rand::rngs::SmallRng;
 
-use crate::compose::{self, ComposeError};
+use crate::compose::{self, ComposeError, Composed};
 use crate::effects::{Effects, Intent, Note, Regarding, Severity, TimerRequest};
 use crate::kind::{Event, Liveness, ObjectKind, ObserveError, Slot};
 use crate::kinds;
@@ -204,7 +205,8 @@ impl Activation {
     }
 
     /// Decides, and composes what was decided.
-    pub fn decide(&mut self, now: UnixMillis, event: Event, rng: &mut SmallRng) -> Plan {
+    /// New objects go through admission with these policy objects, if there are any.
+    pub fn decide(&mut self, now: UnixMillis, event: Event, rng: &mut SmallRng, facts: Option<&Facts>) -> Plan {
         let mut effects = Effects::default();
         if let Event::Liveness(liveness) = event {
             self.liveness = Some(liveness);
@@ -224,7 +226,7 @@ impl Activation {
             ..Plan::default()
         };
         for group in effects.groups {
-            match compose_group(group, now, rng) {
+            match compose_group(group, now, rng, facts) {
                 Ok((writes, planned)) => {
                     plan.proposals.push(Proposal {
                         cause: self.cause,
@@ -309,8 +311,11 @@ fn compose_group(
     group: Vec<Intent>,
     now: UnixMillis,
     rng: &mut SmallRng,
+    facts: Option<&Facts>,
 ) -> Result<(Vec<Write>, Vec<Planned>), ComposeError> {
     let (mut writes, mut planned) = (Vec::with_capacity(group.len()), Vec::with_capacity(group.len()));
+    // After the objects: whoever counts what a quota bounds sees an object before its charge.
+    let mut charged = Vec::new();
     for intent in group {
         match intent {
             Intent::Create {
@@ -318,7 +323,8 @@ fn compose_group(
                 namespace,
                 value,
             } => {
-                let (key, draft) = compose::create(&resource, &namespace, value, now, rng)?;
+                let Composed { key, draft, charges } = compose::compose(&resource, &namespace, value, now, rng, facts)?;
+                charged.extend(charges);
                 let put = PlannedPut {
                     draft: draft.clone(),
                     created: None,
@@ -354,6 +360,7 @@ fn compose_group(
             }
         }
     }
+    writes.extend(charged);
     Ok((writes, planned))
 }
 

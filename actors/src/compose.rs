@@ -1,6 +1,9 @@
 //! From intents to drafts: whole objects, defaulted and validated as the gateway would do it, with uids and names from a
 //! seeded generator. Pure: time and randomness come in. Used by `Activation` and by the control plane's default objects.
 
+use admission::{Attributes, Charge, Facts, Operation, Review};
+use api::kinds::Kind;
+use api::status::Status;
 use protocol::object::DraftError;
 use protocol::store::{Precondition, Write};
 use protocol::{Draft, Key, Object, Resource, Revision, UnixMillis};
@@ -28,7 +31,7 @@ pub enum ComposeError {
     Draft(#[from] DraftError),
 }
 
-/// A new object: its key and what is written.
+/// A new object that nobody admits: the cluster's own.
 pub fn create(
     resource: &Resource,
     namespace: &str,
@@ -36,8 +39,33 @@ pub fn create(
     now: UnixMillis,
     rng: &mut SmallRng,
 ) -> Result<(Key, Draft), ComposeError> {
+    compose(resource, namespace, value, now, rng, None).map(|composed| (composed.key, composed.draft))
+}
+
+/// A new object, and the charges that are written with it.
+pub(crate) struct Composed {
+    pub(crate) key: Key,
+    pub(crate) draft: Draft,
+    pub(crate) charges: Vec<Write>,
+}
+
+/// A new object as admission lets it pass, as a client's would: with the policy objects of this moment, or without any.
+pub(crate) fn compose(
+    resource: &Resource,
+    namespace: &str,
+    value: Value,
+    now: UnixMillis,
+    rng: &mut SmallRng,
+    facts: Option<&Facts>,
+) -> Result<Composed, ComposeError> {
     let kind = api::kinds::find_by_resource(resource).ok_or_else(|| ComposeError::UnknownResource(resource.clone()))?;
     let (uid, suffix) = (new_uid(rng), random_suffix(rng));
+    let gate = facts.map(|facts| Gate {
+        facts,
+        kind,
+        namespace,
+        random: rng.random(),
+    });
     let context = api::write::WriteContext {
         now,
         new_uid: &uid,
@@ -47,18 +75,69 @@ pub fn create(
         user: USER,
         groups: &[],
         duplicate_fields: &[],
-        admission: None,
+        admission: gate.as_ref().map(|gate| gate as &dyn api::write::Admission),
     };
-    let written = api::write::prepare_create(kind, namespace, value, &context)
-        .map_err(|status| ComposeError::Invalid(status.message.clone()))?;
-    let name = written.object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
-    Ok((
-        Key::new(resource.clone(), namespace, name),
-        kind.draft(&written.object)?,
-    ))
+    let refused = |status: Status| ComposeError::Invalid(status.message.clone());
+    let mut object = api::write::prepare_create(kind, namespace, value, &context)
+        .map_err(refused)?
+        .object;
+    let charges = match &gate {
+        Some(gate) => gate.review(&mut object, admission::validate).map_err(refused)?,
+        None => Vec::new(),
+    };
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    Ok(Composed {
+        key: Key::new(resource.clone(), namespace, name),
+        draft: kind.draft(&object)?,
+        charges: charges.into_iter().map(charge).collect::<Result<_, ComposeError>>()?,
+    })
+}
+
+fn charge(charge: Charge) -> Result<Write, ComposeError> {
+    Ok(Write::Put {
+        draft: update(&charge.key.resource, &charge.quota)?,
+        key: charge.key,
+        precondition: Precondition::Revision(charge.revision),
+    })
+}
+
+/// The way of the control plane's own objects through admission.
+#[derive(Debug)]
+struct Gate<'a> {
+    facts: &'a Facts,
+    kind: &'a Kind,
+    namespace: &'a str,
+    random: u64,
+}
+
+impl api::write::Admission for Gate<'_> {
+    fn admit(&self, object: &mut Value, _: Option<&Value>) -> Result<(), Status> {
+        self.review(object, admission::admit).map(|_| ())
+    }
+}
+
+impl Gate<'_> {
+    fn review(
+        &self,
+        object: &mut Value,
+        plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
+    ) -> Result<Vec<Charge>, Status> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let attributes = Attributes {
+            operation: Operation::Create,
+            kind: self.kind,
+            namespace: self.namespace,
+            name: &name,
+            subresource: None,
+            user: USER,
+            groups: &[],
+            random: self.random,
+        };
+        let mut review = Review::new(attributes, std::mem::take(object), None);
+        let outcome = plugins(&mut review, self.facts);
+        *object = std::mem::take(&mut review.object);
+        outcome.map(|()| review.charges)
+    }
 }
 
 /// A changed object. Its content was made from the stored one by an edit, so it is encoded as it is.

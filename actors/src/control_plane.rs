@@ -41,6 +41,10 @@ pub struct ControlPlaneConfig {
     pub idle_after: Duration,
     /// Whether a Scheduled Event is written for each bound pod, as kube-scheduler does.
     pub scheduled_events: bool,
+    /// What an operator sets for admission plugins; without it, what the control plane creates is not admitted.
+    pub admission: Option<admission::Settings>,
+    /// The certificate of the cluster's CA, PEM, which every namespace has; without one, namespaces are left as they are.
+    pub cluster_ca: Option<String>,
 }
 
 impl Default for ControlPlaneConfig {
@@ -52,6 +56,8 @@ impl Default for ControlPlaneConfig {
             node: NodeSettings::default(),
             idle_after: Duration::from_secs(30),
             scheduled_events: true,
+            admission: None,
+            cluster_ca: None,
         }
     }
 }
@@ -115,6 +121,7 @@ impl ControlPlane {
             cluster_cidr,
             node_prefix: config.node_prefix,
             node: config.node.clone(),
+            cluster_ca: config.cluster_ca.as_deref().map(Into::into),
         });
         let door = SchedulerDoor::default();
         let parts = Parts {
@@ -303,7 +310,7 @@ impl Parts {
     fn router(&self, path: ActorPath, registry: Registry, life: u64) -> ChildSpec {
         let (store, membership) = (Arc::clone(&self.store), Arc::clone(&self.membership));
         let (clock, seed, settings) = (Arc::clone(&self.clock), self.seed, Arc::clone(&self.settings));
-        let (door, idle_after) = (self.door.clone(), self.config.idle_after);
+        let (door, idle_after, admission) = (self.door.clone(), self.config.idle_after, self.config.admission);
         ChildSpec::actor(path, "router", Self::policy(), move |context| {
             let arguments = RouterArguments {
                 store: Arc::clone(&store),
@@ -315,6 +322,7 @@ impl Parts {
                 view: context.view.clone(),
                 scheduler: door.clone(),
                 idle_after,
+                admission,
             };
             (Router, arguments)
         })

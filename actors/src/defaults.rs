@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::policy::{DefaultObject, PolicyWrite};
 use futures::StreamExt;
 use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
 use protocol::{Cause, Key, NodeName, Object, Resource};
@@ -24,6 +25,8 @@ use crate::membership::{MemberState, Membership};
 
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 const RETRY: Duration = Duration::from_millis(500);
+/// The API group of roles and bindings.
+const RBAC: &str = "rbac.authorization.k8s.io";
 /// The port of the Service `default/kubernetes`.
 const API_PORT: u16 = 443;
 
@@ -48,6 +51,15 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
             kept_up: &[],
         })
         .collect();
+    all.extend(admission::priority::system_classes().into_iter().map(|class| Wanted {
+        key: Key::new(
+            "priorityclasses.scheduling.k8s.io",
+            "",
+            class["metadata"]["name"].as_str().unwrap_or_default(),
+        ),
+        value: class,
+        kept_up: &[],
+    }));
     let address = ClusterIpAllocator::new(service_cidr).kubernetes().to_string();
     let labels = json!({"component": "apiserver", "provider": "kubernetes"});
     let target = addresses.first().map_or(API_PORT, SocketAddr::port);
@@ -146,6 +158,31 @@ fn write_of(wanted: &Wanted, stored: Option<&Object>, clock: &dyn Clock, rng: &m
         precondition: Precondition::Revision(object.header.revision),
         draft,
     })
+}
+
+/// The writes that bring a role or binding of the default policy in line, each to be proposed for itself.
+fn policy_writes(
+    key: &Key,
+    stored: Option<&Object>,
+    default: &DefaultObject,
+    clock: &dyn Clock,
+    rng: &mut SmallRng,
+) -> Result<Vec<Proposal>, compose::ComposeError> {
+    let existing = stored.and_then(|stored| stored.value().ok());
+    let mut create = |value: Value| compose::creation(&key.resource, &key.namespace, value, clock.now(), rng);
+    let writes = match (access::policy::reconcile(existing.as_ref(), default), stored) {
+        (None, _) => Vec::new(),
+        (Some(PolicyWrite::Create(value)), _) => vec![create(value)?],
+        (Some(PolicyWrite::Update(value)), Some(stored)) => vec![compose::change(key, stored, &value)?],
+        (Some(PolicyWrite::Recreate(value)), Some(stored)) => {
+            vec![compose::removal(key, stored.header.revision), create(value)?]
+        }
+        (Some(_), None) => Vec::new(),
+    };
+    Ok(writes
+        .into_iter()
+        .map(|write| Proposal::one(Cause::default(), write))
+        .collect())
 }
 
 /// What the actor is told.
@@ -276,6 +313,13 @@ impl DefaultsState {
             let write = write_of(wanted, stored.as_deref(), self.clock.as_ref(), &mut self.rng);
             proposals.extend(write.map(|write| Proposal::one(Cause::default(), write)));
         }
+        for default in access::policy::defaults() {
+            let resource = Resource::of(default.resource, RBAC);
+            let key = Key::new(resource, default.namespace.as_str(), default.name.as_str());
+            let stored = self.store.read(&key).await.map_err(|error| error.to_string())?;
+            let writes = policy_writes(&key, stored.as_deref(), default, self.clock.as_ref(), &mut self.rng);
+            proposals.extend(writes.map_err(|error| error.to_string())?);
+        }
         for answer in self.store.propose_all(proposals).await {
             match answer {
                 // Someone else made it in the meantime.
@@ -316,20 +360,20 @@ mod tests {
         ];
         let mut rng = SmallRng::seed_from_u64(1);
         let all = wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses);
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 9);
         for wanted in &all {
             let write = write_of(wanted, None, &supervision::SystemClock, &mut rng);
             assert!(write.is_some_and(|write| write.key() == &wanted.key), "{}", wanted.key);
         }
-        assert_eq!(all[4].value["spec"]["clusterIP"], "10.96.0.1");
-        let ips: Vec<&str> = all[5].value["endpoints"]
+        assert_eq!(all[6].value["spec"]["clusterIP"], "10.96.0.1");
+        let ips: Vec<&str> = all[7].value["endpoints"]
             .as_array()
             .unwrap()
             .iter()
             .map(|e| e["addresses"][0].as_str().unwrap())
             .collect();
         assert_eq!(ips, ["10.1.0.1", "10.1.0.2"]);
-        let subset = &all[6].value["subsets"][0];
+        let subset = &all[8].value["subsets"][0];
         assert_eq!(subset["addresses"], json!([{"ip": "10.1.0.1"}, {"ip": "10.1.0.2"}]));
         assert_eq!(
             subset["ports"],

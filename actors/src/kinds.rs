@@ -1,6 +1,8 @@
 //! The table of the control plane's kinds: which deciding part an object's actor gets. A kind joins the cluster, and the
 //! simulation, by one line here and its routes in `router::index`.
 
+use std::sync::Arc;
+
 use protocol::Key;
 
 use crate::addresses::Ipv4Range;
@@ -13,8 +15,9 @@ use crate::node::brake::{self, EvictionBrake};
 use crate::node::pod_cidrs::{self, PodCidrs};
 use crate::node::{Node, NodeSettings};
 use crate::pod::Pod;
+use crate::quota::ResourceQuota;
 use crate::replica_set::ReplicaSet;
-use crate::router::index::{BUDGETS, DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, REPLICA_SETS, SERVICES};
+use crate::router::index::{BUDGETS, DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, QUOTAS, REPLICA_SETS, SERVICES};
 use crate::service::Service;
 use crate::service::leftover::Leftover;
 
@@ -27,6 +30,8 @@ pub struct KindSettings {
     pub node_prefix: u8,
     /// For nodes.
     pub node: NodeSettings,
+    /// The certificate of the cluster's CA, PEM, which every namespace has; without one, namespaces are left as they are.
+    pub cluster_ca: Option<Arc<str>>,
 }
 
 /// The actors that see all nodes. They have no object of a kind of their own, and are always there.
@@ -54,7 +59,8 @@ pub fn make(slot: &Slot, settings: &KindSettings) -> Option<Box<dyn ObjectKind>>
         SERVICES => Box::new(Service::new(key)),
         BUDGETS => Box::new(DisruptionBudget::new(key)),
         ENDPOINTS => Box::new(Leftover::new(key)),
-        NAMESPACES => Box::new(Namespace::new(key)),
+        NAMESPACES => Box::new(Namespace::new(key, settings.cluster_ca.clone())),
+        QUOTAS => Box::new(ResourceQuota::new(key)),
         _ if key == pod_cidrs::key() => Box::new(PodCidrs::new(settings.cluster_cidr, settings.node_prefix)),
         _ if key == brake::key() => Box::new(EvictionBrake::new(settings.node.clone())),
         _ => return None,
@@ -75,6 +81,7 @@ pub fn name(slot: &Slot) -> &'static str {
         BUDGETS => "poddisruptionbudget",
         ENDPOINTS => "endpoints",
         NAMESPACES => "namespace",
+        QUOTAS => "resourcequota",
         _ if slot.key == pod_cidrs::key() => "pod-cidrs",
         _ if slot.key == brake::key() => "node-evictions",
         _ => "object",

@@ -26,6 +26,7 @@ mod object_actor;
 pub mod ownership;
 pub mod placement;
 pub mod pod;
+pub mod quota;
 pub mod reading;
 pub mod recorder;
 pub mod replica_set;

@@ -27,7 +27,7 @@ use crate::activation::{Activation, Next};
 use crate::kind::{Event, Liveness, Slot};
 use crate::kinds::{self, KindSettings};
 use crate::recorder;
-use crate::router::RouterMessage;
+use crate::router::{RouterMessage, SharedFacts};
 
 /// So many objects of one resource are read one by one; more of them by a list.
 const READS_MAX: usize = 8;
@@ -85,6 +85,7 @@ pub(crate) struct ObjectArguments {
     pub liveness: Option<Liveness>,
     pub cause: Cause,
     pub idle_after: Duration,
+    pub facts: SharedFacts,
 }
 
 /// A task that ends with the state that holds it.
@@ -109,6 +110,7 @@ pub(crate) struct ObjectState {
     rng: SmallRng,
     view: ActorView,
     idle_after: Duration,
+    facts: SharedFacts,
     timers: HashMap<&'static str, Alarm>,
     idle: Option<Alarm>,
     reload: Option<Alarm>,
@@ -148,6 +150,7 @@ impl Actor for ObjectActor {
             rng: SmallRng::seed_from_u64(arguments.seed),
             view: arguments.view,
             idle_after: arguments.idle_after,
+            facts: arguments.facts,
             timers: HashMap::new(),
             idle: None,
             reload: None,
@@ -287,7 +290,11 @@ impl ObjectState {
             if !self.activation.is_loaded() && !matches!(event, Event::Liveness(_)) {
                 return Ok(());
             }
-            let mut plan = self.activation.decide(self.clock.now(), event, &mut self.rng);
+            let mut plan = {
+                let facts = self.facts.as_ref().map(|facts| facts.read());
+                self.activation
+                    .decide(self.clock.now(), event, &mut self.rng, facts.as_deref())
+            };
             for timer in &plan.timers {
                 self.set_timer(myself, timer.timer, timer.after_ms);
             }

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use config::NodeArguments;
 
 use crate::clock::now;
-use crate::{admission, reset, start};
+use crate::{authority, reset, start};
 
 /// A cluster orchestrator with the Kubernetes API, in one program.
 #[derive(Parser)]
@@ -208,7 +208,7 @@ async fn create_token(connection: &shell::Connection, ttl: &str, description: &s
     let ttl_ms = ttl_ms(ttl)?;
     let expires_at = (ttl_ms > 0).then(|| now().plus_ms(ttl_ms));
     let record = cluster::join::TokenRecord::new(&token, expires_at, description);
-    let body = admission::token_secret(&record).to_string().into_bytes();
+    let body = authority::token_secret(&record).to_string().into_bytes();
     client
         .request(
             "POST",

@@ -1,11 +1,11 @@
 //! The node process: wires the crates together and is the program `actorium`. What it starts, and in which order, is in
-//! `start`; the rest are adapters between the seams of the crates (`pod_network`, `doors`, `leader`, `admission`). It holds
+//! `start`; the rest are adapters between the seams of the crates (`pod_network`, `doors`, `leader`, `authority`). It holds
 //! no policy.
 
 // An acting crate: the process's clock and random source are here (`clock`).
 #![allow(clippy::disallowed_methods)]
 
-pub mod admission;
+pub mod authority;
 pub mod clock;
 pub mod command;
 pub mod doors;

@@ -29,7 +29,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use supervision::{Registry, SystemClock};
 
-use crate::admission::{self, FIRST_TOKEN_VALIDITY_MS, StoreAuthority};
+use crate::authority::{self, FIRST_TOKEN_VALIDITY_MS, StoreAuthority};
 use crate::clock::{now, random};
 use crate::doors::{ClusterAdmin, LogDoor, LogService};
 use crate::identity::{IdentityFailure, Settled, settle};
@@ -269,11 +269,7 @@ fn start_gateway(
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
         service_range,
         anonymous: false,
-        admission: admission::Settings {
-            unreachable_toleration_seconds: i64::from(config.unreachable_toleration_seconds),
-            mount_tokens: false,
-            ..admission::Settings::default()
-        },
+        admission: admission_settings(config),
         cluster_ca: settled.identity.authority_pem.clone(),
         address: config.https_address().to_string(),
         version: BuildVersion {
@@ -386,7 +382,7 @@ async fn keep_first_secrets(
 ) -> Result<(), StartFailure> {
     let failed = |error: &dyn std::fmt::Display| StartFailure::Bootstrap(error.to_string());
     if let Some(material) = &settled.new_authority {
-        admission::store_authority(store.as_ref(), material)
+        authority::store_authority(store.as_ref(), material)
             .await
             .map_err(|error| failed(&error))?;
         let authority = cluster::identity::ClusterAuthority::load(material)?;
@@ -396,7 +392,7 @@ async fn keep_first_secrets(
             Some(now().plus_ms(FIRST_TOKEN_VALIDITY_MS)),
             "made with the cluster",
         );
-        admission::store_token(store.as_ref(), &record)
+        authority::store_token(store.as_ref(), &record)
             .await
             .map_err(|error| failed(&error))?;
         let admin = authority.issue_admin(now())?;
@@ -432,7 +428,7 @@ async fn kubeconfig_from_store(
     config: &NodeConfiguration,
     authority_pem: &str,
 ) -> Result<(), StartFailure> {
-    let authority = admission::authority(store)
+    let authority = authority::authority(store)
         .await
         .map_err(|error| StartFailure::Bootstrap(error.to_string()))?;
     let admin = authority.issue_admin(now())?;
@@ -505,6 +501,15 @@ async fn start_agent(
         .map_err(|error| StartFailure::Agent(error.to_string()))
 }
 
+/// Pods are given no tokens: the agent does not ask for any.
+fn admission_settings(config: &NodeConfiguration) -> admission::Settings {
+    admission::Settings {
+        unreachable_toleration_seconds: i64::from(config.unreachable_toleration_seconds),
+        mount_tokens: false,
+        ..admission::Settings::default()
+    }
+}
+
 fn control_plane_config(config: &NodeConfiguration, settled: &Settled) -> ControlPlaneConfig {
     let mut control = ControlPlaneConfig {
         cluster_cidr: settled.settings.cluster_cidr.to_string(),
@@ -513,6 +518,8 @@ fn control_plane_config(config: &NodeConfiguration, settled: &Settled) -> Contro
         ..ControlPlaneConfig::default()
     };
     control.node.default_toleration_seconds = u64::from(config.unreachable_toleration_seconds);
+    control.admission = Some(admission_settings(config));
+    control.cluster_ca = Some(settled.identity.authority_pem.clone());
     control
 }
 

@@ -22,12 +22,22 @@ pub struct Namespace {
     key: Key,
     own: Option<(Arc<Object>, Value)>,
     content: BTreeMap<Key, Arc<Object>>,
+    cluster_ca: Option<Arc<str>>,
+}
+
+/// What every namespace has: the account that pods run as unless they name another, and the cluster's CA.
+pub(crate) fn contents(namespace: &str) -> [Key; 2] {
+    [
+        Key::new("serviceaccounts", namespace, "default"),
+        Key::new("configmaps", namespace, "kube-root-ca.crt"),
+    ]
 }
 
 impl Namespace {
     /// An actor that knows nothing so far.
-    pub fn new(key: Key) -> Namespace {
+    pub fn new(key: Key, cluster_ca: Option<Arc<str>>) -> Namespace {
         Namespace {
+            cluster_ca,
             key,
             own: None,
             content: BTreeMap::new(),
@@ -52,7 +62,10 @@ impl ObjectKind for Namespace {
 
     fn decide(&mut self, now: UnixMillis, event: Event, effects: &mut Effects) {
         let Some((object, value)) = &self.own else { return };
-        if !object.header.deleting || !has_finalizer(value) {
+        if !object.header.deleting {
+            return self.complete(effects);
+        }
+        if !has_finalizer(value) {
             return;
         }
         if self.content.is_empty() {
@@ -92,6 +105,25 @@ impl ObjectKind for Namespace {
 }
 
 impl Namespace {
+    /// Writes what every namespace has and this one lacks.
+    fn complete(&self, effects: &mut Effects) {
+        let Some(cluster_ca) = &self.cluster_ca else { return };
+        for key in contents(&self.key.name) {
+            if self.content.contains_key(&key) {
+                continue;
+            }
+            let mut value = json!({"metadata": {"name": &*key.name}});
+            if key.resource.as_str() == "configmaps" {
+                value["data"] = json!({"ca.crt": &**cluster_ca});
+            }
+            effects.write_one(Intent::Create {
+                resource: key.resource.clone(),
+                namespace: Arc::clone(&key.namespace),
+                value,
+            });
+        }
+    }
+
     /// Says in the conditions what the namespace waits for.
     fn report(&self, object: &Arc<Object>, value: &Value, now: UnixMillis, effects: &mut Effects) {
         let (mut resources, mut finalizers) = (BTreeMap::<&str, usize>::new(), BTreeMap::<&str, usize>::new());
@@ -193,7 +225,7 @@ mod tests {
         if deleting {
             value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         }
-        let mut state = Namespace::new(key.clone());
+        let mut state = Namespace::new(key.clone(), None);
         state.observe(&key, Some(&stored(value, 5))).unwrap();
         state
     }
@@ -219,6 +251,27 @@ mod tests {
         let mut state = actor(false, &[]);
         hold(&mut state, "a", json!({}));
         assert_eq!(decide(&mut state, Event::Loaded), Effects::default());
+    }
+
+    #[test]
+    fn an_active_namespace_gets_its_account_and_the_clusters_authority() {
+        let mut state = actor(false, &[]);
+        state.cluster_ca = Some("PEM".into());
+        let effects = decide(&mut state, Event::Loaded);
+        let created = effects.groups.iter().flatten().map(|intent| match intent {
+            Intent::Create { resource, value, .. } => (resource.as_str().to_owned(), value["data"]["ca.crt"].clone()),
+            other => panic!("{other:?}"),
+        });
+        let expected = [
+            ("serviceaccounts".to_owned(), Value::Null),
+            ("configmaps".to_owned(), json!("PEM")),
+        ];
+        assert_eq!(created.collect::<Vec<_>>(), expected);
+        for key in contents("old") {
+            let value = json!({"metadata": {"name": &*key.name, "namespace": "old", "uid": "u"}});
+            state.observe(&key, Some(&stored(value, 6))).unwrap();
+        }
+        assert_eq!(decide(&mut state, Event::Changed), Effects::default());
     }
 
     #[test]

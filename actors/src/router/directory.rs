@@ -16,7 +16,7 @@ use supervision::{
 };
 
 use super::index::Index;
-use super::{RouterArguments, RouterMessage, paths};
+use super::{RouterArguments, RouterMessage, SharedFacts, paths};
 use crate::kind::{Liveness, Slot};
 use crate::kinds::{self, KindSettings};
 use crate::object_actor::{ObjectActor, ObjectArguments, ObjectMessage};
@@ -57,6 +57,7 @@ pub(super) struct Directory {
     router: ActorRef<RouterMessage>,
     index: Arc<RwLock<Index>>,
     idle_after: Duration,
+    facts: SharedFacts,
     rng: SmallRng,
     awake: HashMap<Slot, Awake>,
     slots: HashMap<ActorId, Slot>,
@@ -65,8 +66,14 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub fn new(arguments: &RouterArguments, router: ActorRef<RouterMessage>, index: Arc<RwLock<Index>>) -> Directory {
+    pub fn new(
+        arguments: &RouterArguments,
+        router: ActorRef<RouterMessage>,
+        index: Arc<RwLock<Index>>,
+        facts: SharedFacts,
+    ) -> Directory {
         Directory {
+            facts,
             store: Arc::clone(&arguments.store),
             settings: Arc::clone(&arguments.settings),
             clock: Arc::clone(&arguments.clock),
@@ -200,6 +207,7 @@ impl Directory {
             liveness,
             cause,
             idle_after: self.idle_after,
+            facts: self.facts.clone(),
         };
         let started = Actor::spawn_linked(None, ObjectActor, arguments, self.router.get_cell()).await;
         let actor = match started {

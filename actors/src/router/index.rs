@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::collection;
 use crate::kind::{Role, Slot};
 use crate::kinds::{about_all_nodes, is_about_all_nodes};
+use crate::namespace;
 use crate::node::eviction;
 
 /// Objects that are shown to an actor that works through many, at a time.
@@ -24,6 +25,7 @@ pub(crate) const PODS: &str = "pods";
 pub(crate) const NODES: &str = "nodes";
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const NAMESPACES: &str = "namespaces";
+pub(crate) const QUOTAS: &str = "resourcequotas";
 pub(crate) const REPLICA_SETS: &str = "replicasets.apps";
 pub(crate) const DEPLOYMENTS: &str = "deployments.apps";
 pub(crate) const ENDPOINT_SLICES: &str = "endpointslices.discovery.k8s.io";
@@ -204,7 +206,13 @@ impl Index {
         let header = &entry.header;
         let own = match key.resource.as_str() {
             NODES | SERVICES | REPLICA_SETS | DEPLOYMENTS | BUDGETS => true,
-            NAMESPACES => header.deleting,
+            NAMESPACES => {
+                header.deleting
+                    || namespace::contents(&key.name)
+                        .iter()
+                        .any(|part| !self.entries.contains_key(part))
+            }
+            QUOTAS => true,
             PODS => {
                 let node = header.field(NODE_NAME);
                 let node_exists = self.entries.contains_key(&Key::new(NODES, "", node));
@@ -286,6 +294,7 @@ impl Index {
         if SCALED.contains(&key.resource.as_str()) {
             slots.extend(self.budgets_over(key).cloned().map(Slot::own));
         }
+        slots.extend(self.quotas_over(key).cloned().map(Slot::own));
         let namespace = Key::new(NAMESPACES, "", Arc::clone(&key.namespace));
         if !key.namespace.is_empty() && self.header(&namespace).is_some_and(|header| header.deleting) {
             slots.insert(Slot::own(namespace));
@@ -297,6 +306,9 @@ impl Index {
         for role in [Role::Own, Role::Collector] {
             // Its own actors learn of the end if they are awake; nobody is woken for it.
             slots.insert(Slot { key: key.clone(), role });
+        }
+        if namespace::contents(&key.namespace).contains(key) {
+            slots.insert(Slot::own(Key::new(NAMESPACES, "", Arc::clone(&key.namespace))));
         }
         let dependents = self.dependents.get(&header.uid).into_iter().flatten();
         slots.extend(dependents.map(|dependent| Slot::collector(dependent.clone())));
@@ -359,7 +371,13 @@ impl Index {
                     related.insert(pod);
                 }
             }
-            NAMESPACES if entry.header.deleting => {
+            NAMESPACES if !entry.header.deleting => related.extend(namespace::contents(&key.name)),
+            QUOTAS => related.extend(
+                self.in_namespace(&key.namespace)
+                    .filter(|other| *other != key && is_counted(other))
+                    .cloned(),
+            ),
+            NAMESPACES => {
                 related.extend(
                     self.by_namespace
                         .get(&key.name)
@@ -373,6 +391,13 @@ impl Index {
             _ => {}
         }
         related.into_iter().collect()
+    }
+
+    /// The quotas that count an object.
+    fn quotas_over<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Key> {
+        let counted = !key.namespace.is_empty() && is_counted(key);
+        let quotas = counted.then(|| self.of_resource(QUOTAS, &key.namespace));
+        quotas.into_iter().flatten().filter(move |quota| *quota != key)
     }
 
     /// The slices that name a Service as theirs.
@@ -612,3 +637,11 @@ fn minds_pods(object: &Object) -> bool {
 #[cfg(test)]
 #[path = "index_tests.rs"]
 mod tests;
+
+/// Whether quotas may count an object. What the control plane itself writes all the time is not counted.
+fn is_counted(key: &Key) -> bool {
+    !matches!(
+        key.resource.as_str(),
+        "events" | "leases.coordination.k8s.io" | ENDPOINT_SLICES | ENDPOINTS
+    )
+}

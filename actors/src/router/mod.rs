@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::{CONSULTED, Fact, Facts};
 use futures::StreamExt;
 use parking_lot::RwLock;
-use protocol::store::{ListRequest, ObjectStore, ReadError, StoreEvent, WatchItem, WatchRequest};
-use protocol::{NodeName, Revision};
+use protocol::store::{Change, ListRequest, ObjectStore, ReadError, StoreEvent, WatchItem, WatchRequest};
+use protocol::{Key, NodeName, Object, Revision};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use serde_json::json;
 use supervision::{ActorView, AdminMessage, Clock, Exit, Registry, SleepersGuard};
@@ -101,13 +102,19 @@ pub struct RouterArguments {
     pub scheduler: SchedulerDoor,
     /// After how long without work an actor is put to sleep.
     pub idle_after: Duration,
+    /// What an operator sets for admission plugins; without it, the actors' objects are not admitted.
+    pub admission: Option<admission::Settings>,
 }
+
+/// The policy objects that the actors' new objects are admitted by, as of the events that they hear.
+pub(crate) type SharedFacts = Option<Arc<RwLock<Facts>>>;
 
 /// Its state.
 pub struct RouterState {
     store: Arc<dyn ObjectStore>,
     index: Arc<RwLock<Index>>,
     directory: Directory,
+    facts: SharedFacts,
     liveness: HashMap<NodeName, Liveness>,
     revision: Revision,
     /// Actors that wait until the router has seen a revision.
@@ -140,13 +147,19 @@ impl Actor for Router {
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
         let index = Arc::new(RwLock::new(Index::default()));
+        let facts = arguments.admission.map(|settings| {
+            let mut facts = Facts::default();
+            facts.settings = settings;
+            Arc::new(RwLock::new(facts))
+        });
         let paths = Arc::new(Paths::new(Arc::clone(&index), myself.clone()));
         let sleepers = arguments.registry.add_sleepers(paths::root(), paths);
         let members = Task(pump_members(arguments.membership.as_ref(), myself.clone()));
         myself.send_message(RouterMessage::Begin)?;
         Ok(RouterState {
             store: Arc::clone(&arguments.store),
-            directory: Directory::new(&arguments, myself, Arc::clone(&index)),
+            directory: Directory::new(&arguments, myself, Arc::clone(&index), facts.clone()),
+            facts,
             index,
             liveness: HashMap::new(),
             revision: Revision::ZERO,
@@ -236,7 +249,9 @@ impl RouterState {
         for kind in api::kinds::stored_kinds() {
             let mut request = ListRequest::all(kind.resource());
             request.at = Some(revision);
+            self.forget_facts(kind.resource().as_str());
             for (key, object) in list_all(self.store.as_ref(), request).await? {
+                self.note_fact(&key, &object);
                 fresh.insert(&key, &object);
             }
         }
@@ -314,9 +329,50 @@ impl RouterState {
         }
     }
 
+    fn forget_facts(&self, resource: &str) {
+        if let Some(facts) = &self.facts {
+            facts.write().clear(resource);
+        }
+    }
+
+    fn note_fact(&self, key: &Key, object: &Object) {
+        let Some(facts) = self
+            .facts
+            .as_ref()
+            .filter(|_| CONSULTED.contains(&key.resource.as_str()))
+        else {
+            return;
+        };
+        match object.value() {
+            Ok(value) => {
+                let fact = Fact {
+                    revision: object.header.revision,
+                    value: Arc::new(value),
+                };
+                facts
+                    .write()
+                    .upsert(key.resource.as_str(), &key.namespace, &key.name, fact);
+            }
+            Err(error) => tracing::error!(%key, %error, "a stored policy object cannot be read"),
+        }
+    }
+
+    fn remove_fact(&self, key: &Key, removed: Revision) {
+        if let Some(facts) = &self.facts {
+            facts
+                .write()
+                .remove(key.resource.as_str(), &key.namespace, &key.name, removed);
+        }
+    }
+
     async fn route(&mut self, event: &Arc<StoreEvent>) {
         self.routed += 1;
         self.scheduler.observe(event);
+        // Before the actors hear of it: what they then create is admitted by what they have heard of.
+        match event.change {
+            Change::Deleted => self.remove_fact(&event.key, event.revision),
+            Change::Created | Change::Updated => self.note_fact(&event.key, &event.object),
+        }
         let routed = self.index.write().route(event);
         for slot in routed.slots {
             let liveness = self.liveness_of(&slot);

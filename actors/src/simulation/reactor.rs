@@ -413,7 +413,7 @@ impl Reactor {
         let Some(running) = self.slots.get_mut(slot) else {
             return;
         };
-        let plan = running.activation.decide(now, event, &mut self.rng);
+        let plan = running.activation.decide(now, event, &mut self.rng, None);
         for timer in &plan.timers {
             running.timers.insert(timer.timer, now.plus_ms(timer.after_ms));
         }

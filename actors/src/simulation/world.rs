@@ -81,6 +81,7 @@ fn settings() -> KindSettings {
             unheard_after_ms: None,
             ..NodeSettings::default()
         },
+        cluster_ca: None,
     }
 }
 

@@ -179,6 +179,17 @@ pub fn usage_of(kind: &Kind, object: &Value) -> Amounts {
     usage
 }
 
+/// The sum of what objects use, for the names that a quota bounds, in the manner of its bounds.
+pub fn sum<'a>(hard: &Value, usages: impl Iterator<Item = &'a Amounts> + Clone) -> Value {
+    let total = |name: &String, bound: &Value| {
+        let amounts = usages.clone().filter_map(|usage| usage.get(name));
+        let total = amounts.fold(Quantity::from_units(0), |total, amount| total.plus(*amount));
+        Value::from(pod::text(total, bound.as_str().unwrap_or_default()))
+    };
+    let names = hard.as_object().into_iter().flatten();
+    Value::Object(names.map(|(name, bound)| (name.clone(), total(name, bound))).collect())
+}
+
 /// A pod that has ended for good holds nothing any more but its place among the objects.
 fn is_over(kind: &Kind, object: &Value) -> bool {
     kind.resource().as_str() == "pods" && matches!(object.at(&["status"]).text("phase"), "Succeeded" | "Failed")
