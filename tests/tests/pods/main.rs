@@ -5,6 +5,7 @@
 //! not hide the others: the test names all that failed.
 
 mod surroundings;
+mod user_namespaces;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
