@@ -62,6 +62,7 @@ async fn watch(store: &dyn ObjectStore, resources: &[Resource], follower: &dyn F
         let request = WatchRequest {
             resources: resources.to_vec(),
             namespace: None,
+            selections: Vec::new(),
             after: Some(seen),
         };
         match store.watch(request).await {
