@@ -114,7 +114,7 @@ fn printing(s: &Session) {
         "{yaml}"
     );
     assert_eq!(s.run("get configmaps a b -o name"), "configmap/a\nconfigmap/b\n");
-    let columns = s.run("get configmaps -o custom-columns=N:.metadata.name,K:.data.key --sort-by=.data.key");
+    let columns = s.run("get configmaps a b -o custom-columns=N:.metadata.name,K:.data.key --sort-by=.data.key");
     let rows: Vec<Vec<&str>> = columns.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[..3], [["N", "K"], ["a", "1"], ["b", "2"]]);
     assert_eq!(

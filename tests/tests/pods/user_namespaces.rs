@@ -87,7 +87,7 @@ fn root_inside_is_nobody_outside(cluster: &Cluster) {
         for expected in [
             format!("id=0:0 map= 0 {first} {POD_IDS}"),
             "owners=0:0 0:0 0:2000 ".to_owned(),
-            "files=blue sesame 0:2000:440".to_owned(),
+            "files=bluesesame 0:2000:440".to_owned(),
             "lives=1 0:2000".to_owned(),
             "made=1000:1000".to_owned(),
             "mknod: /tmp/disk: Operation not permitted".to_owned(),

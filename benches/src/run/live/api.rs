@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tests::cluster::Cluster;
+use ::tests::cluster::Cluster;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const JSON: &str = "application/json";
