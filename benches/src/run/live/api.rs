@@ -8,6 +8,7 @@ use super::{Door, Sighting, cpu_seconds};
 use crate::catalog::Selected;
 use crate::run::outcome::CaseResult;
 use crate::run::{CaseError, RunOptions};
+use ::tests::cluster::Cluster;
 use async_trait::async_trait;
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -17,7 +18,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use ::tests::cluster::Cluster;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 const JSON: &str = "application/json";
