@@ -218,11 +218,14 @@ fn is_open(route: &Route) -> bool {
     matches!(route, Route::Health(_) | Route::Version)
 }
 
+/// Namespace and name.
+type Place = (Arc<str>, Arc<str>);
+
 /// Feeds the authorizers.
 struct Following {
     rights: Arc<Rights>,
     /// What of each resource the authorizers have been told of.
-    known: Mutex<HashMap<Resource, BTreeSet<(Arc<str>, Arc<str>)>>>,
+    known: Mutex<HashMap<Resource, BTreeSet<Place>>>,
     complete: fn(&Rights) -> &watch::Sender<bool>,
 }
 

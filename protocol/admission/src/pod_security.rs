@@ -146,7 +146,7 @@ fn describe(violations: &[Violation]) -> String {
 }
 
 /// The names of the containers for which something holds.
-pub(crate) fn containers_that<'a>(pod: &'a Value, holds: impl Fn(&Value) -> bool) -> Vec<&'a str> {
+pub(crate) fn containers_that(pod: &Value, holds: impl Fn(&Value) -> bool) -> Vec<&str> {
     let lists = CONTAINER_LISTS.iter().flat_map(|list| pod.at(&["spec"]).items(list));
     lists
         .filter(|container| holds(container))
