@@ -7,7 +7,7 @@ use benches::workload::Sizes;
 /// Workload, case, nodes, init pods, measured pods, threshold.
 type Row = (&'static str, &'static str, u64, u64, u64, Option<f64>);
 
-/// The rows of `scheduler_perf.tsv`, but those of dynamic resources and composite pod groups, which the scheduler does not have.
+/// The rows of `scheduler_perf.tsv`, but those of dynamic resources and composite pod groups.
 const ROWS: &[Row] = &[
     ("SchedulingBasic", "5000Nodes_10000Pods", 5000, 1000, 10000, Some(680.0)),
     ("SchedulingBasic", "5000Nodes_50000Pods", 5000, 5000, 50000, Some(810.0)),
