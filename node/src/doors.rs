@@ -1,4 +1,4 @@
-//! The doors between nodes: logs of containers that run elsewhere, the shell's messages to actors elsewhere, and what the
+//! The doors between nodes: logs of and sessions with containers that run elsewhere, the shell's messages to actors elsewhere, and what the
 //! control plane hears of membership. Each implements a seam of `protocol` or `actors` over the mesh.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::membership::{Member, MemberStatus};
 use cluster::remoting::RouterHandler;
-use cluster::{Membership, Remoting};
+use cluster::{Membership, Mesh, Remoting};
 use consensus::{Consensus, StoreClient};
 use futures::{FutureExt, StreamExt};
 use protocol::NodeName;
@@ -17,8 +17,13 @@ use protocol::admin::{ActorEntry, AdminDoor, AdminError, AdminReply, AdminReques
 use protocol::codec::{decode, encode};
 use protocol::node::{NodeDoor, NodeDoorError};
 use protocol::runtime::{LogRequest, LogStream, PodRuntime, RuntimeError};
+use protocol::session::{
+    AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec, SessionRequest,
+};
 use protocol::transport::{FrameStream, Purpose, Service, Transport, TransportError};
 use supervision::Registry;
+
+use crate::sessions;
 
 /// How long another node's actors have to answer.
 const REMOTE_DEADLINE: Duration = Duration::from_secs(6);
@@ -68,21 +73,21 @@ impl Service for LogService {
     }
 }
 
-/// Reads logs wherever the pod runs.
-pub struct LogDoor {
+/// Reads logs and begins sessions wherever the pod runs.
+pub struct NodeDoors {
     /// To other nodes.
-    pub transport: Arc<dyn Transport>,
+    pub mesh: Mesh,
 }
 
 #[async_trait]
-impl NodeDoor for LogDoor {
+impl NodeDoor for NodeDoors {
     async fn logs(&self, node: &NodeName, request: LogRequest) -> Result<LogStream, NodeDoorError> {
         let unreachable = |reason: String| NodeDoorError::Unreachable {
             node: node.clone(),
             reason,
         };
         let bytes = encode(&request).map_err(|error| unreachable(error.to_string()))?;
-        let frames = self.transport.stream(node, Purpose::Logs, Bytes::from(bytes)).await;
+        let frames = self.mesh.stream(node, Purpose::Logs, Bytes::from(bytes)).await;
         let mut frames = frames.map_err(|error| unreachable(error.to_string()))?;
         // A refusal is the first frame: the client then gets an error instead of an empty log.
         let first = frames.next().await;
@@ -98,6 +103,28 @@ impl NodeDoor for LogDoor {
         };
         let rest = futures::stream::once(async move { first }).chain(frames);
         Ok(rest.map(log_part).boxed())
+    }
+
+    async fn exec(&self, node: &NodeName, spec: ExecSpec, input: InputStream) -> Result<OutputStream, NodeDoorError> {
+        sessions::exec_or_attach(&self.mesh, node, SessionRequest::Exec(spec), input).await
+    }
+
+    async fn attach(
+        &self,
+        node: &NodeName,
+        spec: AttachSpec,
+        input: InputStream,
+    ) -> Result<OutputStream, NodeDoorError> {
+        sessions::exec_or_attach(&self.mesh, node, SessionRequest::Attach(spec), input).await
+    }
+
+    async fn port_forward(
+        &self,
+        node: &NodeName,
+        spec: PortSpec,
+        input: PortInput,
+    ) -> Result<PortOutput, NodeDoorError> {
+        sessions::port_forward(&self.mesh, node, SessionRequest::Port(spec), input).await
     }
 }
 

@@ -15,4 +15,5 @@ pub mod machine;
 pub mod pod_network;
 pub mod reset;
 pub mod services;
+pub mod sessions;
 pub mod start;

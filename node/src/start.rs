@@ -31,11 +31,12 @@ use supervision::{Registry, SystemClock};
 
 use crate::authority::{self, FIRST_TOKEN_VALIDITY_MS, StoreAuthority};
 use crate::clock::{now, random};
-use crate::doors::{ClusterAdmin, LogDoor, LogService};
+use crate::doors::{ClusterAdmin, LogService, NodeDoors};
 use crate::identity::{IdentityFailure, Settled, settle};
 use crate::leader::Leadership;
 use crate::machine;
 use crate::pod_network::NodeNetwork;
+use crate::sessions::SessionService;
 
 /// Why the node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -142,7 +143,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         settings: settled.settings.clone(),
     };
     mesh.serve(Purpose::Join, JoinService::new(Arc::new(authority)));
-    let edge = start_gateway(&config, &settled, &store, &transport, &admin, &consensus)?;
+    let edge = start_gateway(&config, &settled, &store, &mesh, &admin, &consensus)?;
     keep_first_secrets(&config, &settled, &store).await?;
 
     let network = NodeNetwork::new(config.clone(), settled.settings.clone());
@@ -152,6 +153,12 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     mesh.serve(
         Purpose::Logs,
         Arc::new(LogService {
+            runtime: Arc::clone(&runtime),
+        }),
+    );
+    mesh.serve_raw(
+        Purpose::Sessions,
+        Arc::new(SessionService {
             runtime: Arc::clone(&runtime),
         }),
     );
@@ -254,7 +261,7 @@ fn start_gateway(
     config: &NodeConfiguration,
     settled: &Settled,
     store: &Arc<dyn ObjectStore>,
-    transport: &Arc<dyn Transport>,
+    mesh: &Mesh,
     admin: &Arc<ClusterAdmin>,
     consensus: &Arc<Consensus>,
 ) -> Result<Edge, StartFailure> {
@@ -263,9 +270,7 @@ fn start_gateway(
     let (for_readiness, for_metrics) = (Arc::clone(consensus), Arc::clone(consensus));
     let api = Api::new(ApiConfig {
         store: Arc::clone(store),
-        nodes: Arc::new(LogDoor {
-            transport: Arc::clone(transport),
-        }),
+        nodes: Arc::new(NodeDoors { mesh: mesh.clone() }),
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
         service_range,
         anonymous: false,

@@ -14,6 +14,7 @@ pub mod object;
 pub mod quantity;
 pub mod runtime;
 pub mod selector;
+pub mod session;
 pub mod store;
 pub mod transport;
 

@@ -1,10 +1,11 @@
-//! What one node asks of another beyond the store: the log of a pod that runs there. The gateway that serves
-//! `pods/log` calls `NodeDoor`; the node process implements it over the mesh.
+//! What one node asks of another beyond the store: the log of a pod that runs there, and sessions with its containers. The
+//! gateway that serves `pods/log`, `pods/exec` and the like calls `NodeDoor`; the node process implements it over the mesh.
 
 use async_trait::async_trait;
 
 use crate::NodeName;
 use crate::runtime::{LogRequest, LogStream};
+use crate::session::{AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec};
 
 /// Why a node did not serve a request.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum NodeDoorError {
     /// The node answered with a refusal, such as a container that does not exist there.
     #[error("{0}")]
     Refused(String),
+    /// The node answered that it does not have what was named.
+    #[error("{0}")]
+    Absent(String),
 }
 
 /// Doors of the other nodes.
@@ -27,4 +31,28 @@ pub enum NodeDoorError {
 pub trait NodeDoor: Send + Sync + 'static {
     /// Reads the log of a container that runs on `node`.
     async fn logs(&self, node: &NodeName, request: LogRequest) -> Result<LogStream, NodeDoorError>;
+
+    /// Runs a command in a container that runs on `node`.
+    async fn exec(
+        &self,
+        node: &NodeName,
+        spec: ExecSpec,
+        input: InputStream,
+    ) -> Result<OutputStream, NodeDoorError>;
+
+    /// Joins the streams of a container that runs on `node`.
+    async fn attach(
+        &self,
+        node: &NodeName,
+        spec: AttachSpec,
+        input: InputStream,
+    ) -> Result<OutputStream, NodeDoorError>;
+
+    /// Connects to a port of a pod that runs on `node`.
+    async fn port_forward(
+        &self,
+        node: &NodeName,
+        spec: PortSpec,
+        input: PortInput,
+    ) -> Result<PortOutput, NodeDoorError>;
 }

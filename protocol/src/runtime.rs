@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::Stream;
 use serde::{Deserialize, Serialize};
 
+use crate::session::{AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec};
 use crate::{Uid, UnixMillis};
 
 /// Which pod, for people and for paths; the uid alone identifies it.
@@ -181,6 +182,9 @@ pub struct ContainerSpec {
     pub security: SecuritySpec,
     /// Whether standard input stays open.
     pub stdin: bool,
+    /// Whether it ends with the first client that was attached to it (`stdinOnce`).
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
     /// Where it leaves its last words; a file path in the container.
@@ -495,6 +499,17 @@ pub trait PodRuntime: Send + Sync + 'static {
 
     /// Reads a container's log.
     async fn logs(&self, request: &LogRequest) -> Result<LogStream, RuntimeError>;
+
+    /// Runs a command in a container that runs, with the container's namespaces, limits, rights, user, directory and
+    /// environment. Dropping the output ends it.
+    async fn exec(&self, spec: &ExecSpec, input: InputStream) -> Result<OutputStream, RuntimeError>;
+
+    /// Joins the streams of a container's first process. Dropping the output leaves the container alone, but for an input
+    /// that is to end with its first client.
+    async fn attach(&self, spec: &AttachSpec, input: InputStream) -> Result<OutputStream, RuntimeError>;
+
+    /// Connects to a port of a pod at its loopback addresses, IPv4 first.
+    async fn port_forward(&self, spec: &PortSpec, input: PortInput) -> Result<PortOutput, RuntimeError>;
 
     /// What happens by itself, from now on. One subscriber: the node's agent. Exits that happened while no node process
     /// ran are found by `sandboxes`.

@@ -29,6 +29,8 @@ pub enum Purpose {
     Remoting,
     /// Questions about membership that do not fit into gossip.
     Membership,
+    /// Sessions with containers: exec, attach, forwarded ports. Raw streams.
+    Sessions,
 }
 
 /// Why a peer did not answer.

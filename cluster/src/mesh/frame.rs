@@ -78,7 +78,7 @@ pub enum FrameError {
 }
 
 /// Every purpose with its number on the wire. Numbers are never used again.
-const PURPOSES: [(Purpose, u8); 7] = [
+const PURPOSES: [(Purpose, u8); 8] = [
     (Purpose::Join, 1),
     (Purpose::Consensus, 2),
     (Purpose::Store, 3),
@@ -86,6 +86,7 @@ const PURPOSES: [(Purpose, u8); 7] = [
     (Purpose::Logs, 5),
     (Purpose::Remoting, 6),
     (Purpose::Membership, 7),
+    (Purpose::Sessions, 8),
 ];
 
 impl StreamHeader {

@@ -34,7 +34,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use frame::{JOIN_BYTES_MAX, Kind};
-pub use raw::RawStream;
+pub use raw::{RawReader, RawStream, RawWriter};
 pub(crate) use transport::JoinStream;
 
 use crate::identity::{IdentityError, NodeIdentity};

@@ -23,6 +23,7 @@ use protocol::Cause;
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::service::Api;
 use crate::session::{Connection, ConnectionOpen, Session, SessionCounters};
+use crate::streams;
 
 /// The largest request body, as etcd's and the API server's limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
@@ -167,6 +168,10 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
         Ok(request) => request,
         Err(status) => return respond(ApiResponse::from(status), connection, &shared),
     };
+    if streams::upgrades_to(&http).is_some() {
+        let begun = begin_session(&http, payload, request, connection.clone(), &shared).await;
+        return begun.unwrap_or_else(|status| respond(ApiResponse::from(status), connection, &shared));
+    }
     let cause = request.cause;
     tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
     let api = Arc::clone(&shared.api);
@@ -181,8 +186,35 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
     respond(response, connection, &shared)
 }
 
+/// Upgrades the connection of a request for exec, attach or port-forward.
+async fn begin_session(
+    http: &HttpRequest,
+    payload: web::Payload,
+    request: ApiRequest,
+    connection: Connection,
+    shared: &Shared,
+) -> Result<HttpResponse, Status> {
+    let (api, pairs) = (Arc::clone(&shared.api), query_pairs(http)?);
+    let planned = shared.runtime.spawn(async move { api.plan_session(request, &pairs).await });
+    let (plan, doors) = planned.await.map_err(|error| {
+        tracing::error!(%error, "planning a session failed: a bug");
+        Status::internal("the request could not be served; see the node's log")
+    })??;
+    let with = (shared.runtime.clone(), connection, Arc::clone(&shared.sessions));
+    streams::upgrade(http, payload, plan, doors, with)
+}
+
+fn query_pairs(http: &HttpRequest) -> Result<Vec<(String, String)>, Status> {
+    web::Query::<Vec<(String, String)>>::from_query(http.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| Status::bad_request(format!("the query cannot be read: {error}")))
+}
+
 async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &Shared) -> Result<ApiRequest, Status> {
-    let body = read_body(payload).await?;
+    let body = match streams::upgrades_to(http) {
+        None => read_body(payload).await?,
+        Some(_) => bytes::Bytes::new(), // what follows is the session's
+    };
     let header = |name| {
         http.headers()
             .get(name)
@@ -190,10 +222,8 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
             .unwrap_or_default()
             .to_owned()
     };
-    let pairs = web::Query::<Vec<(String, String)>>::from_query(http.query_string())
-        .map_err(|error| Status::bad_request(format!("the query cannot be read: {error}")))?;
     let mut query = BTreeMap::new();
-    for (name, value) in pairs.into_inner() {
+    for (name, value) in query_pairs(http)? {
         query.entry(name).or_insert(value);
     }
     let path = percent_decoded(http.path())

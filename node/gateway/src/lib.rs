@@ -23,6 +23,7 @@ pub mod rights;
 pub mod route;
 pub mod service;
 pub mod session;
+pub mod streams;
 pub mod virtual_kind;
 pub mod watch;
 pub mod write;

@@ -34,7 +34,7 @@ pub async fn open(
 }
 
 /// Which container's log a request means.
-fn container_of(request: &ApiRequest, pod: &Value) -> Result<String, Status> {
+pub(crate) fn container_of(request: &ApiRequest, pod: &Value) -> Result<String, Status> {
     let name = pod.at(&["metadata"]).text("name");
     let names = |list: &str| {
         pod.at(&["spec"])
@@ -158,11 +158,11 @@ fn since(request: &ApiRequest, now: UnixMillis) -> Result<Option<u64>, Status> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use serde_json::json;
 
-    fn request(query: &str) -> ApiRequest {
+    pub(crate) fn request(query: &str) -> ApiRequest {
         ApiRequest {
             method: "GET".into(),
             path: String::new(),

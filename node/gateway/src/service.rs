@@ -24,6 +24,7 @@ use crate::request::{ApiRequest, ApiResponse};
 use crate::reviews;
 use crate::rights::Rights;
 use crate::route::{Route, Target, route, verb};
+use crate::streams::{self, plan::Plan};
 use crate::virtual_kind;
 use crate::watch::{self, Now};
 use crate::write::{Circumstances, Writer, parse_body};
@@ -35,7 +36,7 @@ pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub struct ApiConfig {
     /// The store.
     pub store: Arc<dyn ObjectStore>,
-    /// The way to other nodes' logs.
+    /// The way to the pods of other nodes: their logs, and sessions with them.
     pub nodes: Arc<dyn NodeDoor>,
     /// The way to the actors.
     pub admin: Arc<dyn AdminDoor>,
@@ -113,6 +114,27 @@ impl Api {
         Arc::clone(&self.issuer)
     }
 
+    /// What a request for exec, attach or port-forward may begin, and the way to the pod's node.
+    pub async fn plan_session(
+        &self,
+        request: ApiRequest,
+        pairs: &[(String, String)],
+    ) -> Result<(Plan, Arc<dyn NodeDoor>), Status> {
+        let route = route(&request.path);
+        // Kubernetes asks for the right to create, whichever method carries the upgrade (since 1.35).
+        authorize(request.user.as_ref(), "create", &request.path, &route)?;
+        let Route::Resource(target) = &route else {
+            return Err(Status::no_such_resource());
+        };
+        let Some(subresource) = target.subresource else {
+            return Err(Status::bad_request("this resource has nothing that a connection could be upgraded to"));
+        };
+        let stored = self.stored(target).await?;
+        let pod = stored.value().map_err(Status::internal)?;
+        let plan = streams::plan::plan(subresource, &request, pairs, &pod)?;
+        Ok((plan, Arc::clone(&self.config.nodes)))
+    }
+
     async fn serve(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
         let route = route(&request.path);
         let verb = match &route {
@@ -183,6 +205,9 @@ impl Api {
         }
         match (verb, target.subresource) {
             ("get", Some(Subresource::Log)) => self.logs(request, target).await,
+            (_, Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => {
+                Err(Status::bad_request("unable to upgrade: the request does not ask for a WebSocket"))
+            }
             ("get", Some(Subresource::Scale)) => {
                 let stored = self.stored(target).await?;
                 let value = stored.value().map_err(Status::internal)?;

@@ -53,7 +53,7 @@ impl ConnectionOpen {
 pub struct Connection(Option<watch::Receiver<()>>);
 
 impl Connection {
-    async fn closed(&mut self) {
+    pub(crate) async fn closed(&mut self) {
         match &mut self.0 {
             // Nothing is ever sent: it changes when the sender is dropped.
             Some(open) => while open.changed().await.is_ok() {},

@@ -165,6 +165,7 @@ pub fn container(
         resources: limits(container)?,
         security: security(pod, container),
         stdin: container.stdin.unwrap_or(false),
+        stdin_once: container.stdin_once.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
         termination_message_path: container
             .termination_message_path

@@ -55,7 +55,7 @@ pub(crate) fn run(
     unsafe { libc::_exit(1) }
 }
 
-fn kernel<T>(operation: &str, result: nix::Result<T>) -> Result<T, LaunchFailure> {
+pub(super) fn kernel<T>(operation: &str, result: nix::Result<T>) -> Result<T, LaunchFailure> {
     result.map_err(|errno| LaunchFailure::kernel(operation, errno))
 }
 
@@ -134,14 +134,14 @@ fn become_container(launch: &ContainerLaunch, taken: Taken) -> Result<Infallible
 }
 
 /// A pod's parent that dies takes its containers along: nobody would collect their output and exits.
-fn die_with_parent() -> Result<(), LaunchFailure> {
+pub(super) fn die_with_parent() -> Result<(), LaunchFailure> {
     kernel(
         "prctl(PR_SET_PDEATHSIG)",
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL),
     )
 }
 
-fn standard_streams(streams: [&OwnedFd; 3]) -> Result<(), LaunchFailure> {
+pub(super) fn standard_streams(streams: [&OwnedFd; 3]) -> Result<(), LaunchFailure> {
     for (from, to) in streams.into_iter().zip(0..) {
         // SAFETY: dup2 takes plain numbers; the parent keeps /dev/null at 0, 1 and 2, so that none of the three
         // descriptors is one of the targets, and nothing in this process owns the targets as Rust objects.
@@ -160,14 +160,14 @@ fn standard_streams(streams: [&OwnedFd; 3]) -> Result<(), LaunchFailure> {
 
 /// The parent blocks signals, and Rust's runtime ignores SIGPIPE; a container starts with the defaults. Other dispositions
 /// were reset when the parent started, and exec resets handlers.
-fn reset_signals() -> Result<(), LaunchFailure> {
+pub(super) fn reset_signals() -> Result<(), LaunchFailure> {
     let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
     // SAFETY: the default action runs no code of ours.
     kernel("sigaction", unsafe { sigaction(Signal::SIGPIPE, &default) }.map(drop))?;
     kernel("sigprocmask", SigSet::empty().thread_set_mask())
 }
 
-fn enter_cgroup(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
+pub(super) fn enter_cgroup(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
     for file in &launch.cgroup.task_files {
         // "0" is the writing process: no pid of any namespace is needed.
         fs::write(file, "0").map_err(|error| LaunchFailure::kernel(format!("write to {}", file.display()), error))?;
@@ -254,7 +254,7 @@ fn attach_binds(binds: Vec<TakenBind>) -> Result<(), LaunchFailure> {
     Ok(())
 }
 
-fn enter_working_directory(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
+pub(super) fn enter_working_directory(launch: &ContainerLaunch) -> Result<(), LaunchFailure> {
     let path = Path::new(if launch.working_dir.is_empty() {
         "/"
     } else {
@@ -274,7 +274,7 @@ fn enter_working_directory(launch: &ContainerLaunch) -> Result<(), LaunchFailure
 
 /// The bounding set, the filter, groups, group, user, capabilities. Without no_new_privs, loading a filter needs
 /// CAP_SYS_ADMIN and so comes before the rights go; with it, it comes last.
-fn give_up_rights(launch: &ContainerLaunch, user: &ResolvedUser, filter: Option<&[u8]>) -> Result<(), LaunchFailure> {
+pub(super) fn give_up_rights(launch: &ContainerLaunch, user: &ResolvedUser, filter: Option<&[u8]>) -> Result<(), LaunchFailure> {
     if launch.no_new_privileges {
         kernel("prctl(PR_SET_NO_NEW_PRIVS)", nix::sys::prctl::set_no_new_privs())?;
     }

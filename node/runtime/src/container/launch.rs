@@ -63,6 +63,9 @@ pub struct ContainerLaunch {
     pub stop_signal: Option<i32>,
     /// Whether standard input stays open.
     pub stdin: bool,
+    /// Whether it ends with the first client that was attached to it.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
     /// The node's file behind the termination message path.

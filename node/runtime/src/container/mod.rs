@@ -6,6 +6,7 @@ pub(crate) mod clone;
 pub(crate) mod devices;
 pub(crate) mod exec;
 pub(crate) mod init;
+pub(crate) mod join;
 pub(crate) mod launch;
 pub(crate) mod masks;
 pub(crate) mod mounts;

@@ -115,7 +115,7 @@ pub(crate) fn enter(
         .map_err(|errno| LaunchFailure::kernel("setns into the pod's user namespace", errno))?;
     become_root()?;
     if own_pid_namespace {
-        go_on_in_sibling(status)?;
+        go_on_in_sibling(status, libc::CLONE_NEWNS | libc::CLONE_NEWPID)?;
     } else {
         unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| LaunchFailure::kernel("unshare(CLONE_NEWNS)", errno))?;
     }
@@ -126,11 +126,13 @@ pub(crate) fn enter(
         .map_err(|error| LaunchFailure::kernel("bind mount of the root in the pod's user namespace", error))
 }
 
-fn go_on_in_sibling(status: &mut fs::File) -> Result<(), LaunchFailure> {
+/// Clones a sibling with these namespaces of its own, in which the caller returns; this process ends here. The pod's parent
+/// is told the sibling's pid through `status`. Callers are forks of the pod's parent that have started no thread.
+pub(crate) fn go_on_in_sibling(status: &mut fs::File, namespaces: libc::c_int) -> Result<(), LaunchFailure> {
     let (mut gate, gate_end): (PipeReader, PipeWriter) =
         std::io::pipe().map_err(|error| LaunchFailure::kernel("pipe to the container's first process", error))?;
     // SAFETY: this process is a fork of the pod's parent and has started no thread.
-    let pid = unsafe { clone_plain(libc::CLONE_PARENT | libc::CLONE_NEWNS | libc::CLONE_NEWPID) }
+    let pid = unsafe { clone_plain(libc::CLONE_PARENT | namespaces) }
         .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error))?;
     if pid != 0 {
         // In the pipe before the sibling passes the gate: whoever collects its exit can know it.

@@ -21,7 +21,19 @@ use crate::pod_parent::SOCKET_FILE;
 use crate::pod_parent::message::{FromParent, ReplyBody, Request, RequestBody, encode, take_frame};
 
 /// A parent answers at once, but for a start, which takes as long as its mounts.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Opens a socket to the parent of the pod with this directory.
+pub(crate) fn connect(pod_directory: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    // Through a descriptor of the directory: a path in a socket address is limited to 108 bytes.
+    let held = open(
+        pod_directory,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?;
+    let address = format!("/proc/self/fd/{}/{SOCKET_FILE}", held.as_raw_fd());
+    std::os::unix::net::UnixStream::connect(address)
+}
 
 /// Who waits for which reply; `None` when the connection has ended and nobody will be answered any more.
 type Pending = Arc<Mutex<Option<HashMap<u64, oneshot::Sender<ReplyBody>>>>>;
@@ -49,14 +61,7 @@ impl ParentConnection {
     where
         F: Fn(Heard<'_>) + Send + Sync + 'static,
     {
-        // Through a descriptor of the directory: a path in a socket address is limited to 108 bytes.
-        let held = open(
-            pod_directory,
-            OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let address = format!("/proc/self/fd/{}/{SOCKET_FILE}", held.as_raw_fd());
-        let stream = std::os::unix::net::UnixStream::connect(address)?;
+        let stream = connect(pod_directory)?;
         stream.set_nonblocking(true)?;
         let (mut reading, mut writing) = UnixStream::from_std(stream)?.into_split();
         let (outgoing, mut frames) = mpsc::unbounded_channel::<Vec<u8>>();

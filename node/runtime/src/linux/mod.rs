@@ -6,8 +6,11 @@ mod connection;
 mod id_ranges;
 mod layout;
 mod logs;
+mod port;
 mod prepare;
 mod sandbox;
+mod session;
+mod session_control;
 mod start;
 mod usage;
 mod volumes;
@@ -29,6 +32,7 @@ use protocol::runtime::{
     PodUsage, PresentImage, PullPolicy, RegistryCredential, RuntimeError, RuntimeEvent, SandboxNetwork, SandboxSpec,
     SandboxState, VolumeSource, VolumeSpec,
 };
+use protocol::session::{AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -559,6 +563,18 @@ impl PodRuntime for LinuxRuntime {
 
     async fn logs(&self, request: &LogRequest) -> Result<LogStream, RuntimeError> {
         logs::open(&self.shared, request).await
+    }
+
+    async fn exec(&self, spec: &ExecSpec, input: InputStream) -> Result<OutputStream, RuntimeError> {
+        session::exec(&self.shared, spec, input).await
+    }
+
+    async fn attach(&self, spec: &AttachSpec, input: InputStream) -> Result<OutputStream, RuntimeError> {
+        session::attach(&self.shared, spec, input).await
+    }
+
+    async fn port_forward(&self, spec: &PortSpec, input: PortInput) -> Result<PortOutput, RuntimeError> {
+        port::forward(&self.shared, spec, input).await
     }
 
     fn events(&self) -> EventStream {

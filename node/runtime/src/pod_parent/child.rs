@@ -12,10 +12,12 @@ use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2};
 use protocol::runtime::{ContainerExit, ContainerPhase, ContainerState};
 
+use super::attach::Attachment;
 use super::log_writer::{FILE_BYTES_MAX, LogWriter, OutputStream, timestamp};
 use super::record::{container_state_path, write_json};
+use super::status_pipe::{StartOutcome, StatusPipe};
+use super::terminal::set_window_size;
 use crate::container::init::{ChildDescriptors, run};
-use crate::container::user_namespace::{NOTICE_BYTES, noticed_pid};
 use crate::container::{ContainerLaunch, LaunchFailure, clone};
 use crate::failure::now;
 
@@ -46,33 +48,22 @@ pub(super) struct Child {
     pub stage: Stage,
     /// Read ends of its output pipes.
     pub outputs: [Option<fs::File>; 2],
-    /// Read end of the pipe that exec closes.
-    pub status: Option<fs::File>,
-    status_text: Vec<u8>,
-    /// The process that was cloned prepares the container only: the pid of the one that becomes it is still to be told.
-    awaits_first_process: bool,
+    /// The pipe that exec closes.
+    pub status: StatusPipe,
     log: LogWriter,
     /// The write end of its standard input, when that stays open.
-    _stdin: Option<OwnedFd>,
+    stdin: Option<fs::File>,
+    /// Clients of its streams.
+    pub attachments: Vec<Attachment>,
     /// Who waits for the start: connection and request.
     pub waiting: Vec<(u64, u64)>,
 }
 
-/// What the status pipe told.
-pub(super) enum StartOutcome {
-    /// Nothing yet.
-    Pending,
-    /// The program runs.
-    Started,
-    /// The child reported a failure.
-    Failed(LaunchFailure),
-}
-
-fn pipe(operation: &str) -> Result<(OwnedFd, OwnedFd), LaunchFailure> {
+pub(super) fn pipe(operation: &str) -> Result<(OwnedFd, OwnedFd), LaunchFailure> {
     pipe2(OFlag::O_CLOEXEC).map_err(|errno| LaunchFailure::kernel(operation, errno))
 }
 
-fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), LaunchFailure> {
+pub(super) fn set_nonblocking(descriptor: &OwnedFd) -> Result<(), LaunchFailure> {
     nix::fcntl::fcntl(descriptor, nix::fcntl::FcntlArg::F_SETFL(OFlag::O_NONBLOCK))
         .map(drop)
         .map_err(|errno| LaunchFailure::kernel("fcntl(O_NONBLOCK)", errno))
@@ -117,6 +108,7 @@ impl Streams {
         set_nonblocking(&stderr)?;
         let (stdin_end, stdin_hold) = if launch.stdin {
             let (read, write) = pipe("pipe for standard input")?;
+            set_nonblocking(&write)?;
             (read, Some(write))
         } else {
             (dup(null)?, None)
@@ -184,72 +176,24 @@ impl Child {
             pid: Pid::from_raw(pid),
             stage: Stage::Starting,
             outputs: streams.outputs.map(|output| output.map(fs::File::from)),
-            status: Some(status.into()),
-            status_text: Vec::new(),
-            awaits_first_process: prepares_only,
+            status: StatusPipe::new(status, prepares_only),
             log,
-            _stdin: streams.stdin_hold,
+            stdin: streams.stdin_hold.map(fs::File::from),
+            attachments: Vec::new(),
             waiting: Vec::new(),
         })
     }
 
-    /// Reads the status pipe.
+    /// Reads the status pipe. From the notice of its pid on, the container is that process.
     pub(super) fn read_status(&mut self) -> StartOutcome {
-        let Some(status) = &mut self.status else {
-            return StartOutcome::Pending;
-        };
-        let mut buffer = [0; 4096];
-        let is_complete = loop {
-            match status.read(&mut buffer) {
-                Ok(0) => break true,
-                Ok(count) => self.status_text.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break false,
-                Err(error) => {
-                    return StartOutcome::Failed(LaunchFailure::kernel("read of the exec status", error));
-                }
-            }
-        };
-        self.learn_first_process();
-        if !is_complete {
-            return StartOutcome::Pending;
-        }
-        self.status = None;
-        if self.status_text.is_empty() && self.awaits_first_process {
-            return StartOutcome::Failed(LaunchFailure::Kernel {
-                operation: "start of the container".to_owned(),
-                reason: "the process that prepared it was killed: see the kernel's log".to_owned(),
-            });
-        }
-        if self.status_text.is_empty() {
-            self.stage = Stage::Running;
-            return StartOutcome::Started;
-        }
-        StartOutcome::Failed(
-            serde_json::from_slice(&self.status_text).unwrap_or_else(|_| LaunchFailure::Kernel {
-                operation: "start of the container".to_owned(),
-                reason: format!(
-                    "its report cannot be read: {}",
-                    String::from_utf8_lossy(&self.status_text)
-                ),
-            }),
-        )
-    }
-
-    /// From the notice of its pid on, the container is that process.
-    fn learn_first_process(&mut self) {
-        if !self.awaits_first_process {
-            return;
-        }
-        let Some(first) = noticed_pid(&self.status_text) else {
-            return;
-        };
-        self.status_text.drain(..NOTICE_BYTES);
-        self.awaits_first_process = false;
-        self.pid = Pid::from_raw(first);
+        let outcome = self.status.read(&mut self.pid);
         if let ContainerPhase::Running { pid, .. } = &mut self.state.phase {
-            *pid = first as u32;
+            *pid = self.pid.as_raw() as u32;
         }
+        if matches!(outcome, StartOutcome::Started) {
+            self.stage = Stage::Running;
+        }
+        outcome
     }
 
     /// Writes the state file.
@@ -266,7 +210,12 @@ impl Child {
         loop {
             match pipe.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(count) => self.log.push(stream, &buffer[..count], &timestamp()),
+                Ok(count) => {
+                    self.log.push(stream, &buffer[..count], &timestamp());
+                    for attachment in &mut self.attachments {
+                        attachment.push(stream, &buffer[..count]);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => break,
@@ -277,6 +226,58 @@ impl Child {
         }
         self.log.finish(stream, &timestamp());
         self.outputs[stream as usize] = None;
+    }
+
+    /// Whether output may be read: a client that is attached and does not read holds it up, so that it loses nothing.
+    pub(super) fn may_pump(&self, stream: OutputStream) -> bool {
+        self.attachments.iter().all(|attachment| !attachment.owes(stream))
+    }
+
+    /// Where input for the container goes: its pipe, or its terminal. `None` when it takes none.
+    pub(super) fn input(&self) -> Option<&fs::File> {
+        match (self.launch.stdin, self.launch.tty) {
+            (false, _) => None,
+            (true, true) => self.outputs[0].as_ref(),
+            (true, false) => self.stdin.as_ref(),
+        }
+    }
+
+    /// Moves input between a client and the container.
+    pub(super) fn feed(&mut self, connection: u64) {
+        let Some(index) = self.attachments.iter().position(|client| client.connection == connection) else {
+            return;
+        };
+        let mut attachment = self.attachments.swap_remove(index);
+        let is_over = attachment.feed(self.input());
+        self.attachments.push(attachment);
+        if is_over {
+            self.end_input_once();
+        }
+    }
+
+    /// A client has gone.
+    pub(super) fn detach(&mut self, connection: u64) {
+        let before = self.attachments.len();
+        let gave_input = |client: &Attachment| client.connection == connection && client.gave_input;
+        let is_over = self.attachments.iter().any(gave_input);
+        self.attachments.retain(|client| client.connection != connection);
+        if is_over && before != self.attachments.len() {
+            self.end_input_once();
+        }
+    }
+
+    /// The first client with input has ended it: with `stdinOnce` that is the end of the container's.
+    fn end_input_once(&mut self) {
+        if self.launch.stdin_once {
+            self.stdin = None;
+        }
+    }
+
+    /// The size of its terminal, in characters.
+    pub(super) fn resize(&self, width: u16, height: u16) {
+        if let (true, Some(terminal)) = (self.launch.tty, &self.outputs[0]) {
+            set_window_size(terminal, width, height);
+        }
     }
 
     /// The process ended and is not reaped yet: its output is drained, its end recorded on disk.
@@ -305,7 +306,7 @@ impl Child {
         };
         self.state.phase = ContainerPhase::Exited(exit.clone());
         self.stage = Stage::Ended;
-        self._stdin = None;
+        self.stdin = None;
         self.record()?;
         Ok(exit)
     }

@@ -2,20 +2,25 @@
 //! waits for anything but that poll, so a container that starts slowly, or a node process that does not read, holds up
 //! nobody.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, IoSliceMut, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signalfd::SignalFd;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 use protocol::runtime::ContainerState;
 
-use super::child::{Child, Stage, StartOutcome, send_signal};
+use super::attach::Attachment;
+use super::child::{Child, Stage, send_signal};
+use super::exec::ExecSession;
 use super::log_writer::OutputStream;
 use super::message::{FRAME_BYTES_MAX, FromParent, ReplyBody, Request, RequestBody, encode, take_frame};
 use super::namespaces::PodNamespaces;
+use super::status_pipe::StartOutcome;
+use crate::container::join::JoiningStreams;
 use crate::container::{ContainerLaunch, LaunchFailure};
 
 /// A node process's connection.
@@ -24,8 +29,13 @@ struct Connection {
     stream: UnixStream,
     inbound: Vec<u8>,
     outbound: Vec<u8>,
+    /// Came with bytes that make a request, which takes them.
+    descriptors: Vec<OwnedFd>,
     is_closed: bool,
 }
+
+/// A request carries no more descriptors.
+const DESCRIPTORS_MAX: usize = 3;
 
 /// What a poll entry stands for. Containers and connections are named, not numbered: a list may change while the entries of
 /// one poll are worked off.
@@ -36,6 +46,9 @@ enum Source {
     Connection(u64),
     Output(Pid, OutputStream),
     Status(Pid),
+    ExecStatus(u64),
+    AttachedOutput(u64, OutputStream),
+    AttachedInput(u64),
 }
 
 /// The pod's parent.
@@ -45,6 +58,7 @@ pub(crate) struct Parent {
     connections: Vec<Connection>,
     next_connection: u64,
     children: Vec<Child>,
+    commands: Vec<ExecSession>,
     namespaces: PodNamespaces,
     null: OwnedFd,
 }
@@ -57,6 +71,7 @@ impl Parent {
             connections: Vec::new(),
             next_connection: 0,
             children: Vec::new(),
+            commands: Vec::new(),
             namespaces,
             null,
         }
@@ -89,8 +104,20 @@ impl Parent {
                         }
                     }
                     Source::Status(pid) => self.follow_start(pid),
+                    Source::ExecStatus(connection) => self.follow_command(connection),
+                    Source::AttachedOutput(connection, stream) => {
+                        for attachment in self.children.iter_mut().flat_map(|child| &mut child.attachments) {
+                            if attachment.connection == connection {
+                                attachment.flush(stream);
+                            }
+                        }
+                    }
+                    Source::AttachedInput(connection) => {
+                        self.children.iter_mut().for_each(|child| child.feed(connection));
+                    }
                 }
             }
+            self.release_attached();
             self.flush();
         }
     }
@@ -117,12 +144,33 @@ impl Parent {
         }
         for child in &self.children {
             for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-                if let Some(pipe) = &child.outputs[stream as usize] {
+                if let Some(pipe) = &child.outputs[stream as usize]
+                    && child.may_pump(stream)
+                {
                     add(Source::Output(child.pid, stream), pipe.as_fd(), PollFlags::POLLIN);
                 }
+                for attachment in &child.attachments {
+                    if let Some(pipe) = attachment.output(stream) {
+                        let source = Source::AttachedOutput(attachment.connection, stream);
+                        add(source, pipe.as_fd(), PollFlags::POLLOUT);
+                    }
+                }
             }
-            if let Some(pipe) = &child.status {
-                add(Source::Status(child.pid), pipe.as_fd(), PollFlags::POLLIN);
+            for attachment in &child.attachments {
+                let source = Source::AttachedInput(attachment.connection);
+                if let Some(pipe) = attachment.readable_input() {
+                    add(source, pipe.as_fd(), PollFlags::POLLIN);
+                } else if let (true, Some(input)) = (attachment.has_unfed(), child.input()) {
+                    add(source, input.as_fd(), PollFlags::POLLOUT);
+                }
+            }
+            if let Some(pipe) = child.status.descriptor() {
+                add(Source::Status(child.pid), pipe, PollFlags::POLLIN);
+            }
+        }
+        for command in &self.commands {
+            if let Some(pipe) = command.status.descriptor() {
+                add(Source::ExecStatus(command.connection), pipe, PollFlags::POLLIN);
             }
         }
         poll(&mut polled, PollTimeout::NONE)?;
@@ -145,6 +193,7 @@ impl Parent {
                 stream,
                 inbound: Vec::new(),
                 outbound: Vec::new(),
+                descriptors: Vec::new(),
                 is_closed: false,
             });
         }
@@ -154,22 +203,7 @@ impl Parent {
         let Some(connection) = self.connections.iter_mut().find(|connection| connection.id == id) else {
             return;
         };
-        let mut buffer = [0; 16 << 10];
-        loop {
-            match connection.stream.read(&mut buffer) {
-                Ok(0) => {
-                    connection.is_closed = true;
-                    break;
-                }
-                Ok(count) => connection.inbound.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    connection.is_closed = true;
-                    break;
-                }
-            }
-        }
+        connection.receive();
         let mut frames = Vec::new();
         loop {
             match take_frame(&mut connection.inbound) {
@@ -210,6 +244,21 @@ impl Parent {
             },
             RequestBody::Signal { container, signal } => self.signal(&container, signal),
             RequestBody::Status => ReplyBody::Status(self.states()),
+            RequestBody::Exec { container, argv, tty } => {
+                match self.exec(&container, &argv, tty, (connection, request.id)) {
+                    Some(body) => body,
+                    None => return, // answered when exec has succeeded or failed
+                }
+            }
+            RequestBody::Attach { container, stdin } => self.attach(&container, stdin, connection),
+            RequestBody::Resize { width, height } => {
+                let is_client = |child: &&Child| child.attachments.iter().any(|a| a.connection == connection);
+                match self.children.iter().find(is_client) {
+                    Some(child) => child.resize(width, height),
+                    None => return, // the container has ended meanwhile
+                }
+                return;
+            }
         };
         self.send(connection, &FromParent::Reply { id: request.id, body });
     }
@@ -238,7 +287,7 @@ impl Parent {
                 ))));
             }
         }
-        self.children.retain(|child| child.launch.name != launch.name);
+        self.release_earlier(&launch.name);
         match Child::start(launch, &self.null, self.namespaces.user.as_ref().map(AsFd::as_fd)) {
             Ok(mut child) => {
                 child.waiting.push((connection, request));
@@ -301,6 +350,123 @@ impl Parent {
         for pid in starting {
             self.follow_start(pid);
         }
+        let begun: Vec<u64> = self.commands.iter().map(|command| command.connection).collect();
+        for connection in begun {
+            self.follow_command(connection);
+        }
+    }
+
+    /// Takes the descriptors that came with a request.
+    fn take_descriptors<const N: usize>(&mut self, connection: u64) -> Result<[OwnedFd; N], LaunchFailure> {
+        let connection = self.connections.iter_mut().find(|candidate| candidate.id == connection);
+        let descriptors = connection.map(|connection| std::mem::take(&mut connection.descriptors));
+        descriptors.unwrap_or_default().try_into().map_err(|came: Vec<OwnedFd>| {
+            LaunchFailure::configuration(format!("the session came with {} descriptors instead of {N}", came.len()))
+        })
+    }
+
+    fn exec(
+        &mut self,
+        container: &str,
+        argv: &[String],
+        tty: bool,
+        (connection, request): (u64, u64),
+    ) -> Option<ReplyBody> {
+        let streams = if tty {
+            self.take_descriptors(connection).map(|[socket]| JoiningStreams::Terminal(socket))
+        } else {
+            self.take_descriptors(connection).map(JoiningStreams::Pipes)
+        };
+        let is_running = |child: &&Child| child.launch.name == container && child.stage == Stage::Running;
+        let Some(child) = self.children.iter().find(is_running) else {
+            return Some(ReplyBody::Absent);
+        };
+        let started = streams
+            .and_then(|streams| ExecSession::start(&child.launch, child.pid, argv, streams, (connection, request)));
+        match started {
+            Ok(command) => {
+                self.commands.push(command);
+                None
+            }
+            Err(failure) => Some(ReplyBody::Failed(failure)),
+        }
+    }
+
+    fn attach(&mut self, container: &str, stdin: bool, connection: u64) -> ReplyBody {
+        let descriptors = self.take_descriptors(connection);
+        let is_running = |child: &&mut Child| child.launch.name == container && child.stage == Stage::Running;
+        let Some(child) = self.children.iter_mut().find(is_running) else {
+            return ReplyBody::Absent;
+        };
+        match descriptors.and_then(|descriptors| Attachment::new(connection, stdin, descriptors)) {
+            Ok(attachment) => {
+                child.attachments.push(attachment);
+                ReplyBody::SessionBegun
+            }
+            Err(failure) => ReplyBody::Failed(failure),
+        }
+    }
+
+    /// The status pipe of a command has something to say.
+    fn follow_command(&mut self, connection: u64) {
+        let Some(index) = self.commands.iter().position(|command| command.connection == connection) else {
+            return;
+        };
+        let command = &mut self.commands[index];
+        let outcome = command.status.read(&mut command.pid);
+        if command.is_abandoned && !command.status.awaits_successor() {
+            command.kill();
+        }
+        let (request, pid) = (command.request, command.pid);
+        let body = match outcome {
+            StartOutcome::Pending => return,
+            StartOutcome::Started => ReplyBody::SessionBegun,
+            StartOutcome::Failed(failure) => {
+                self.commands.remove(index);
+                let _ = waitpid(pid, None); // it has reported its failure and is leaving
+                ReplyBody::Failed(failure)
+            }
+        };
+        self.send(connection, &FromParent::Reply { id: request, body });
+    }
+
+    /// A connection has ended: so do its sessions.
+    fn end_sessions(&mut self, connection: u64) {
+        for command in self.commands.iter_mut().filter(|command| command.connection == connection) {
+            command.abandon();
+        }
+        self.children.iter_mut().for_each(|child| child.detach(connection));
+    }
+
+    /// Clients of a container that has ended are told so when they have taken all that it wrote.
+    fn release_attached(&mut self) {
+        let mut told = Vec::new();
+        for child in self.children.iter_mut().filter(|child| child.stage == Stage::Ended) {
+            let code = exit_code(&child.state);
+            child.attachments.retain(|attachment| {
+                let is_even = attachment.is_even();
+                if is_even {
+                    told.push((attachment.connection, code));
+                }
+                !is_even
+            });
+        }
+        for (connection, code) in told {
+            self.send(connection, &FromParent::SessionEnded { code });
+        }
+    }
+
+    /// Forgets an earlier start of a container. A client that has not read to its end is told of it all the same.
+    fn release_earlier(&mut self, name: &str) {
+        let mut told = Vec::new();
+        for child in self.children.iter().filter(|child| child.launch.name == name) {
+            let code = exit_code(&child.state);
+            told.extend(child.attachments.iter().map(|attachment| (attachment.connection, code)));
+        }
+        self.children.retain(|child| child.launch.name != name);
+        for (connection, code) in told {
+            self.send(connection, &FromParent::SessionEnded { code });
+        }
     }
 
     /// Records and reaps what has ended. True when the pod's pid namespace is gone and with it all containers.
@@ -340,6 +506,11 @@ impl Parent {
                     }
                 }
             }
+            if let Some(index) = self.commands.iter().position(|command| command.is_process(pid)) {
+                let command = self.commands.swap_remove(index);
+                let code = code_of(status);
+                self.send(command.connection, &FromParent::SessionEnded { code });
+            }
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG)); // reaped above when its start had failed
         }
     }
@@ -373,6 +544,64 @@ impl Parent {
             }
             connection.is_closed |= connection.outbound.len() > FRAME_BYTES_MAX;
         }
+        let closed: Vec<u64> = self
+            .connections
+            .iter()
+            .filter(|connection| connection.is_closed)
+            .map(|connection| connection.id)
+            .collect();
         self.connections.retain(|connection| !connection.is_closed);
+        for connection in closed {
+            self.end_sessions(connection);
+        }
+    }
+}
+
+impl Connection {
+    /// Takes what has come, with the descriptors that came with it.
+    fn receive(&mut self) {
+        let mut buffer = [0; 16 << 10];
+        let mut control = nix::cmsg_space!([std::os::fd::RawFd; DESCRIPTORS_MAX]);
+        loop {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+            let received = recvmsg::<()>(self.stream.as_raw_fd(), &mut parts, Some(&mut control), flags);
+            let count = match received {
+                Ok(message) => {
+                    for part in message.cmsgs().into_iter().flatten() {
+                        if let ControlMessageOwned::ScmRights(descriptors) = part {
+                            // SAFETY: the kernel has just made these descriptors, and nothing else owns them.
+                            let owned = descriptors.into_iter().map(|raw| unsafe { OwnedFd::from_raw_fd(raw) });
+                            self.descriptors.extend(owned);
+                        }
+                    }
+                    message.bytes
+                }
+                Err(nix::errno::Errno::EINTR) => continue,
+                Err(nix::errno::Errno::EAGAIN) => break,
+                Err(_) => 0,
+            };
+            self.inbound.extend_from_slice(&buffer[..count]);
+            // Only our own binary connects, and it sends no more: without a bound, one that does would fill the table.
+            self.is_closed |= count == 0 || self.descriptors.len() > DESCRIPTORS_MAX;
+            if self.is_closed {
+                break;
+            }
+        }
+    }
+}
+
+fn exit_code(state: &ContainerState) -> i32 {
+    match &state.phase {
+        protocol::runtime::ContainerPhase::Exited(exit) => exit.exit_code,
+        protocol::runtime::ContainerPhase::Running { .. } => 0,
+    }
+}
+
+fn code_of(status: WaitStatus) -> i32 {
+    match status {
+        WaitStatus::Exited(_, code) => code,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+        _ => 255,
     }
 }

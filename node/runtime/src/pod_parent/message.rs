@@ -104,6 +104,31 @@ pub(crate) enum RequestBody {
     },
     /// All containers that it remembers.
     Status,
+    /// Run a command in a container. Descriptors come with it: standard input, output and error, or with a terminal the one
+    /// socket through which its other end is sent back. The session lasts as long as the connection.
+    Exec {
+        /// The container.
+        container: String,
+        /// Program and arguments.
+        argv: Vec<String>,
+        /// Whether it gets a terminal.
+        tty: bool,
+    },
+    /// Join a container's own streams. Three descriptors come with it, each the parent's end of a pipe: input, output, error.
+    /// The session lasts as long as the connection.
+    Attach {
+        /// The container.
+        container: String,
+        /// Whether the client gives input.
+        stdin: bool,
+    },
+    /// The size of the terminal of the container to which this connection is attached.
+    Resize {
+        /// Columns.
+        width: u16,
+        /// Lines.
+        height: u16,
+    },
 }
 
 /// From the pod's parent.
@@ -125,6 +150,11 @@ pub(crate) enum FromParent {
         /// How.
         exit: ContainerExit,
     },
+    /// The process of a session ended; told to that session's connection alone.
+    SessionEnded {
+        /// The exit code; 128 plus the signal when a signal ended it.
+        code: i32,
+    },
 }
 
 /// The answer to a request.
@@ -138,6 +168,8 @@ pub(crate) enum ReplyBody {
     Status(Vec<ContainerState>),
     /// It was signalled, or has ended.
     Signalled,
+    /// The session has begun.
+    SessionBegun,
     /// No container of that name.
     Absent,
     /// The request cannot be read: its binary is older than the node process's.

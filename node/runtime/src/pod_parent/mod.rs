@@ -6,12 +6,16 @@
 //! Invariants: single-threaded (its clones may allocate); an exit is in the container's state file before the process is
 //! reaped and before anybody is told; it decides nothing (no restarts, no back-off); when it dies, its containers die.
 
+pub(crate) mod attach;
 pub(crate) mod child;
 pub(crate) mod event_loop;
+pub(crate) mod exec;
 pub(crate) mod log_writer;
 pub(crate) mod message;
 pub(crate) mod namespaces;
 pub(crate) mod record;
+pub(crate) mod status_pipe;
+pub(crate) mod terminal;
 pub(crate) mod user_namespace;
 
 use std::ffi::OsString;

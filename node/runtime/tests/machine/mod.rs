@@ -357,6 +357,7 @@ pub fn container(name: &str, script: &str) -> ContainerSpec {
         resources: ResourceLimits::default(),
         security: SecuritySpec::default(),
         stdin: false,
+        stdin_once: false,
         tty: false,
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_log: false,

@@ -145,6 +145,12 @@ pub enum Subresource {
     Approval,
     /// Issues a token of a service account.
     Token,
+    /// Runs a command in a container.
+    Exec,
+    /// Joins the streams of a container.
+    Attach,
+    /// Connects to ports of a pod.
+    PortForward,
 }
 
 impl Subresource {
@@ -159,13 +165,18 @@ impl Subresource {
             Subresource::Finalize => "finalize",
             Subresource::Approval => "approval",
             Subresource::Token => "token",
+            Subresource::Exec => "exec",
+            Subresource::Attach => "attach",
+            Subresource::PortForward => "portforward",
         }
     }
 
     /// The subresource of this name.
     pub fn find(name: &str) -> Option<Subresource> {
         use Subresource::*;
-        [Status, Scale, Log, Binding, Eviction, Finalize, Approval, Token]
+        [
+            Status, Scale, Log, Binding, Eviction, Finalize, Approval, Token, Exec, Attach, PortForward,
+        ]
             .into_iter()
             .find(|subresource| subresource.name() == name)
     }
@@ -180,6 +191,9 @@ impl Subresource {
             Subresource::Binding => ("", "v1", "Binding"),
             Subresource::Eviction => ("policy", "v1", "Eviction"),
             Subresource::Token => ("authentication.k8s.io", "v1", "TokenRequest"),
+            Subresource::Exec => ("", "v1", "PodExecOptions"),
+            Subresource::Attach => ("", "v1", "PodAttachOptions"),
+            Subresource::PortForward => ("", "v1", "PodPortForwardOptions"),
         }
     }
 
@@ -190,6 +204,7 @@ impl Subresource {
             Subresource::Log => &["get"],
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
             Subresource::Finalize => &["update"],
+            Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
         }
     }
 }

@@ -21,6 +21,9 @@ pub const KIND: Kind = Kind {
         Subresource::Log,
         Subresource::Binding,
         Subresource::Eviction,
+        Subresource::Exec,
+        Subresource::Attach,
+        Subresource::PortForward,
     ],
     selectable_fields: &[
         "spec.nodeName",

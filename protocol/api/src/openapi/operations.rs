@@ -84,6 +84,13 @@ fn own(kind: &Kind) -> Gvk {
 
 fn subresource_item(kind: &Kind, subresource: Subresource) -> Value {
     let gvk = subresource.body(kind);
+    if matches!(
+        subresource,
+        Subresource::Exec | Subresource::Attach | Subresource::PortForward
+    ) {
+        let operation = connect(kind, subresource, gvk);
+        return json!({"get": operation, "post": operation});
+    }
     let definition = match gvk.2 {
         "Scale" => "io.k8s.api.autoscaling.v1.Scale",
         "Binding" => "io.k8s.api.core.v1.Binding",
@@ -334,5 +341,28 @@ fn log(kind: &Kind) -> Value {
     });
     let mut operation = operation(kind, "get", own(kind), parameters, answer);
     operation["description"] = "read log of the specified Pod".into();
+    operation
+}
+
+/// A session over an upgraded connection.
+fn connect(kind: &Kind, subresource: Subresource, gvk: Gvk) -> Value {
+    let stream = |name: &str| query(name, "boolean", &format!("Whether {name} is connected."));
+    let container = || query("container", "string", "The container; defaults to the only one of the pod.");
+    let terminal = || query("tty", "boolean", "Whether a terminal is used instead of pipes.");
+    let streams = || ["stdin", "stdout", "stderr"].map(stream).to_vec();
+    let parameters = match subresource {
+        Subresource::PortForward => vec![query("ports", "integer", "The ports to forward.")],
+        Subresource::Exec => {
+            let command = query("command", "string", "The program and its arguments, one parameter each.");
+            [vec![command, container(), terminal()], streams()].concat()
+        }
+        _ => [vec![container(), terminal()], streams()].concat(),
+    };
+    let answer = json!({
+        "200": {"description": "OK", "content": {"*/*": {"schema": {"type": "string"}}}},
+        "401": {"description": "Unauthorized"},
+    });
+    let mut operation = operation(kind, "connect", gvk, parameters, answer);
+    operation["description"] = format!("connect requests to {} of {}", subresource.name(), kind.kind).into();
     operation
 }
