@@ -32,13 +32,11 @@ pub trait NodeDoor: Send + Sync + 'static {
     /// Reads the log of a container that runs on `node`.
     async fn logs(&self, node: &NodeName, request: LogRequest) -> Result<LogStream, NodeDoorError>;
 
-    /// Runs a command in a container that runs on `node`.
-    async fn exec(
-        &self,
-        node: &NodeName,
-        spec: ExecSpec,
-        input: InputStream,
-    ) -> Result<OutputStream, NodeDoorError>;
+    /// Runs a command in a container that runs on `node`. A door that has no sessions refuses.
+    async fn exec(&self, node: &NodeName, spec: ExecSpec, input: InputStream) -> Result<OutputStream, NodeDoorError> {
+        let _ = (spec, input);
+        Err(no_sessions(node))
+    }
 
     /// Joins the streams of a container that runs on `node`.
     async fn attach(
@@ -46,7 +44,10 @@ pub trait NodeDoor: Send + Sync + 'static {
         node: &NodeName,
         spec: AttachSpec,
         input: InputStream,
-    ) -> Result<OutputStream, NodeDoorError>;
+    ) -> Result<OutputStream, NodeDoorError> {
+        let _ = (spec, input);
+        Err(no_sessions(node))
+    }
 
     /// Connects to a port of a pod that runs on `node`.
     async fn port_forward(
@@ -54,5 +55,12 @@ pub trait NodeDoor: Send + Sync + 'static {
         node: &NodeName,
         spec: PortSpec,
         input: PortInput,
-    ) -> Result<PortOutput, NodeDoorError>;
+    ) -> Result<PortOutput, NodeDoorError> {
+        let _ = (spec, input);
+        Err(no_sessions(node))
+    }
+}
+
+fn no_sessions(node: &NodeName) -> NodeDoorError {
+    NodeDoorError::Refused(format!("no sessions with pods of node {node} are carried from here"))
 }

@@ -28,7 +28,7 @@ pub async fn open(
             });
             Ok(ApiResponse::stream("text/plain; charset=utf-8", Box::pin(parts)))
         }
-        Err(NodeDoorError::Refused(reason)) => Err(Status::bad_request(reason)),
+        Err(NodeDoorError::Refused(reason) | NodeDoorError::Absent(reason)) => Err(Status::bad_request(reason)),
         Err(error @ NodeDoorError::Unreachable { .. }) => Err(Status::internal(error.to_string())),
     }
 }

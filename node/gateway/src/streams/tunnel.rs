@@ -218,8 +218,11 @@ async fn connection(
         Ok(mut output) => {
             while let Some(part) = output.next().await {
                 match part {
-                    Ok(bytes) if send(data, bytes, false).await.is_ok() => {}
-                    Ok(_) => return,
+                    Ok(bytes) => {
+                        if send(data, bytes, false).await.is_err() {
+                            return;
+                        }
+                    }
                     Err(error) => why = failure(&plan.pod, port, &error),
                 }
             }

@@ -5,7 +5,7 @@
 //! 1. cgroups first: all that follows is counted and limited;
 //! 2. what lies among the node's files is read while they are in sight: the filter;
 //! 3. all namespaces are entered at once, by a descriptor of the container's first process; then a sibling goes on, since
-//!    a pid namespace holds only processes that are cloned after the entry;
+//!    a pid namespace of the container's own holds only processes that are cloned after the entry;
 //! 4. the terminal, if one is wanted, is made in the container's own devpts and sent to the node process;
 //! 5. rights are given up last.
 //!
@@ -78,7 +78,9 @@ fn join_and_exec(
     enter_cgroup(container)?;
     let filter = container.seccomp_filter.as_deref().map(seccomp::read).transpose()?;
     enter_namespaces(command)?;
-    go_on_in_sibling(status, 0)?;
+    if container.own_pid_namespace {
+        go_on_in_sibling(status, 0)?;
+    }
     die_with_parent()?; // neither a change of user nor a clone keeps it
     kernel("setsid", nix::unistd::setsid().map(drop))?;
     if let JoiningStreams::Terminal(socket) = streams {
@@ -101,9 +103,11 @@ fn join_and_exec(
     Err(exec::execute(command.argv, &env))
 }
 
-/// The pod's other namespaces came with the clone.
+/// The pod's other namespaces came with the clone, and a pid namespace that containers share did too: the pids that a process
+/// in it is told mean nothing to the pod's parent, which is why such a one does not clone the next.
 fn enter_namespaces(command: &JoiningCommand<'_>) -> Result<(), LaunchFailure> {
-    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+    let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
+    flags.set(CloneFlags::CLONE_NEWPID, command.container.own_pid_namespace);
     flags.set(
         CloneFlags::CLONE_NEWUSER,
         command.container.user_namespace.is_some(),

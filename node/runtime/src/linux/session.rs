@@ -165,7 +165,8 @@ type Descriptor = AsyncFd<File>;
 fn asynchronous(descriptor: OwnedFd) -> Result<Descriptor, RuntimeError> {
     let failed = |error: io::Error| io_failure("polling a stream of the container", &error);
     fcntl(descriptor.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
-    AsyncFd::register(File::from(descriptor)).map_err(failed)
+    // SAFETY: a File owns its descriptor, which stays open and the same for as long as the AsyncFd has the File.
+    unsafe { AsyncFd::register(File::from(descriptor)) }.map_err(|error| failed(error.into()))
 }
 
 /// Everything towards the container.

@@ -69,7 +69,7 @@ impl ExecSession {
             connection,
             request,
             pid: Pid::from_raw(pid),
-            status: StatusPipe::new(status, true),
+            status: StatusPipe::new(status, container.own_pid_namespace),
             is_abandoned: false,
         })
     }
