@@ -117,12 +117,15 @@ impl Api {
     /// What a request for exec, attach or port-forward may begin, and the way to the pod's node.
     pub async fn plan_session(
         &self,
-        request: ApiRequest,
+        mut request: ApiRequest,
         pairs: &[(String, String)],
     ) -> Result<(Plan, Arc<dyn NodeDoor>), Status> {
+        request.user = self.credentials.user(&request, (self.config.now)()).await?;
         let route = route(&request.path);
         // Kubernetes asks for the right to create, whichever method carries the upgrade (since 1.35).
-        authorize(request.user.as_ref(), "create", &request.path, &route)?;
+        self.rights
+            .authorize(request.user.as_ref(), "create", &request, &route)
+            .await?;
         let Route::Resource(target) = &route else {
             return Err(Status::no_such_resource());
         };
