@@ -180,11 +180,6 @@ fn ports_are_forwarded(client: &Kubectl) {
         let body = answer.windows(4).position(|part| part == b"\r\n\r\n").map(|at| &answer[at + 4..]);
         assert_eq!(body.map(<[u8]>::len), Some(3_000_000), "{}", text(&answer[..answer.len().min(200)]));
     }
-    // A port that refuses ends that connection alone.
-    let mut refused = TcpStream::connect(("127.0.0.1", closed)).expect("kubectl listens");
-    refused.set_read_timeout(Some(SOON)).expect("a bound");
-    let read = refused.read(&mut [0; 16]);
-    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     // A big body both ways at once; the client's half is closed before the answer has come.
     let content = noise(2 << 20);
     let mut stream = TcpStream::connect(("127.0.0.1", echo)).expect("kubectl still listens");
@@ -198,6 +193,17 @@ fn ports_are_forwarded(client: &Kubectl) {
     stream.read_exact(&mut echoed).expect("the bytes come back");
     writer.join().expect("all was given");
     assert!(echoed == content, "the echo is not what was sent");
+    // A port at which nobody listens: kubectl says so, and as with Kubernetes it then gives up.
+    let mut refused = TcpStream::connect(("127.0.0.1", closed)).expect("kubectl still listens");
+    refused.set_read_timeout(Some(SOON)).expect("a bound");
+    let read = refused.read(&mut [0; 16]);
+    assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    let mut complaint = String::new();
+    let mut errors = forwarding.0.stderr.take().expect("a pipe");
+    errors.read_to_string(&mut complaint).expect("kubectl ends");
+    for expected in ["error forwarding port 9 to pod web", "127.0.0.1:9: Connection refused"] {
+        assert!(complaint.contains(expected), "{expected:?} is not in {complaint:?}");
+    }
 }
 
 fn a_client_is_attached(client: &Kubectl) {
