@@ -65,7 +65,11 @@ impl SessionService {
         let (sender, receiver) = mpsc::channel::<SessionFrame>(ITEMS_MAX);
         let begun = match request {
             SessionRequest::Exec(spec) => self.runtime.exec(&spec, input_of(receiver)).await.map(Begun::Container),
-            SessionRequest::Attach(spec) => self.runtime.attach(&spec, input_of(receiver)).await.map(Begun::Container),
+            SessionRequest::Attach(spec) => self
+                .runtime
+                .attach(&spec, input_of(receiver))
+                .await
+                .map(Begun::Container),
             SessionRequest::Port(spec) => {
                 let output = self.runtime.port_forward(&spec, port_input_of(receiver)).await;
                 output.map(Begun::Port)
@@ -228,11 +232,7 @@ fn broken(reason: String) -> RuntimeError {
     }
 }
 
-async fn begin(
-    mesh: &Mesh,
-    node: &NodeName,
-    request: SessionRequest,
-) -> Result<(RawReader, RawWriter), NodeDoorError> {
+async fn begin(mesh: &Mesh, node: &NodeName, request: SessionRequest) -> Result<(RawReader, RawWriter), NodeDoorError> {
     let unreachable = |reason: String| NodeDoorError::Unreachable {
         node: node.clone(),
         reason,
@@ -255,7 +255,10 @@ async fn begin(
 }
 
 /// Sends input as it comes, then keeps the stream open: its end would say that the client has gone.
-fn feed(mut writer: RawWriter, frames: std::pin::Pin<Box<dyn Stream<Item = SessionFrame> + Send>>) -> AbortOnDropHandle<()> {
+fn feed(
+    mut writer: RawWriter,
+    frames: std::pin::Pin<Box<dyn Stream<Item = SessionFrame> + Send>>,
+) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut frames = frames;
         while let Some(frame) = frames.next().await {

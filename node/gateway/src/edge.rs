@@ -195,7 +195,9 @@ async fn begin_session(
     shared: &Shared,
 ) -> Result<HttpResponse, Status> {
     let (api, pairs) = (Arc::clone(&shared.api), query_pairs(http)?);
-    let planned = shared.runtime.spawn(async move { api.plan_session(request, &pairs).await });
+    let planned = shared
+        .runtime
+        .spawn(async move { api.plan_session(request, &pairs).await });
     let (plan, doors) = planned.await.map_err(|error| {
         tracing::error!(%error, "planning a session failed: a bug");
         Status::internal("the request could not be served; see the node's log")

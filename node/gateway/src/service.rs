@@ -130,7 +130,9 @@ impl Api {
             return Err(Status::no_such_resource());
         };
         let Some(subresource) = target.subresource else {
-            return Err(Status::bad_request("this resource has nothing that a connection could be upgraded to"));
+            return Err(Status::bad_request(
+                "this resource has nothing that a connection could be upgraded to",
+            ));
         };
         let stored = self.stored(target).await?;
         let pod = stored.value().map_err(Status::internal)?;
@@ -208,9 +210,9 @@ impl Api {
         }
         match (verb, target.subresource) {
             ("get", Some(Subresource::Log)) => self.logs(request, target).await,
-            (_, Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => {
-                Err(Status::bad_request("unable to upgrade: the request does not ask for a WebSocket"))
-            }
+            (_, Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => Err(Status::bad_request(
+                "unable to upgrade: the request does not ask for a WebSocket",
+            )),
             ("get", Some(Subresource::Scale)) => {
                 let stored = self.stored(target).await?;
                 let value = stored.value().map_err(Status::internal)?;

@@ -63,7 +63,11 @@ fn joining(pod: &Uid, streams: StreamChoice) -> AttachSpec {
 /// A pod with one container that waits.
 async fn running(machine: &Machine, sandbox: SandboxSpec, spec: ContainerSpec) -> Uid {
     machine.runtime().start_sandbox(&sandbox).await.unwrap();
-    machine.runtime().start_container(&sandbox.pod.uid, &spec).await.unwrap();
+    machine
+        .runtime()
+        .start_container(&sandbox.pod.uid, &spec)
+        .await
+        .unwrap();
     sandbox.pod.uid
 }
 
@@ -73,7 +77,8 @@ async fn sleeping(machine: &Machine) -> Uid {
 
 async fn next(output: &mut OutputStream) -> Option<SessionOutput> {
     let item = tokio::time::timeout(BOUND, output.next()).await;
-    item.expect("the session is silent").map(|item| item.expect("the session holds"))
+    item.expect("the session is silent")
+        .map(|item| item.expect("the session holds"))
 }
 
 /// Everything until the end: code, output, error.
@@ -120,7 +125,10 @@ async fn commands_end_with_their_codes_and_their_streams_stay_apart() {
     let (code, out, err) = run(&machine, &pod, "echo out; echo err >&2; exit 3").await;
     assert_eq!((code, out.as_str(), err.as_str()), (3, "out\n", "err\n"));
     assert_eq!(run(&machine, &pod, "kill -9 $$").await.0, 137);
-    assert_eq!(run(&machine, &pod, "echo $FROM_IMAGE $(pwd) $HOME").await.1, "1 /tmp /root\n");
+    assert_eq!(
+        run(&machine, &pod, "echo $FROM_IMAGE $(pwd) $HOME").await.1,
+        "1 /tmp /root\n"
+    );
     // What a child still writes after its parent's end comes too.
     let (code, out, _) = run(&machine, &pod, "(sleep 0.2; echo late) & echo early").await;
     assert_eq!((code, out.as_str()), (0, "early\nlate\n"));
@@ -187,9 +195,15 @@ async fn a_command_has_all_that_its_container_has_and_no_more() {
 async fn input_ends_when_the_client_ends_it_and_big_output_comes_whole() {
     let machine = Machine::new().await;
     let pod = sleeping(&machine).await;
-    let content: Vec<u8> = (0..8u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let content: Vec<u8> = (0..8u32 << 20)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     let (sender, stream) = input();
-    let output = machine.runtime().exec(&command(&pod, "cat", ALL), stream).await.unwrap();
+    let output = machine
+        .runtime()
+        .exec(&command(&pod, "cat", ALL), stream)
+        .await
+        .unwrap();
     for part in content.chunks(100_000) {
         sender.send(SessionInput::Stdin(Bytes::copy_from_slice(part))).unwrap();
     }
@@ -208,7 +222,11 @@ async fn a_client_that_does_not_read_holds_up_the_command_and_costs_bounded_memo
     let machine = Machine::new().await;
     let pod = sleeping(&machine).await;
     let script = "echo $$ >/tmp/writer; exec yes 0123456789012345678901234567890123456789012345678901234567890123";
-    let mut output = machine.runtime().exec(&command(&pod, script, OUTPUTS), no_input()).await.unwrap();
+    let mut output = machine
+        .runtime()
+        .exec(&command(&pod, script, OUTPUTS), no_input())
+        .await
+        .unwrap();
     read_until(&mut output, "0123").await;
     // The writer waits in the kernel for its full pipe: the bytes that it has written no longer grow.
     let written = || async {
@@ -256,7 +274,11 @@ async fn a_terminal_is_the_containers_own_and_has_the_clients_size() {
         // It is the controlling terminal: its interrupt character ends the foreground process.
         let (sender, stream) = input();
         let script = "echo waiting; sleep 600";
-        let mut output = machine.runtime().exec(&command(&pod, script, TERMINAL), stream).await.unwrap();
+        let mut output = machine
+            .runtime()
+            .exec(&command(&pod, script, TERMINAL), stream)
+            .await
+            .unwrap();
         read_until(&mut output, "waiting").await;
         sender.send(SessionInput::Stdin("\x03".into())).unwrap();
         assert_eq!(collect(output).await.0, 130);
@@ -275,7 +297,10 @@ async fn a_client_that_goes_takes_its_command_along() {
     let before = machine.processes().len();
     for streams in [OUTPUTS, TERMINAL] {
         let script = "trap '' HUP TERM; echo started; sleep 600; sleep 600";
-        let output = machine.runtime().exec(&command(&pod, script, streams), no_input()).await;
+        let output = machine
+            .runtime()
+            .exec(&command(&pod, script, streams), no_input())
+            .await;
         let mut output = output.unwrap();
         read_until(&mut output, "started").await;
         assert!(machine.processes().len() > before);
@@ -284,7 +309,10 @@ async fn a_client_that_goes_takes_its_command_along() {
     }
     // The container runs on, also under another node process.
     let script = "echo started; sleep 600";
-    let output = machine.runtime().exec(&command(&pod, script, OUTPUTS), no_input()).await;
+    let output = machine
+        .runtime()
+        .exec(&command(&pod, script, OUTPUTS), no_input())
+        .await;
     let mut output = output.unwrap();
     read_until(&mut output, "started").await;
     let mut machine = machine;
@@ -308,9 +336,17 @@ async fn a_container_that_ends_takes_its_commands_along() {
         };
         let pod = running(&machine, sandbox, container("main", "sleep 600")).await;
         let script = "echo started; sleep 600";
-        let mut output = machine.runtime().exec(&command(&pod, script, OUTPUTS), no_input()).await.unwrap();
+        let mut output = machine
+            .runtime()
+            .exec(&command(&pod, script, OUTPUTS), no_input())
+            .await
+            .unwrap();
         read_until(&mut output, "started").await;
-        machine.runtime().signal_container(&pod, "main", libc::SIGKILL).await.unwrap();
+        machine
+            .runtime()
+            .signal_container(&pod, "main", libc::SIGKILL)
+            .await
+            .unwrap();
         let (code, _, _) = collect(output).await;
         assert_eq!(code, 137, "shared {share_process_namespace}");
         machine.runtime().remove_sandbox(&pod).await.unwrap();
@@ -328,7 +364,10 @@ async fn a_hundred_commands_leave_no_process_and_no_descriptor() {
         let (machine, pod) = (&machine, &pod);
         async move {
             let streams = [OUTPUTS, ALL, TERMINAL][number % 3];
-            let output = machine.runtime().exec(&command(pod, "echo hi; exit 7", streams), no_input()).await;
+            let output = machine
+                .runtime()
+                .exec(&command(pod, "echo hi; exit 7", streams), no_input())
+                .await;
             let (code, out, _) = collect(output.unwrap()).await;
             assert_eq!((code, String::from_utf8_lossy(&out).trim()), (7, "hi"));
         }
@@ -343,7 +382,11 @@ async fn a_hundred_commands_leave_no_process_and_no_descriptor() {
     };
     let begun = Instant::now();
     while descriptors(parent) != of_parent {
-        assert!(begun.elapsed() < BOUND, "of {of_parent} descriptors there are {:?}", left());
+        assert!(
+            begun.elapsed() < BOUND,
+            "of {of_parent} descriptors there are {:?}",
+            left()
+        );
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(machine.processes(), processes);
@@ -357,12 +400,19 @@ async fn clients_join_the_streams_of_a_container() {
     let machine = Machine::new().await;
     let spec = ContainerSpec {
         stdin: true,
-        ..container("main", "while read line; do echo got $line; echo err $line >&2; done; exit 4")
+        ..container(
+            "main",
+            "while read line; do echo got $line; echo err $line >&2; done; exit 4",
+        )
     };
     let pod = running(&machine, pod(), spec).await;
     let (first, stream) = input();
     let mut one = machine.runtime().attach(&joining(&pod, ALL), stream).await.unwrap();
-    let mut two = machine.runtime().attach(&joining(&pod, OUTPUTS), no_input()).await.unwrap();
+    let mut two = machine
+        .runtime()
+        .attach(&joining(&pod, OUTPUTS), no_input())
+        .await
+        .unwrap();
     first.send(SessionInput::Stdin("a\n".into())).unwrap();
     for client in [&mut one, &mut two] {
         let mut read = String::new();
@@ -377,9 +427,18 @@ async fn clients_join_the_streams_of_a_container() {
     second.send(SessionInput::Stdin("b\n".into())).unwrap();
     read_until(&mut three, "got b\n").await;
     assert!(machine.log(&pod, "main").await.contains("got b\n"));
-    machine.runtime().signal_container(&pod, "main", libc::SIGKILL).await.unwrap();
+    machine
+        .runtime()
+        .signal_container(&pod, "main", libc::SIGKILL)
+        .await
+        .unwrap();
     assert_eq!(collect(three).await.0, 137);
-    let error = machine.runtime().attach(&joining(&pod, ALL), no_input()).await.err().unwrap();
+    let error = machine
+        .runtime()
+        .attach(&joining(&pod, ALL), no_input())
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, RuntimeError::NotFound { .. }), "{error}");
     machine.runtime().remove_sandbox(&pod).await.unwrap();
 }
@@ -420,7 +479,11 @@ async fn a_client_joins_a_containers_terminal() {
     };
     let pod = running(&machine, pod(), spec).await;
     let (sender, stream) = input();
-    let mut output = machine.runtime().attach(&joining(&pod, TERMINAL), stream).await.unwrap();
+    let mut output = machine
+        .runtime()
+        .attach(&joining(&pod, TERMINAL), stream)
+        .await
+        .unwrap();
     sender.send(SessionInput::Resize { width: 77, height: 33 }).unwrap();
     sender.send(SessionInput::Stdin("a\n".into())).unwrap();
     read_until(&mut output, "33 77\r\n").await;
@@ -429,7 +492,10 @@ async fn a_client_joins_a_containers_terminal() {
 
 async fn answer(mut output: PortOutput) -> Vec<u8> {
     let mut bytes = Vec::new();
-    while let Some(part) = tokio::time::timeout(BOUND, output.next()).await.expect("the port is silent") {
+    while let Some(part) = tokio::time::timeout(BOUND, output.next())
+        .await
+        .expect("the port is silent")
+    {
         bytes.extend_from_slice(&part.unwrap());
     }
     bytes
@@ -446,7 +512,9 @@ async fn ports_are_reached_inside_of_the_pod() {
         machine.wait_for_log(&pod, "main", "ready").await;
         let request = || {
             let bytes = Bytes::from_static(b"GET /big HTTP/1.0\r\n\r\n");
-            futures::stream::once(async move { bytes }).chain(futures::stream::pending()).boxed()
+            futures::stream::once(async move { bytes })
+                .chain(futures::stream::pending())
+                .boxed()
         };
         let port = |port| PortSpec {
             pod: pod.to_string(),
@@ -463,7 +531,13 @@ async fn ports_are_reached_inside_of_the_pod() {
             }
         }
         // The machine's own loopback is another one, and so is a port at which nobody listens.
-        let error = machine.runtime().port_forward(&port(9), request()).await.err().unwrap().to_string();
+        let error = machine
+            .runtime()
+            .port_forward(&port(9), request())
+            .await
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("127.0.0.1:9") && error.contains("[::1]:9"), "{error}");
         machine.runtime().remove_sandbox(&pod).await.unwrap();
     }

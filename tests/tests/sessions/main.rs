@@ -50,7 +50,10 @@ fn kubectl(kubectl: &Kubectl, arguments: &[&str]) -> Command {
 
 fn output(client: &Kubectl, arguments: &[&str], input: &[u8]) -> Output {
     let mut command = kubectl(client, arguments);
-    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let pipes = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = pipes.spawn().expect("the program `timeout` (coreutils) runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     let input = input.to_vec();
@@ -69,7 +72,9 @@ fn text(bytes: &[u8]) -> String {
 
 /// Bytes in which a lost, doubled or moved part shows.
 fn noise(length: u32) -> Vec<u8> {
-    (0..length).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..length)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect()
 }
 
 fn commands_end_with_their_codes(client: &Kubectl) {
@@ -110,7 +115,10 @@ fn a_terminal_has_the_clients_size(client: &Kubectl) {
         .expect("the program `script` (bsdutils) runs");
     let printed = text(&output.stdout);
     for expected in ["33 77", "/dev/pts/0", "TERM=xterm"] {
-        assert!(printed.contains(expected), "{expected:?} is not in {printed:?} ({line})");
+        assert!(
+            printed.contains(expected),
+            "{expected:?} is not in {printed:?} ({line})"
+        );
     }
     assert_eq!(output.status.code(), Some(6), "{printed}");
 }
@@ -145,14 +153,20 @@ impl Drop for Running {
 /// Starts a kubectl of its own, without `timeout`, which would not be killed with it.
 fn start(client: &Kubectl, arguments: &[&str]) -> Running {
     let mut command = client.command();
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     Running(command.spawn().expect("kubectl runs"))
 }
 
 fn fetch(port: u16) -> Vec<u8> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("kubectl listens");
     stream.set_read_timeout(Some(SOON)).expect("a bound");
-    stream.write_all(b"GET /big HTTP/1.0\r\n\r\n").expect("it takes the request");
+    stream
+        .write_all(b"GET /big HTTP/1.0\r\n\r\n")
+        .expect("it takes the request");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("the answer comes");
     answer
@@ -177,8 +191,16 @@ fn ports_are_forwarded(client: &Kubectl) {
     let fetching: Vec<_> = (0..8).map(|_| std::thread::spawn(move || fetch(web))).collect();
     for one in fetching {
         let answer = one.join().expect("it is fetched");
-        let body = answer.windows(4).position(|part| part == b"\r\n\r\n").map(|at| &answer[at + 4..]);
-        assert_eq!(body.map(<[u8]>::len), Some(3_000_000), "{}", text(&answer[..answer.len().min(200)]));
+        let body = answer
+            .windows(4)
+            .position(|part| part == b"\r\n\r\n")
+            .map(|at| &answer[at + 4..]);
+        assert_eq!(
+            body.map(<[u8]>::len),
+            Some(3_000_000),
+            "{}",
+            text(&answer[..answer.len().min(200)])
+        );
     }
     // A big body both ways at once; the client's half is closed before the answer has come.
     let content = noise(2 << 20);
@@ -214,9 +236,14 @@ fn a_client_is_attached(client: &Kubectl) {
     // stdinOnce: the container's input ended with this client's.
     wait_for("the end of the container", SOON, || {
         let phase = client.get("pod reader")["status"]["phase"].clone();
-        if phase == "Succeeded" { Ok(()) } else { Err(phase.to_string()) }
+        if phase == "Succeeded" {
+            Ok(())
+        } else {
+            Err(phase.to_string())
+        }
     });
-    let attached = client.get("pod reader")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"].clone();
+    let attached =
+        client.get("pod reader")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"].clone();
     assert_eq!(attached, 0);
 }
 
@@ -226,18 +253,35 @@ fn a_client_that_goes_takes_its_command_along(client: &Kubectl) {
     let (pid, _) = wait_for("the command runs", SOON, || {
         let output = output(client, &["exec", "web", "--", "cat", "/tmp/running"], b"");
         let pid = text(&output.stdout).trim().to_owned();
-        if pid.is_empty() { Err(text(&output.stderr)) } else { Ok(pid) }
+        if pid.is_empty() {
+            Err(text(&output.stderr))
+        } else {
+            Ok(pid)
+        }
     });
-    let lives = || output(client, &["exec", "web", "--", "test", "-d", &format!("/proc/{pid}")], b"").status.success();
+    let lives = || {
+        output(
+            client,
+            &["exec", "web", "--", "test", "-d", &format!("/proc/{pid}")],
+            b"",
+        )
+        .status
+        .success()
+    };
     assert!(lives());
     drop(running);
-    wait_for("the end of the command", SOON, || if lives() { Err(pid.clone()) } else { Ok(()) });
+    wait_for("the end of the command", SOON, || {
+        if lives() { Err(pid.clone()) } else { Ok(()) }
+    });
 }
 
 fn what_cannot_be_is_refused(client: &Kubectl) {
     let cases: [(&[&str], &str); 4] = [
         (&["exec", "absent", "--", "true"], "pods \"absent\" not found"),
-        (&["exec", "web", "-c", "other", "--", "true"], "container other is not valid for pod web"),
+        (
+            &["exec", "web", "-c", "other", "--", "true"],
+            "container other is not valid for pod web",
+        ),
         (&["exec", "web", "--", "no-such-program"], "no-such-program"),
         (&["port-forward", "pod/absent", ":80"], "pods \"absent\" not found"),
     ];
@@ -245,7 +289,10 @@ fn what_cannot_be_is_refused(client: &Kubectl) {
         let output = output(client, arguments, b"");
         let errors = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {errors}");
-        assert!(errors.contains(complaint), "{arguments:?} did not complain of {complaint:?} but: {errors}");
+        assert!(
+            errors.contains(complaint),
+            "{arguments:?} did not complain of {complaint:?} but: {errors}"
+        );
     }
 }
 
@@ -285,7 +332,11 @@ fn sessions_with_pods_of_another_node() {
     wait_for("the pods run", SOON, || {
         let pods = client.run("get pods -o jsonpath={.items[*].status.phase}");
         let log = text(&output(&client, &["logs", "web"], b"").stdout);
-        if pods == "Running Running" && log.contains("ready") { Ok(()) } else { Err(format!("{pods}: {log}")) }
+        if pods == "Running Running" && log.contains("ready") {
+            Ok(())
+        } else {
+            Err(format!("{pods}: {log}"))
+        }
     });
     let checks: [(&str, &dyn Fn()); 9] = [
         ("codes", &|| commands_end_with_their_codes(&client)),

@@ -134,7 +134,10 @@ mod tests {
             assert_eq!(counters.opened.load(Ordering::Relaxed), 1);
             let begun = std::time::Instant::now();
             while counters.open.load(Ordering::Relaxed) != 0 {
-                assert!(begun.elapsed() < Duration::from_secs(5), "the session is counted as open");
+                assert!(
+                    begun.elapsed() < Duration::from_secs(5),
+                    "the session is counted as open"
+                );
                 tokio::task::yield_now().await;
             }
         });

@@ -42,7 +42,12 @@ pub(super) async fn run(
             Ok(Err(status)) => fail(&mut client, protocol, &status).await,
             Err(error) => {
                 tracing::error!(%error, "a session failed: a bug");
-                fail(&mut client, protocol, &Status::internal("the session could not be served")).await
+                fail(
+                    &mut client,
+                    protocol,
+                    &Status::internal("the session could not be served"),
+                )
+                .await
             }
         };
         if sent.is_ok() {
@@ -86,7 +91,9 @@ async fn send_output(
     opening: u8,
 ) -> Result<(), Gone> {
     // Clients wait for a first message, by which they know that the session has begun.
-    client.send(channel::encode(protocol, opening, &[]), protocol.base64).await?;
+    client
+        .send(channel::encode(protocol, opening, &[]), protocol.base64)
+        .await?;
     while let Some(item) = output.next().await {
         let message = match item {
             Ok(SessionOutput::Stdout(bytes)) => channel::encode(protocol, channel::STDOUT, &bytes),

@@ -63,7 +63,9 @@ pub fn plan(
         Subresource::Exec => {
             let command = values("command");
             if command.first().is_none_or(String::is_empty) {
-                return Err(Status::bad_request("you must specify at least one command for the container"));
+                return Err(Status::bad_request(
+                    "you must specify at least one command for the container",
+                ));
             }
             Work::Exec(ExecSpec {
                 pod: pod_names.uid.clone(),
@@ -229,7 +231,11 @@ mod tests {
             ),
         ];
         for (subresource, query, node, message) in cases {
-            assert_eq!(planned(subresource, query, node).unwrap_err().message, message, "{query}");
+            assert_eq!(
+                planned(subresource, query, node).unwrap_err().message,
+                message,
+                "{query}"
+            );
         }
     }
 }

@@ -56,7 +56,11 @@ pub(super) async fn run(
             let message = channel::encode(protocol, part.channel, &part.content);
             client.send(message, protocol.base64).await?;
         }
-        let _ = client.socket.clone().close(Some(actix_ws::CloseCode::Normal.into())).await; // it has gone by itself
+        let _ = client
+            .socket
+            .clone()
+            .close(Some(actix_ws::CloseCode::Normal.into()))
+            .await; // it has gone by itself
         Ok::<(), Gone>(())
     };
     let incoming = async {
@@ -73,7 +77,9 @@ pub(super) async fn run(
                 AggregatedMessage::Pong(_) => continue,
                 AggregatedMessage::Close(_) => return,
             };
-            let Some(message) = channel::decode(protocol, bytes) else { continue };
+            let Some(message) = channel::decode(protocol, bytes) else {
+                continue;
+            };
             let is_data = message.channel % 2 == 0;
             if let (true, Some(input)) = (is_data, inputs.get(usize::from(message.channel / 2))) {
                 let _ = input.send(message.content).await; // its connection has closed
@@ -98,7 +104,10 @@ async fn connection(
 ) {
     let send = |channel: u8, content: Bytes| to_client.send(ToClient { channel, content });
     for channel in [data, data + 1] {
-        if send(channel, Bytes::copy_from_slice(&port.to_le_bytes())).await.is_err() {
+        if send(channel, Bytes::copy_from_slice(&port.to_le_bytes()))
+            .await
+            .is_err()
+        {
             return;
         }
     }

@@ -277,7 +277,11 @@ fn head(first: u32, flags: u8, length: usize) -> BytesMut {
 }
 
 fn control(kind: u16, content: &[u8]) -> Bytes {
-    let mut frame = head(0x8000_0000 | u32::from(VERSION) << 16 | u32::from(kind), 0, content.len());
+    let mut frame = head(
+        0x8000_0000 | u32::from(VERSION) << 16 | u32::from(kind),
+        0,
+        content.len(),
+    );
     frame.extend_from_slice(content);
     frame.freeze()
 }
@@ -309,7 +313,9 @@ impl HeaderDecoder {
     }
 
     fn begin<'a>(&mut self, packed: &'a [u8]) -> Result<&'a [u8], SpdyError> {
-        let (&[_, flags], mut rest) = packed.split_first_chunk().ok_or(SpdyError::Headers("it is too short"))?;
+        let (&[_, flags], mut rest) = packed
+            .split_first_chunk()
+            .ok_or(SpdyError::Headers("it is too short"))?;
         if flags & FLAG_DICTIONARY != 0 {
             let (id, after) = rest.split_first_chunk().ok_or(SpdyError::Headers("it is too short"))?;
             if *id != DICTIONARY_ID {
@@ -420,7 +426,8 @@ mod tests {
     }
 
     /// Two header blocks as zlib packs them with the dictionary (made with Python's zlib, `zdict`).
-    const ERROR: &str = "78f9e3c6a7c202253a703a2b294a4dcc851625aca9a0808614cb45e01c6061606100a4398b20d198094ade8c0600000000ffff";
+    const ERROR: &str =
+        "78f9e3c6a7c202253a703a2b294a4dcc851625aca9a0808614cb45e01c6061606100a4398b20d198094ade8c0600000000ffff";
     const DATA: &str = "c2aa19540e2512d60b000000ffff";
 
     #[test]
@@ -524,10 +531,7 @@ mod tests {
         let mut encoder = Encoder::new();
         let mut packed = Vec::new();
         encoder.pack(&vec![0; 1 << 20], &mut packed);
-        assert_eq!(
-            refused(&open(1, &packed)),
-            SpdyError::Headers("it unpacks to too much")
-        );
+        assert_eq!(refused(&open(1, &packed)), SpdyError::Headers("it unpacks to too much"));
     }
 
     proptest! {

@@ -274,7 +274,11 @@ pub(super) fn enter_working_directory(launch: &ContainerLaunch) -> Result<(), La
 
 /// The bounding set, the filter, groups, group, user, capabilities. Without no_new_privs, loading a filter needs
 /// CAP_SYS_ADMIN and so comes before the rights go; with it, it comes last.
-pub(super) fn give_up_rights(launch: &ContainerLaunch, user: &ResolvedUser, filter: Option<&[u8]>) -> Result<(), LaunchFailure> {
+pub(super) fn give_up_rights(
+    launch: &ContainerLaunch,
+    user: &ResolvedUser,
+    filter: Option<&[u8]>,
+) -> Result<(), LaunchFailure> {
     if launch.no_new_privileges {
         kernel("prctl(PR_SET_NO_NEW_PRIVS)", nix::sys::prctl::set_no_new_privs())?;
     }

@@ -108,11 +108,11 @@ fn join_and_exec(
 fn enter_namespaces(command: &JoiningCommand<'_>) -> Result<(), LaunchFailure> {
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
     flags.set(CloneFlags::CLONE_NEWPID, command.container.own_pid_namespace);
-    flags.set(
-        CloneFlags::CLONE_NEWUSER,
-        command.container.user_namespace.is_some(),
-    );
-    kernel("setns into the container's namespaces", setns(command.first_process, flags))?;
+    flags.set(CloneFlags::CLONE_NEWUSER, command.container.user_namespace.is_some());
+    kernel(
+        "setns into the container's namespaces",
+        setns(command.first_process, flags),
+    )?;
     if command.container.user_namespace.is_some() {
         become_root()?;
     }
@@ -126,7 +126,10 @@ const DEVPTS_MAGIC: libc::c_long = 0x1cd1;
 fn make_terminal(socket: BorrowedFd<'_>) -> Result<(), LaunchFailure> {
     let path = "/dev/pts/ptmx";
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let master = kernel("open of /dev/pts/ptmx in the container", open(path, flags, Mode::empty()))?;
+    let master = kernel(
+        "open of /dev/pts/ptmx in the container",
+        open(path, flags, Mode::empty()),
+    )?;
     check_is_terminal(&master)?;
     let unlocked: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int, which outlives the call.

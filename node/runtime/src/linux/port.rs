@@ -35,14 +35,18 @@ pub(super) async fn forward(
     input: PortInput,
 ) -> Result<PortOutput, RuntimeError> {
     if spec.port == 0 {
-        return Err(configuration("port 0 cannot be connected to: name a port from 1 to 65535"));
+        return Err(configuration(
+            "port 0 cannot be connected to: name a port from 1 to 65535",
+        ));
     }
     let absent = || RuntimeError::NotFound {
         what: format!("the sandbox of pod {}", spec.pod),
     };
     let sandbox = shared.sandbox(&Uid::from(spec.pod.clone())).ok_or_else(absent)?;
     let record = sandbox.known.lock().record.clone();
-    let identity = record.and_then(|record| record.identity).filter(|identity| identity.is_alive());
+    let identity = record
+        .and_then(|record| record.identity)
+        .filter(|identity| identity.is_alive());
     let pid = identity.ok_or_else(absent)?.pid;
     let stream = connect(pid, spec.port).await?;
     Ok(run(stream, input))

@@ -38,7 +38,11 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 1 << 20;
 
 /// Runs a command in a container.
-pub(super) async fn exec(shared: &Arc<Shared>, spec: &ExecSpec, input: InputStream) -> Result<OutputStream, RuntimeError> {
+pub(super) async fn exec(
+    shared: &Arc<Shared>,
+    spec: &ExecSpec,
+    input: InputStream,
+) -> Result<OutputStream, RuntimeError> {
     if spec.command.is_empty() {
         return Err(configuration("there is no command to run: name a program"));
     }
@@ -221,7 +225,13 @@ fn run(control: SessionControl, ends: Ends, wanted: StreamChoice, input: InputSt
 
 type Client = mpsc::Sender<Result<SessionOutput, RuntimeError>>;
 
-async fn session(mut control: SessionControl, mut ends: Ends, wanted: StreamChoice, input: InputStream, client: &Client) {
+async fn session(
+    mut control: SessionControl,
+    mut ends: Ends,
+    wanted: StreamChoice,
+    input: InputStream,
+    client: &Client,
+) {
     let (ended, has_ended) = watch::channel(false);
     let [stdout, stderr] = ends.outputs;
     let out = pump(stdout, has_ended.clone(), client, |bytes| {

@@ -5,7 +5,7 @@
 use std::io::{self, IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream as BlockingStream;
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use protocol::runtime::RuntimeError;
@@ -29,7 +29,7 @@ pub(super) struct SessionControl {
 impl SessionControl {
     /// Connects and asks. Blocking, for as long as the parent takes to read the request.
     pub(super) fn ask(
-        pod_directory: &PathBuf,
+        pod_directory: &Path,
         body: RequestBody,
         descriptors: Vec<OwnedFd>,
     ) -> Result<BlockingStream, RuntimeError> {

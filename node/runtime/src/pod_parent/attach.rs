@@ -28,11 +28,7 @@ pub(super) struct Attachment {
 
 impl Attachment {
     /// From the three descriptors of a request: the parent's ends of input, output and error.
-    pub(super) fn new(
-        connection: u64,
-        gives_input: bool,
-        descriptors: [OwnedFd; 3],
-    ) -> Result<Self, LaunchFailure> {
+    pub(super) fn new(connection: u64, gives_input: bool, descriptors: [OwnedFd; 3]) -> Result<Self, LaunchFailure> {
         for descriptor in &descriptors {
             set_nonblocking(descriptor)?;
         }

@@ -244,7 +244,11 @@ impl Child {
 
     /// Moves input between a client and the container.
     pub(super) fn feed(&mut self, connection: u64) {
-        let Some(index) = self.attachments.iter().position(|client| client.connection == connection) else {
+        let Some(index) = self
+            .attachments
+            .iter()
+            .position(|client| client.connection == connection)
+        else {
             return;
         };
         let mut attachment = self.attachments.swap_remove(index);

@@ -360,9 +360,15 @@ impl Parent {
     fn take_descriptors<const N: usize>(&mut self, connection: u64) -> Result<[OwnedFd; N], LaunchFailure> {
         let connection = self.connections.iter_mut().find(|candidate| candidate.id == connection);
         let descriptors = connection.map(|connection| std::mem::take(&mut connection.descriptors));
-        descriptors.unwrap_or_default().try_into().map_err(|came: Vec<OwnedFd>| {
-            LaunchFailure::configuration(format!("the session came with {} descriptors instead of {N}", came.len()))
-        })
+        descriptors
+            .unwrap_or_default()
+            .try_into()
+            .map_err(|came: Vec<OwnedFd>| {
+                LaunchFailure::configuration(format!(
+                    "the session came with {} descriptors instead of {N}",
+                    came.len()
+                ))
+            })
     }
 
     fn exec(
@@ -373,7 +379,8 @@ impl Parent {
         (connection, request): (u64, u64),
     ) -> Option<ReplyBody> {
         let streams = if tty {
-            self.take_descriptors(connection).map(|[socket]| JoiningStreams::Terminal(socket))
+            self.take_descriptors(connection)
+                .map(|[socket]| JoiningStreams::Terminal(socket))
         } else {
             self.take_descriptors(connection).map(JoiningStreams::Pipes)
         };
@@ -409,7 +416,11 @@ impl Parent {
 
     /// The status pipe of a command has something to say.
     fn follow_command(&mut self, connection: u64) {
-        let Some(index) = self.commands.iter().position(|command| command.connection == connection) else {
+        let Some(index) = self
+            .commands
+            .iter()
+            .position(|command| command.connection == connection)
+        else {
             return;
         };
         let command = &mut self.commands[index];
@@ -432,7 +443,11 @@ impl Parent {
 
     /// A connection has ended: so do its sessions.
     fn end_sessions(&mut self, connection: u64) {
-        for command in self.commands.iter_mut().filter(|command| command.connection == connection) {
+        for command in self
+            .commands
+            .iter_mut()
+            .filter(|command| command.connection == connection)
+        {
             command.abandon();
         }
         self.children.iter_mut().for_each(|child| child.detach(connection));

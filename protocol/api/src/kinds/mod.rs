@@ -175,10 +175,20 @@ impl Subresource {
     pub fn find(name: &str) -> Option<Subresource> {
         use Subresource::*;
         [
-            Status, Scale, Log, Binding, Eviction, Finalize, Approval, Token, Exec, Attach, PortForward,
+            Status,
+            Scale,
+            Log,
+            Binding,
+            Eviction,
+            Finalize,
+            Approval,
+            Token,
+            Exec,
+            Attach,
+            PortForward,
         ]
-            .into_iter()
-            .find(|subresource| subresource.name() == name)
+        .into_iter()
+        .find(|subresource| subresource.name() == name)
     }
 
     /// Group, version and kind of what a request sends and what a read answers, for a kind that has this subresource.

@@ -347,13 +347,23 @@ fn log(kind: &Kind) -> Value {
 /// A session over an upgraded connection.
 fn connect(kind: &Kind, subresource: Subresource, gvk: Gvk) -> Value {
     let stream = |name: &str| query(name, "boolean", &format!("Whether {name} is connected."));
-    let container = || query("container", "string", "The container; defaults to the only one of the pod.");
+    let container = || {
+        query(
+            "container",
+            "string",
+            "The container; defaults to the only one of the pod.",
+        )
+    };
     let terminal = || query("tty", "boolean", "Whether a terminal is used instead of pipes.");
     let streams = || ["stdin", "stdout", "stderr"].map(stream).to_vec();
     let parameters = match subresource {
         Subresource::PortForward => vec![query("ports", "integer", "The ports to forward.")],
         Subresource::Exec => {
-            let command = query("command", "string", "The program and its arguments, one parameter each.");
+            let command = query(
+                "command",
+                "string",
+                "The program and its arguments, one parameter each.",
+            );
             [vec![command, container(), terminal()], streams()].concat()
         }
         _ => [vec![container(), terminal()], streams()].concat(),
