@@ -11,7 +11,7 @@ use crate::{authority, reset, start};
 
 /// A cluster orchestrator with the Kubernetes API, in one program.
 #[derive(Parser)]
-#[command(name = "actorium", version, about, long_about = None)]
+#[command(name = "actorium", version, about = "A cluster orchestrator in one program: its nodes, its shell, and the daily verbs", long_about = None)]
 pub struct CommandLine {
     #[command(flatten)]
     connection: shell::Connection,
