@@ -251,6 +251,7 @@ pub async fn ask_without_certificate(to: SocketAddr, purpose: protocol::transpor
         Purpose::Logs => 5,
         Purpose::Remoting => 6,
         Purpose::Membership => 7,
+        Purpose::Sessions => 8,
     };
     send.write_all(&[1, number, 0, 0, 0, 0, 0, 2, b'h', b'i'])
         .await
