@@ -622,7 +622,10 @@ async fn a_signing_request_is_its_senders_and_is_approved_through_its_own_path()
         (201, &json!("admin")),
         "{created}"
     );
-    assert_eq!(created["spec"]["groups"], json!(["system:masters"]));
+    assert_eq!(
+        created["spec"]["groups"],
+        json!(["system:masters", "system:authenticated"])
+    );
     let mut approved = created.clone();
     approved["status"]["conditions"] = json!([{"type": "Approved", "status": "True", "reason": "Fine"}]);
     approved["spec"]["usages"] = json!(["any"]);

@@ -5,18 +5,18 @@ use super::*;
 
 /// Follows the store until the API answers as expected. What a plugin reads reaches a node with the store's next event.
 async fn until(api: &Api, method: &str, path: &str, body: Value, expected: u16) -> Value {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let (code, answer) = call(api, method, path, body.clone()).await;
-        if code == expected {
-            return answer;
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let (code, answer) = call(api, method, path, body.clone()).await;
+            if code == expected {
+                return answer;
+            }
+            tokio::task::yield_now().await;
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{code}, not {expected}: {answer}"
-        );
-        tokio::task::yield_now().await;
-    }
+    });
+    waited
+        .await
+        .unwrap_or_else(|_| panic!("{method} {path} was not answered with {expected}"))
 }
 
 const PODS: &str = "/api/v1/namespaces/d/pods";

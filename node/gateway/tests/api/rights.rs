@@ -18,18 +18,16 @@ fn with_token(token: &str, mut request: ApiRequest) -> ApiRequest {
 
 /// Sends until the answer has this code: rights reach a node with the store's next event.
 async fn until(api: &Api, make: impl Fn() -> ApiRequest, expected: u16) -> Value {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    loop {
-        let (code, answer) = send(api, make()).await;
-        if code == expected {
-            return answer;
+    let waited = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            let (code, answer) = send(api, make()).await;
+            if code == expected {
+                return answer;
+            }
+            tokio::task::yield_now().await;
         }
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{code}, not {expected}: {answer}"
-        );
-        tokio::task::yield_now().await;
-    }
+    });
+    waited.await.unwrap_or_else(|_| panic!("not answered with {expected}"))
 }
 
 async fn with_reader(subject: Value) -> Api {
