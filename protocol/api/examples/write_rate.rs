@@ -1,4 +1,4 @@
-//! Prints how long the crate's hot paths take and how large its documents are: `cargo run --release -p api --example pace`.
+//! Prints how long the crate's hot paths take and how large its documents are: `cargo run --release -p api --example write_rate`.
 #![allow(clippy::disallowed_methods)] // a measurement reads the clock
 
 use std::hint::black_box;

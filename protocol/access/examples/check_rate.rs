@@ -1,4 +1,4 @@
-//! How many checks a second one core decides, with 1,000 bindings: `cargo run --release -p access --example pace`. The time
+//! How many checks a second one core decides, with 1,000 bindings: `cargo run --release -p access --example check_rate`. The time
 //! is the thread's on the processor, so that other work on the machine counts as little as it can.
 
 use std::hint::black_box;
