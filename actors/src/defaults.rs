@@ -387,7 +387,7 @@ mod tests {
             Ipv4Range::parse("10.96.0.0/16").unwrap(),
             &["127.0.0.1:6443".parse().unwrap()],
         );
-        let resources: Vec<&str> = all[4..].iter().map(|wanted| wanted.key.resource.as_str()).collect();
+        let resources: Vec<&str> = all[6..].iter().map(|wanted| wanted.key.resource.as_str()).collect();
         assert_eq!(resources, ["services", "endpointslices.discovery.k8s.io"]);
     }
 

@@ -23,6 +23,8 @@ pub struct Namespace {
     own: Option<(Arc<Object>, Value)>,
     content: BTreeMap<Key, Arc<Object>>,
     cluster_ca: Option<Arc<str>>,
+    /// Whether the content was read in the light of the deletion: of an active namespace only `contents` is shown.
+    sees_all: bool,
 }
 
 /// What every namespace has: the account that pods run as unless they name another, and the cluster's CA.
@@ -38,6 +40,7 @@ impl Namespace {
     pub fn new(key: Key, cluster_ca: Option<Arc<str>>) -> Namespace {
         Namespace {
             cluster_ca,
+            sees_all: false,
             key,
             own: None,
             content: BTreeMap::new(),
@@ -48,7 +51,11 @@ impl Namespace {
 impl ObjectKind for Namespace {
     fn observe(&mut self, key: &Key, object: Option<&Arc<Object>>) -> Result<(), ObserveError> {
         match object {
-            Some(object) if *key == self.key => self.own = Some((Arc::clone(object), read(key, object)?)),
+            Some(object) if *key == self.key => {
+                // The own object is the first that a load shows; what becomes of it later does not bring the content along.
+                self.sees_all = object.header.deleting && (self.own.is_none() || self.sees_all);
+                self.own = Some((Arc::clone(object), read(key, object)?));
+            }
             None if *key == self.key => self.own = None,
             Some(object) => {
                 self.content.insert(key.clone(), Arc::clone(object));
@@ -66,6 +73,10 @@ impl ObjectKind for Namespace {
             return self.complete(effects);
         }
         if !has_finalizer(value) {
+            return;
+        }
+        if !self.sees_all {
+            effects.look_again = true;
             return;
         }
         if self.content.is_empty() {
@@ -272,6 +283,22 @@ mod tests {
             state.observe(&key, Some(&stored(value, 6))).unwrap();
         }
         assert_eq!(decide(&mut state, Event::Changed), Effects::default());
+    }
+
+    #[test]
+    fn a_namespace_that_is_deleted_after_it_was_read_is_read_again() {
+        let mut state = actor(false, &[]);
+        let key = Key::new("namespaces", "", "old");
+        let value = json!({
+            "metadata": {"name": "old", "uid": "ns", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"finalizers": [FINALIZER]},
+        });
+        state.observe(&key, Some(&stored(value, 7))).unwrap();
+        let effects = decide(&mut state, Event::Loaded);
+        assert!(
+            effects.look_again && effects.writes_nothing(),
+            "its content was never shown"
+        );
     }
 
     #[test]
