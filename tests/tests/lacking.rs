@@ -143,7 +143,10 @@ fn a_node_without_root_rights_says_so() {
     let machine = wire.machine(1);
     // Where everybody may execute it: the build's directory may be closed to others.
     let program = std::env::temp_dir().join(format!("actorium-program-{}", std::process::id()));
-    std::fs::copy(binary(), &program).expect("the program can be copied");
+    // Copied by another process: while this one holds the copy open for writing, a process that a test beside this one starts
+    // would inherit that, and nobody could execute it (ETXTBSY).
+    let copied = std::process::Command::new("cp").arg(binary()).arg(&program).status();
+    assert!(copied.is_ok_and(|status| status.success()), "the program can be copied");
     let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         refusal(&machine, "unprivileged", program.clone(), |command| {
             // After the machine's namespace was entered, which needs the rights that are given up here: the standard library

@@ -21,7 +21,12 @@ pub(super) fn decide(state: &mut Collection, now: UnixMillis, event: Event, effe
     let looked = event == Event::Loaded;
     state.looked_since_marked |= looked;
     let state = &*state;
-    let Some(own) = &state.own else { return };
+    let Some(own) = &state.own else {
+        // It is awake from a life of this name that has ended. What it is told of now may concern another one, of whose beginning
+        // it was not told.
+        effects.look_again = !looked;
+        return;
+    };
     let has = |finalizer: &str| own.header.finalizers.iter().any(|name| name == finalizer);
     if own.header.deleting && !state.looked_since_marked {
         effects.look_again = has(ORPHAN) || has(FOREGROUND);
@@ -240,6 +245,24 @@ mod tests {
         let mut effects = Effects::default();
         state.decide(UnixMillis(0), Event::Loaded, &mut effects);
         effects
+    }
+
+    #[test]
+    fn an_actor_of_an_ended_life_looks_for_the_next_one() {
+        let (key, first) = object("replicasets.apps", "web", json!({}));
+        let mut state = Collection::new(key.clone());
+        state.observe(&key, Some(&first)).unwrap();
+        state.observe(&key, None).unwrap();
+        // The end of the new life's owner: it is told so as a dependent, and knows nothing of that life.
+        state
+            .observe(&Key::new("deployments.apps", "default", "web"), None)
+            .unwrap();
+        let mut effects = Effects::default();
+        state.decide(UnixMillis(0), Event::Changed, &mut effects);
+        assert!(effects.look_again);
+        let mut effects = Effects::default();
+        state.decide(UnixMillis(0), Event::Loaded, &mut effects);
+        assert!(!effects.look_again, "there is no next one");
     }
 
     #[test]
