@@ -128,23 +128,34 @@ async fn when_most_of_a_zone_goes_silent_at_once_its_pods_stay_until_it_is_heard
     assert!(lost.count() <= 2 * marks, "pods of other nodes are driven away");
     for node in &nodes[1..] {
         world.members.set(node, Liveness::Alive);
-        world
-            .edit(&Key::new("nodes", "", *node), |node| {
-                node["status"]["conditions"][0]["status"] = json!("True");
-            })
-            .await;
     }
-    // Their agents say again what runs.
-    for (pod, _) in world.active_pods().await {
-        world
-            .edit(&pod, |pod| {
-                let conditions = pod["status"]["conditions"].as_array_mut().unwrap().iter_mut();
-                conditions
-                    .filter(|c| c["type"] == "Ready")
-                    .for_each(|c| c["status"] = json!("True"));
-            })
-            .await;
-    }
+    // A node's actor may still be writing what it believed before it heard that: agents say again and again what is.
+    world
+        .until("all nodes and pods are ready again", async |world: &World| {
+            for node in &nodes[1..] {
+                world
+                    .edit(&Key::new("nodes", "", *node), |node| {
+                        node["status"]["conditions"][0]["status"] = json!("True");
+                    })
+                    .await;
+            }
+            for (pod, _) in world.active_pods().await {
+                world
+                    .edit(&pod, |pod| {
+                        let conditions = pod["status"]["conditions"].as_array_mut().unwrap().iter_mut();
+                        conditions
+                            .filter(|c| c["type"] == "Ready")
+                            .for_each(|c| c["status"] = json!("True"));
+                    })
+                    .await;
+            }
+            let ready = |pod: &Value| {
+                let conditions = pod["status"]["conditions"].as_array();
+                conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
+            };
+            world.store_count("nodes", is_silent).await == 0 && world.store_count("pods", ready).await == 10
+        })
+        .await;
     world.deployment_is_complete("web", 10).await;
     let after: BTreeSet<String> = world
         .active_pods()
