@@ -221,7 +221,7 @@ async fn input_ends_when_the_client_ends_it_and_big_output_comes_whole() {
 async fn a_client_that_does_not_read_holds_up_the_command_and_costs_bounded_memory() {
     let machine = Machine::new().await;
     let pod = sleeping(&machine).await;
-    let script = "echo $$ >/tmp/writer; exec yes 0123456789012345678901234567890123456789012345678901234567890123";
+    let script = "echo $$ >writer; exec yes 0123456789012345678901234567890123456789012345678901234567890123";
     let mut output = machine
         .runtime()
         .exec(&command(&pod, script, OUTPUTS), no_input())
@@ -230,7 +230,7 @@ async fn a_client_that_does_not_read_holds_up_the_command_and_costs_bounded_memo
     read_until(&mut output, "0123").await;
     // The writer waits in the kernel for its full pipe: the bytes that it has written no longer grow.
     let written = || async {
-        let script = "while read -r l; do case $l in wchar:*) echo $l;; esac; done </proc/$(cat /tmp/writer)/io";
+        let script = "while read -r l; do case $l in wchar:*) echo $l;; esac; done </proc/$(cat writer)/io";
         run(&machine, &pod, script).await.1
     };
     let deadline = Instant::now() + BOUND;
@@ -504,8 +504,8 @@ async fn answer(mut output: PortOutput) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_are_reached_inside_of_the_pod() {
     let machine = Machine::new().await;
-    let script = "head -c 3000000 /dev/zero >/tmp/big; busybox httpd -p 127.0.0.1:8080 -h /tmp; \
-                  busybox httpd -p [::1]:8081 -h /tmp; echo ready; sleep 600";
+    let script = "head -c 3000000 /dev/zero >big; busybox httpd -p 127.0.0.1:8080 -h .; \
+                  busybox httpd -p [::1]:8081 -h .; echo ready; sleep 600";
     for host_users in [true, false] {
         let sandbox = SandboxSpec { host_users, ..pod() };
         let pod = running(&machine, sandbox, container("main", script)).await;

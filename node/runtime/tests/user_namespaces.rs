@@ -126,11 +126,11 @@ async fn files_belong_to_the_pods_own_users_and_volumes_outlive_a_container() {
     let script = "
         for path in / /bin/busybox /etc/passwd /proc /dev /dev/shm /dev/pts /disk /memory /files/key /etc/resolv.conf \
             /dev/termination-log /proc/self/fd/1; do echo \"$path=$(stat -L -c %u:%g $path)\"; done
-        for path in /made /disk/made /memory/made /dev/shm/made /tmp/made /etc/hosts /etc/hostname; do
+        for path in /made /disk/made /memory/made /dev/shm/made tmp/made /etc/hosts /etc/hostname; do
             echo x >> $path && echo \"$path-is=$(stat -c %u:%g $path)\"; done
         echo resolv=$(cat /etc/resolv.conf); echo key=$(cat /files/key); echo name=$(hostname)
         chmod 4755 /bin/busybox && echo copied-up=$(stat -c %u:%g /bin/busybox)
-        echo x > /dev/null && head -c 1 /dev/urandom > /tmp/random && echo devices=work
+        echo x > /dev/null && head -c 1 /dev/urandom > random && echo devices=work
         echo again > /dev/stdout; printf words > /dev/termination-log; exit 3";
     let mut spec = container("main", script);
     spec.mounts = mounts.to_vec();
@@ -154,7 +154,7 @@ async fn files_belong_to_the_pods_own_users_and_volumes_outlive_a_container() {
         assert_eq!(line(&log, path), "0:2000", "fsGroup is a group of the pod's: {log}");
     }
     assert_eq!(line(&log, "/files/key"), "0:2000");
-    for path in ["/made", "/dev/shm/made", "/tmp/made", "/etc/hosts", "/etc/hostname"] {
+    for path in ["/made", "/dev/shm/made", "tmp/made", "/etc/hosts", "/etc/hostname"] {
         assert_eq!(line(&log, &format!("{path}-is")), "0:0", "{log}");
     }
     for path in ["/disk/made", "/memory/made"] {
@@ -194,7 +194,7 @@ async fn every_capability_inside_is_none_on_the_machine() {
     machine.runtime().start_sandbox(&pod).await.unwrap();
     let script = "
         echo eff=$(sed -n 's/CapEff:\\s*//p' /proc/self/status 2>/dev/null || head -n 99 /proc/self/status)
-        mknod /tmp/disk b 254 0; mknod /tmp/null c 1 3; head -c 1 /dev/kmsg
+        mknod disk b 254 0; mknod null c 1 3; head -c 1 /dev/kmsg
         mount -t proc none /tmp && echo own-proc; mount -t tmpfs none /tmp && echo own-tmpfs=$(stat -c %u /tmp)
         hostname other && echo own-hostname
         echo 1 > /proc/sys/kernel/panic; echo core > /proc/sys/kernel/core_pattern; echo 3 > /proc/sys/vm/drop_caches
@@ -209,8 +209,8 @@ async fn every_capability_inside_is_none_on_the_machine() {
     machine.exit(&uid, "main").await;
     let log = machine.log(&uid, "main").await;
     for expected in [
-        "mknod: /tmp/disk: Operation not permitted",
-        "mknod: /tmp/null: Operation not permitted",
+        "mknod: disk: Operation not permitted",
+        "mknod: null: Operation not permitted",
         "can't create /proc/sys/kernel/panic: Permission denied",
         "can't create /proc/sys/kernel/core_pattern: Permission denied",
         "can't create /proc/sys/vm/drop_caches: Permission denied",

@@ -28,7 +28,7 @@ fn own_users(name: &str) -> String {
         echo \"files=$(cat /settings/colour /key/word | tr '\\n' ' ') $(stat -L -c %u:%g:%a /key/word)\"
         echo x >> /scratch/lives && echo \"lives=$(wc -l < /scratch/lives) $(stat -c %u:%g /scratch/lives)\"
         touch /etc/made && chown 1000:1000 /etc/made && echo \"made=$(stat -c %u:%g /etc/made)\"
-        mknod /tmp/disk b 254 0 2>&1; (echo 1 > /proc/sys/kernel/panic) 2>&1; mount -t tmpfs none /tmp && echo may-mount
+        mknod disk b 254 0 2>&1; (echo 1 > /proc/sys/kernel/panic) 2>&1; mount -t tmpfs none /tmp && echo may-mount
         test -s /etc/resolv.conf && ping -c 1 -W 2 127.0.0.1 > /dev/null && echo network
         trap 'echo told to stop; exit 0' TERM
         echo ready
@@ -90,7 +90,7 @@ fn root_inside_is_nobody_outside(cluster: &Cluster) {
             "files=bluesesame 0:2000:440".to_owned(),
             "lives=1 0:2000".to_owned(),
             "made=1000:1000".to_owned(),
-            "mknod: /tmp/disk: Operation not permitted".to_owned(),
+            "mknod: disk: Operation not permitted".to_owned(),
             "/proc/sys/kernel/panic: Read-only file system".to_owned(),
             "may-mount".to_owned(),
             "network".to_owned(),

@@ -133,8 +133,8 @@ fn files_are_copied_both_ways(client: &Kubectl) {
         let output = output(client, &["cp", from, to], b"");
         assert!(output.status.success(), "cp {from} {to}: {}", text(&output.stderr));
     };
-    copy(&there.display().to_string(), "web:/tmp/copied");
-    copy("web:/tmp/copied", &back.display().to_string());
+    copy(&there.display().to_string(), "web:copied");
+    copy("web:copied", &back.display().to_string());
     let copied = std::fs::read(&back).expect("it was copied");
     let _ = std::fs::remove_dir_all(&directory); // in the directory for temporary files
     assert!(copied == content, "{} bytes came back", copied.len());
@@ -248,10 +248,10 @@ fn a_client_is_attached(client: &Kubectl) {
 }
 
 fn a_client_that_goes_takes_its_command_along(client: &Kubectl) {
-    let script = "echo $$ >/tmp/running; exec sleep 600";
+    let script = "echo $$ >running; exec sleep 600";
     let running = start(client, &["exec", "web", "--", "sh", "-c", script]);
     let (pid, _) = wait_for("the command runs", SOON, || {
-        let output = output(client, &["exec", "web", "--", "cat", "/tmp/running"], b"");
+        let output = output(client, &["exec", "web", "--", "cat", "running"], b"");
         let pid = text(&output.stdout).trim().to_owned();
         if pid.is_empty() {
             Err(text(&output.stderr))
@@ -324,7 +324,7 @@ fn sessions_with_pods_of_another_node() {
     cluster.import_images(1);
     let client = cluster.kubectl(0);
     let node = cluster.nodes[1].name.clone();
-    let serve = "head -c 3000000 /dev/zero >/tmp/big; httpd -p 127.0.0.1:8080 -h /tmp; \
+    let serve = "head -c 3000000 /dev/zero >big; httpd -p 127.0.0.1:8080 -h .; \
                  (while true; do nc -l -p 7000 -e cat; done) & echo ready; exec sleep 600";
     client.apply(&pod("web", &node, serve, ""));
     let read = "while read line; do echo got $line; done";
