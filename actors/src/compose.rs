@@ -1,12 +1,13 @@
 //! From intents to drafts: whole objects, defaulted and validated as the gateway would do it, with uids and names from a
 //! seeded generator. Pure: time and randomness come in. Used by `Activation` and by the control plane's default objects.
 
-use admission::{Attributes, Charge, Facts, Operation, Review};
+use admission::{Attributes, Charge, Facts, Operation, Outcome, Review};
 use api::kinds::Kind;
 use api::status::Status;
+use api::write::name_suffix;
 use protocol::object::DraftError;
 use protocol::store::{Precondition, Write};
-use protocol::{Draft, Key, Object, Resource, Revision, UnixMillis};
+use protocol::{Draft, Key, Object, Resource, Revision, Uid, UnixMillis};
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::Value;
@@ -14,8 +15,6 @@ use serde_json::Value;
 /// Who writes, in `managedFields` and audit.
 const FIELD_MANAGER: &str = "actorium-control-plane";
 const USER: &str = "system:kube-controller-manager";
-/// The characters of generated names: apimachinery's, without vowels.
-const NAME_CHARACTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// Why an object cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +58,7 @@ pub(crate) fn compose(
     facts: Option<&Facts>,
 ) -> Result<Composed, ComposeError> {
     let kind = api::kinds::find_by_resource(resource).ok_or_else(|| ComposeError::UnknownResource(resource.clone()))?;
-    let (uid, suffix) = (new_uid(rng), random_suffix(rng));
+    let (uid, suffix) = (Uid::from_bits(rng.random()), name_suffix(rng.random()));
     let gate = facts.map(|facts| Gate {
         facts,
         kind,
@@ -68,7 +67,7 @@ pub(crate) fn compose(
     });
     let context = api::write::WriteContext {
         now,
-        new_uid: &uid,
+        new_uid: uid.as_str(),
         random_suffix: &suffix,
         field_manager: FIELD_MANAGER,
         field_validation: api::write::FieldValidation::Ignore,
@@ -81,23 +80,19 @@ pub(crate) fn compose(
     let mut object = api::write::prepare_create(kind, namespace, value, &context)
         .map_err(refused)?
         .object;
-    let charges = match &gate {
-        Some(gate) => gate.review(&mut object, admission::validate).map_err(refused)?,
-        None => Vec::new(),
+    let judged = match &gate {
+        Some(gate) => gate.run(admission::validate, &mut object).map_err(refused)?,
+        None => Outcome::default(),
     };
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     Ok(Composed {
         key: Key::new(resource.clone(), namespace, name),
         draft: kind.draft(&object)?,
-        charges: charges.into_iter().map(charge).collect::<Result<_, ComposeError>>()?,
-    })
-}
-
-fn charge(charge: Charge) -> Result<Write, ComposeError> {
-    Ok(Write::Put {
-        draft: update(&charge.key.resource, &charge.quota)?,
-        key: charge.key,
-        precondition: Precondition::Revision(charge.revision),
+        charges: judged
+            .charges
+            .into_iter()
+            .map(Charge::write)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -112,31 +107,27 @@ struct Gate<'a> {
 
 impl api::write::Admission for Gate<'_> {
     fn admit(&self, object: &mut Value, _: Option<&Value>) -> Result<(), Status> {
-        self.review(object, admission::admit).map(|_| ())
+        self.run(admission::admit, object).map(|_| ())
     }
 }
 
 impl Gate<'_> {
-    fn review(
+    fn run(
         &self,
-        object: &mut Value,
         plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
-    ) -> Result<Vec<Charge>, Status> {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        object: &mut Value,
+    ) -> Result<Outcome, Status> {
         let attributes = Attributes {
             operation: Operation::Create,
             kind: self.kind,
             namespace: self.namespace,
-            name: &name,
+            name: "",
             subresource: None,
             user: USER,
             groups: &[],
             random: self.random,
         };
-        let mut review = Review::new(attributes, std::mem::take(object), None);
-        let outcome = plugins(&mut review, self.facts);
-        *object = std::mem::take(&mut review.object);
-        outcome.map(|()| review.charges)
+        admission::run(plugins, &attributes, object, None, self.facts)
     }
 }
 
@@ -184,28 +175,6 @@ pub fn removal(key: &Key, revision: Revision) -> Write {
 pub fn unchanged(resource: &Resource, base: &Object) -> Result<Draft, ComposeError> {
     let value = base.value().map_err(|error| ComposeError::Invalid(error.to_string()))?;
     update(resource, &value)
-}
-
-/// A version 4 UUID.
-pub fn new_uid(rng: &mut SmallRng) -> String {
-    let mut bytes: [u8; 16] = rng.random();
-    bytes[6] = bytes[6] & 0x0f | 0x40;
-    bytes[8] = bytes[8] & 0x3f | 0x80;
-    let mut text = String::with_capacity(36);
-    for (index, byte) in bytes.iter().enumerate() {
-        if matches!(index, 4 | 6 | 8 | 10) {
-            text.push('-');
-        }
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
-}
-
-/// Five characters for a generated name.
-pub fn random_suffix(rng: &mut SmallRng) -> String {
-    (0..5)
-        .map(|_| NAME_CHARACTERS[rng.random_range(0..NAME_CHARACTERS.len())] as char)
-        .collect()
 }
 
 #[cfg(test)]

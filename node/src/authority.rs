@@ -14,7 +14,7 @@ use cluster::identity::{AuthorityMaterial, ClusterAuthority};
 use cluster::join::{JoinAuthority, JoinGrant, JoinRefusal, JoinRequest, TokenRecord, check_name, check_token};
 use config::node::ClusterSettings;
 use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
-use protocol::{Cause, Draft, Key, NodeName, UnixMillis};
+use protocol::{Cause, Draft, Key, NodeName, Uid, UnixMillis};
 use serde_json::{Value, json};
 
 use crate::clock::{now, random};
@@ -51,7 +51,7 @@ fn authority_key() -> Key {
 pub async fn store_authority(store: &dyn ObjectStore, material: &AuthorityMaterial) -> Result<(), AdmissionError> {
     let object = json!({
         "apiVersion": "internal.actorium.io/v1", "kind": "Authority",
-        "metadata": {"name": "cluster", "uid": agent::event::uuid(random())},
+        "metadata": {"name": "cluster", "uid": Uid::from_bits(random())},
         "authority": material,
     });
     let draft = Draft::encode(&object, Vec::new()).map_err(malformed)?;
@@ -116,10 +116,10 @@ fn token_record(secret: &Value) -> Option<TokenRecord> {
 /// Keeps the first token of a new cluster.
 pub async fn store_token(store: &dyn ObjectStore, record: &TokenRecord) -> Result<(), AdmissionError> {
     let kind = api::kinds::find("", "v1", "secrets").ok_or_else(|| malformed("no kind Secret"))?;
-    let uid = agent::event::uuid(random());
+    let uid = Uid::from_bits(random());
     let context = WriteContext {
         now: now(),
-        new_uid: &uid,
+        new_uid: uid.as_str(),
         field_manager: "actorium",
         user: "actorium",
         groups: &[],

@@ -85,6 +85,16 @@ text_newtype! {
     Uid
 }
 
+impl Uid {
+    /// A version 4 UUID (RFC 9562, section 5.4) of random bits, of which six are overwritten.
+    pub fn from_bits(bits: u128) -> Uid {
+        let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+        let hex = format!("{bits:032x}");
+        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+        Uid(parts.join("-").into())
+    }
+}
+
 text_newtype! {
     /// The name of a machine in the cluster, the same as its Node object's `metadata.name` (a DNS-1123 subdomain).
     NodeName
@@ -157,6 +167,15 @@ impl UnixMillis {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uids_say_that_they_are_random() {
+        assert_eq!(
+            Uid::from_bits(u128::MAX).as_str(),
+            "ffffffff-ffff-4fff-bfff-ffffffffffff"
+        );
+        assert_eq!(Uid::from_bits(0).as_str(), "00000000-0000-4000-8000-000000000000");
+    }
 
     #[test]
     fn instants_print_as_kubernetes_prints_them() {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use protocol::store::{ObjectStore, Precondition, Proposal, Write};
-use protocol::{Cause, Key, UnixMillis};
+use protocol::{Cause, Key, Uid, UnixMillis};
 use serde_json::{Value, json};
 
 /// How many different events of one object are remembered for counting.
@@ -60,7 +60,7 @@ impl EventLog {
             .entry((reason.to_owned(), message.to_owned()))
             .or_insert_with(|| Known {
                 name: format!("{}.{:016x}", self.subject.name, serial as u64),
-                uid: uuid(serial),
+                uid: Uid::from_bits(serial).to_string(),
                 count: 0,
                 first: now,
             });
@@ -92,20 +92,6 @@ impl EventLog {
             "reportingInstance": self.node,
         })
     }
-}
-
-/// A version 4 uuid from random bits.
-pub fn uuid(bits: u128) -> String {
-    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
 }
 
 /// Writes an event object. A failure is logged and forgotten.
@@ -161,6 +147,5 @@ mod tests {
             (&json!(2), &json!("1970-01-01T00:00:01Z"))
         );
         assert_ne!(first["metadata"]["name"], other["metadata"]["name"]);
-        assert_eq!(uuid(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     }
 }

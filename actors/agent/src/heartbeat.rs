@@ -8,13 +8,12 @@ use futures::StreamExt;
 use protocol::store::{
     ObjectStore, Precondition, Proposal, ProposeError, Refusal, Selection, WatchItem, WatchRequest, Write,
 };
-use protocol::{Cause, Key, Resource, UnixMillis};
+use protocol::{Cause, Key, Resource, Uid, UnixMillis};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
 use supervision::{ActorView, AdminMessage, Clock};
 use tokio::sync::watch;
 
-use crate::event::uuid;
 use crate::node_object::{LEASE_PERIOD_MS, NodeFacts, lease, registration, status, status_is_due};
 
 /// How soon a write that failed is tried again.
@@ -214,9 +213,9 @@ impl HeartbeatState {
         now: UnixMillis,
     ) -> Result<(), String> {
         let kind = api::kinds::find_by_kind(api_version, kind).ok_or("the table of kinds lacks a kind")?;
-        let uid = uuid((self.arguments.random)());
+        let uid = Uid::from_bits((self.arguments.random)());
         let context = api::write::WriteContext {
-            new_uid: &uid,
+            new_uid: uid.as_str(),
             ..crate::write_context(now)
         };
         let written = api::write::prepare_create(kind, &key.namespace, object, &context);

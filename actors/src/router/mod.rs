@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use admission::{CONSULTED, Fact, Facts};
+use admission::Facts;
 use futures::StreamExt;
 use parking_lot::RwLock;
 use protocol::store::{Change, ListRequest, ObjectStore, ReadError, StoreEvent, WatchItem, WatchRequest};
@@ -336,24 +336,10 @@ impl RouterState {
     }
 
     fn note_fact(&self, key: &Key, object: &Object) {
-        let Some(facts) = self
-            .facts
-            .as_ref()
-            .filter(|_| CONSULTED.contains(&key.resource.as_str()))
-        else {
-            return;
-        };
-        match object.value() {
-            Ok(value) => {
-                let fact = Fact {
-                    revision: object.header.revision,
-                    value: Arc::new(value),
-                };
-                facts
-                    .write()
-                    .upsert(key.resource.as_str(), &key.namespace, &key.name, fact);
-            }
-            Err(error) => tracing::error!(%key, %error, "a stored policy object cannot be read"),
+        if let Some(facts) = &self.facts
+            && let Err(error) = facts.write().note(key, object)
+        {
+            tracing::error!(%key, %error, "a stored policy object cannot be read");
         }
     }
 

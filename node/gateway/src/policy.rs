@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use access::User;
 use access::node::NodeWrite;
-use admission::{Attributes, CONSULTED, Charge, Fact, Facts, Review, Settings};
+use admission::{Attributes, CONSULTED, Facts, Outcome, Review, Settings};
 use api::status::Status;
 use parking_lot::RwLock;
 use protocol::store::ObjectStore;
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::follow::{Follower, follow};
 use crate::read::{read_status, try_again};
-use crate::rights::{Rights, node_operation};
+use crate::rights::Rights;
 
 /// How long a write waits for a node that has just started to have read its policy objects.
 const LOADING_MAX: Duration = Duration::from_secs(5);
@@ -95,15 +95,8 @@ impl Follower for Policy {
 }
 
 fn note(facts: &mut Facts, key: &Key, object: &Object) {
-    match object.value() {
-        Ok(value) => {
-            let fact = Fact {
-                revision: object.header.revision,
-                value: Arc::new(value),
-            };
-            facts.upsert(key.resource.as_str(), &key.namespace, &key.name, fact);
-        }
-        Err(error) => tracing::error!(%key, %error, "a stored policy object cannot be read"),
+    if let Err(error) = facts.note(key, object) {
+        tracing::error!(%key, %error, "a stored policy object cannot be read");
     }
 }
 
@@ -129,14 +122,14 @@ impl std::fmt::Debug for Gate<'_> {
 
 impl api::write::Admission for Gate<'_> {
     fn admit(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        self.run(object, old, admission::admit).map(|_| ())
+        self.run(admission::admit, object, old).map(|_| ())
     }
 }
 
 impl Gate<'_> {
-    /// Runs the plugins that only judge. Returns warnings, and what is to be charged to quotas in the same transaction.
-    pub fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<(Vec<String>, Vec<Charge>), Status> {
-        let outcome = self.run(object, old, admission::validate)?;
+    /// Runs the plugins that only judge, then what depends on who writes.
+    pub fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<Outcome, Status> {
+        let outcome = self.run(admission::validate, object, old)?;
         let name = object["metadata"]["name"].as_str().unwrap_or(self.attributes.name);
         let write = self.node_write(name, object, old.unwrap_or(&Value::Null));
         self.rights.check_write(self.attributes.kind, &write)?;
@@ -145,8 +138,8 @@ impl Gate<'_> {
 
     /// Whether the object may go.
     pub fn may_delete(&self, old: &Value) -> Result<(), Status> {
-        self.run(&mut Value::Null, Some(old), admission::admit)?;
-        self.run(&mut Value::Null, Some(old), admission::validate)?;
+        self.run(admission::admit, &mut Value::Null, Some(old))?;
+        self.run(admission::validate, &mut Value::Null, Some(old))?;
         let write = self.node_write(self.attributes.name, &Value::Null, old);
         self.rights.check_write(self.attributes.kind, &write)
     }
@@ -162,7 +155,7 @@ impl Gate<'_> {
         } = self.attributes;
         NodeWrite {
             user: self.user,
-            operation: node_operation(operation),
+            operation,
             group: kind.group,
             resource: kind.plural,
             subresource: subresource.map_or("", |subresource| subresource.name()),
@@ -176,22 +169,10 @@ impl Gate<'_> {
 
     fn run(
         &self,
+        plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
         object: &mut Value,
         old: Option<&Value>,
-        plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
-    ) -> Result<(Vec<String>, Vec<Charge>), Status> {
-        // A generated name is known by now.
-        let name = object["metadata"]["name"]
-            .as_str()
-            .unwrap_or(self.attributes.name)
-            .to_owned();
-        let attributes = Attributes {
-            name: &name,
-            ..self.attributes
-        };
-        let mut review = Review::new(attributes, std::mem::take(object), old);
-        let outcome = plugins(&mut review, &self.policy.facts.read());
-        *object = std::mem::take(&mut review.object);
-        outcome.map(|()| (review.warnings, review.charges))
+    ) -> Result<Outcome, Status> {
+        admission::run(plugins, &self.attributes, object, old, &self.policy.facts.read())
     }
 }

@@ -10,7 +10,6 @@ use access::node::{NodeWrite, needed, restrict};
 use access::rbac::{RbacWrite, RoleChange};
 use access::user::NODES;
 use access::{Attributes, Authorizers, ResourceRequest, User};
-use admission::Operation;
 use api::kinds::Kind;
 use api::status::Status;
 use parking_lot::{Mutex, RwLock};
@@ -201,15 +200,6 @@ pub fn resource_request<'a>(kind: &Kind, namespace: &'a str, name: &'a str) -> R
         resource: kind.plural,
         name,
         ..ResourceRequest::default()
-    }
-}
-
-/// The operation in `access`' words.
-pub fn node_operation(operation: Operation) -> access::node::Operation {
-    match operation {
-        Operation::Create => access::node::Operation::Create,
-        Operation::Update => access::node::Operation::Update,
-        Operation::Delete => access::node::Operation::Delete,
     }
 }
 

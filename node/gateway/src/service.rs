@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use api::discovery::BuildVersion;
 use api::kinds::Subresource;
 use api::status::Status;
-use protocol::UnixMillis;
 use protocol::admin::{AdminDoor, AdminError, AdminRequest};
 use protocol::node::NodeDoor;
 use protocol::store::ObjectStore;
+use protocol::{Uid, UnixMillis};
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
@@ -243,7 +243,7 @@ impl Api {
         now: UnixMillis,
     ) -> Result<ApiResponse, Status> {
         let random = (self.config.random)();
-        let uid = uuid(random);
+        let uid = Uid::from_bits(random).to_string();
         let with = Circumstances::of(request, now, uid, random as u64 ^ (random >> 64) as u64)?;
         match (verb, target.subresource) {
             ("create", None) if target.name.is_none() => self.writer.create(request, target, &with).await,
@@ -308,8 +308,11 @@ impl Api {
     async fn token(&self, request: &ApiRequest, target: &Target, now: UnixMillis) -> Result<ApiResponse, Status> {
         let body = parse_body(request)?.value;
         let account = target.name.as_deref().unwrap_or_default();
-        let id = uuid((self.config.random)());
-        let (answer, warnings) = self.issuer.request(&target.namespace, account, &body, &id, now).await?;
+        let id = Uid::from_bits((self.config.random)());
+        let (answer, warnings) = self
+            .issuer
+            .request(&target.namespace, account, &body, id.as_str(), now)
+            .await?;
         Ok(ApiResponse::value(201, &answer).warning(warnings))
     }
 
@@ -363,18 +366,4 @@ fn aggregated_discovery(document: &Value) -> ApiResponse {
     let mut response = ApiResponse::value(200, document);
     response.content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
     response
-}
-
-/// A version 4 uuid from random bits.
-pub(crate) fn uuid(bits: u128) -> String {
-    let bits = (bits & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!(
-        "{}-{}-{}-{}-{}",
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..]
-    )
 }

@@ -1,12 +1,13 @@
 //! The plugins in upstream's order, and how they are run: first those that change the object, then, after the object was
 //! defaulted and validated, those that only say yes or no.
 
+use api::access::Access;
 use api::status::Status;
 use protocol::Key;
 use serde_json::Value;
 
 use crate::facts::Facts;
-use crate::review::{Attributes, Review};
+use crate::review::{Attributes, Charge, Review};
 
 /// An admission plugin.
 pub trait Plugin: Sync {
@@ -58,6 +59,41 @@ pub fn missing(attributes: &Attributes<'_>, object: &Value, facts: &Facts) -> Ve
     let keys = concerned.filter_map(|plugin| plugin.looks_up(attributes, object));
     keys.filter(|key| facts.one(key.resource.as_str(), &key.namespace, &key.name).is_none())
         .collect()
+}
+
+/// What plugins say beside the object.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What the client's user is told.
+    pub warnings: Vec<String>,
+    /// What is written to quotas with the object.
+    pub charges: Vec<Charge>,
+}
+
+/// Runs `admit` or `validate` over an object in its place. The object names itself: a generated name is known by now.
+pub fn run(
+    plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
+    attributes: &Attributes<'_>,
+    object: &mut Value,
+    old: Option<&Value>,
+    facts: &Facts,
+) -> Result<Outcome, Status> {
+    let name = object
+        .at(&["metadata", "name"])
+        .as_str()
+        .unwrap_or(attributes.name)
+        .to_owned();
+    let attributes = Attributes {
+        name: &name,
+        ..*attributes
+    };
+    let mut review = Review::new(attributes, std::mem::take(object), old);
+    let outcome = plugins(&mut review, facts);
+    *object = std::mem::take(&mut review.object);
+    outcome.map(|()| Outcome {
+        warnings: review.warnings,
+        charges: review.charges,
+    })
 }
 
 /// Runs the plugins that change the object.

@@ -4,6 +4,7 @@ use api::access::{Access, object_mut};
 use api::status::Status;
 
 use crate::chain::Plugin;
+use crate::default_class::default_class;
 use crate::facts::Facts;
 use crate::review::{Attributes, Review};
 
@@ -29,22 +30,7 @@ impl Plugin for DefaultIngressClass {
         if review.spec().has("ingressClassName") || old_name {
             return Ok(());
         }
-        let mut defaults = facts.all(CLASSES, "").filter(|(_, class)| {
-            let annotations = class.value.at(&["metadata", "annotations"]);
-            annotations.text("ingressclass.kubernetes.io/is-default-class") == "true"
-        });
-        // Of several defaults the newest counts, then the first by name (upstream's rule).
-        let first = defaults.next();
-        let chosen = defaults.fold(first, |best, next| {
-            let time = |(_, fact): &(&str, &crate::facts::Fact)| {
-                fact.value.at(&["metadata"]).text("creationTimestamp").to_owned()
-            };
-            match best {
-                Some(best) if time(&best) >= time(&next) => Some(best),
-                _ => Some(next),
-            }
-        });
-        if let Some((name, _)) = chosen {
+        if let Some(name) = default_class(facts, CLASSES, &["ingressclass.kubernetes.io/is-default-class"]) {
             object_mut(&mut review.object, "spec")["ingressClassName"] = name.into();
         }
         Ok(())

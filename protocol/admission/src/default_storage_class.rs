@@ -4,6 +4,7 @@ use api::access::{Access, object_mut};
 use api::status::Status;
 
 use crate::chain::Plugin;
+use crate::default_class::default_class;
 use crate::facts::Facts;
 use crate::review::{Attributes, Review};
 
@@ -34,16 +35,7 @@ impl Plugin for DefaultStorageClass {
         if review.spec().has("storageClassName") || beta {
             return Ok(());
         }
-        let defaults = facts.all(CLASSES, "").filter(|(_, class)| {
-            let annotations = class.value.at(&["metadata", "annotations"]);
-            IS_DEFAULT.iter().any(|name| annotations.text(name) == "true")
-        });
-        // Creation times are RFC 3339 in UTC: they sort as text. The name decides between equals.
-        let newest = defaults.max_by(|(one, a), (other, b)| {
-            let time = |fact: &crate::facts::Fact| fact.value.at(&["metadata"]).text("creationTimestamp").to_owned();
-            time(a).cmp(&time(b)).then_with(|| other.cmp(one))
-        });
-        if let Some((name, _)) = newest {
+        if let Some(name) = default_class(facts, CLASSES, &IS_DEFAULT) {
             object_mut(&mut review.object, "spec")["storageClassName"] = name.into();
         }
         Ok(())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use protocol::Revision;
+use protocol::{Key, Object, Revision};
 use serde_json::Value;
 
 /// The resources whose objects plugins consult. Whoever keeps `Facts` follows exactly these.
@@ -68,6 +68,18 @@ impl Facts {
         if objects.get(&key).is_none_or(|known| known.revision <= fact.revision) {
             objects.insert(key, fact);
         }
+    }
+
+    /// Notes a stored object, if plugins consult its resource.
+    pub fn note(&mut self, key: &Key, object: &Object) -> Result<(), serde_json::Error> {
+        if CONSULTED.contains(&key.resource.as_str()) {
+            let fact = Fact {
+                revision: object.header.revision,
+                value: Arc::new(object.value()?),
+            };
+            self.upsert(key.resource.as_str(), &key.namespace, &key.name, fact);
+        }
+        Ok(())
     }
 
     /// Forgets an object that was removed at a revision, unless a newer one of the name is known.

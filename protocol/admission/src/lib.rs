@@ -9,6 +9,7 @@
 //! can never pass the same remainder.
 
 mod chain;
+mod default_class;
 mod facts;
 mod pod;
 mod review;
@@ -26,7 +27,7 @@ mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
 
-pub use chain::{PLUGINS, Plugin, admit, missing, validate};
+pub use chain::{Outcome, PLUGINS, Plugin, admit, missing, run, validate};
 pub use facts::{CONSULTED, Fact, Facts, Settings};
 pub use namespace_lifecycle::refuse_namespace;
 pub use review::{Attributes, Charge, Operation, Review};

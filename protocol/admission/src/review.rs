@@ -1,21 +1,13 @@
 //! What a plugin sees of a request, and what it may change.
 
+pub use access::node::Operation;
 use api::access::Access;
 use api::kinds::{Kind, Subresource};
 use api::status::Status;
-use protocol::{Key, Revision};
+use protocol::object::DraftError;
+use protocol::store::{Precondition, Write};
+use protocol::{Draft, Key, Revision};
 use serde_json::Value;
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// A new object.
-    Create,
-    /// A changed one: update, patch or apply.
-    Update,
-    /// A removal, or the mark that begins one.
-    Delete,
-}
 
 /// The request apart from its content.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +56,19 @@ pub struct Charge {
     pub revision: Revision,
     /// The whole quota with its new status.
     pub quota: Value,
+}
+
+impl Charge {
+    /// The write of the charge.
+    pub fn write(self) -> Result<Write, DraftError> {
+        let kind = api::kinds::find_by_resource(&self.key.resource);
+        let fields = kind.map(|kind| kind.fields(&self.quota)).unwrap_or_default();
+        Ok(Write::Put {
+            draft: Draft::encode(&self.quota, fields)?,
+            key: self.key,
+            precondition: Precondition::Revision(self.revision),
+        })
+    }
 }
 
 /// A request in review.

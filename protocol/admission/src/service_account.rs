@@ -3,6 +3,7 @@
 
 use api::access::{Access, items_mut, object_mut};
 use api::status::Status;
+use api::write::name_suffix;
 use protocol::Key;
 use serde_json::{Value, json};
 
@@ -14,8 +15,6 @@ use crate::review::{Attributes, Review};
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// How long a mounted token is valid: an hour and seven seconds, by which upstream tells these tokens from others.
 const TOKEN_EXPIRATION_SECONDS: u64 = 3607;
-/// The characters of generated names.
-const CHARACTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// The plugin.
 pub struct ServiceAccount;
@@ -107,7 +106,7 @@ fn mount_token(spec: &mut Value, random: u64) {
     let known = known.map(|volume| volume.text("name").to_owned());
     let name = known
         .clone()
-        .unwrap_or_else(|| format!("kube-api-access-{}", suffix(random)));
+        .unwrap_or_else(|| format!("kube-api-access-{}", name_suffix(random)));
     let mut used = false;
     for list in ["initContainers", "containers"] {
         for container in items_mut(spec, list) {
@@ -146,13 +145,4 @@ fn push(holder: &mut Value, list: &str, item: Value) {
         Value::Array(items) => items.push(item),
         absent => *absent = json!([item]),
     }
-}
-
-fn suffix(mut random: u64) -> String {
-    let mut text = String::with_capacity(5);
-    for _ in 0..5 {
-        text.push(char::from(CHARACTERS[(random % 27) as usize]));
-        random /= 27;
-    }
-    text
 }

@@ -56,7 +56,7 @@ pub struct WriteContext<'a> {
     pub now: UnixMillis,
     /// A fresh uid for a new object.
     pub new_uid: &'a str,
-    /// Five random characters of `bcdfghjklmnpqrstvwxz2456789` for `generateName`.
+    /// What ends a generated name: see `name_suffix`.
     pub random_suffix: &'a str,
     /// Who owns the fields that change: the query's `fieldManager`, or the user agent up to its first slash.
     pub field_manager: &'a str,
@@ -85,6 +85,17 @@ pub struct Written {
     pub object: Value,
     /// For the response's warning headers.
     pub warnings: Vec<String>,
+}
+
+/// The five characters that end a generated name: apimachinery's alphabet without vowels, so that no word comes out.
+pub fn name_suffix(mut bits: u64) -> String {
+    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    let mut suffix = String::with_capacity(5);
+    for _ in 0..5 {
+        suffix.push(char::from(ALPHABET[(bits % 27) as usize]));
+        bits /= 27;
+    }
+    suffix
 }
 
 /// How long the part of a generated name before its random suffix may be.
@@ -388,5 +399,22 @@ fn raise_generation(kind: &Kind, old: &Value, new: &mut Value) {
     if changed {
         let generation = old.at(&["metadata"]).int("generation").unwrap_or(0);
         new["metadata"]["generation"] = generation.saturating_add(1).into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generated_names_end_in_five_characters_without_vowels() {
+        for bits in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
+            let suffix = name_suffix(bits);
+            assert_eq!(suffix.len(), 5);
+            assert!(
+                suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)),
+                "{suffix}"
+            );
+        }
     }
 }

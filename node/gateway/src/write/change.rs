@@ -105,8 +105,8 @@ impl Writer {
                 mut object,
                 mut warnings,
             } = decide(&old)?;
-            let (more, charged) = gate.judge(&mut object, Some(&old))?;
-            warnings.extend(more);
+            let judged = gate.judge(&mut object, Some(&old))?;
+            warnings.extend(judged.warnings);
             let draft = target.kind.draft(&object).map_err(Status::internal)?;
             let committed = |revision| draft.commit(revision, Some(stored.header.created));
             if with.dry_run || draft.changes_nothing(&stored) {
@@ -122,7 +122,7 @@ impl Writer {
                     draft: draft.clone(),
                 }]
             };
-            writes.extend(charges(charged)?);
+            writes.extend(charges(judged.charges)?);
             if let Some(revision) = self.commit(target.kind, &key.name, with, writes).await? {
                 return self.answer(request, target, &committed(revision), warnings, with);
             }

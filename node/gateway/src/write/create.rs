@@ -6,14 +6,12 @@ use admission::Operation;
 use api::decode;
 use api::kinds::{Kind, Subresource};
 use api::status::Status;
-use api::write::Written;
+use api::write::{Written, name_suffix};
 use protocol::store::{Precondition, Proposal, ProposeError, Refusal, Write};
 use protocol::{Key, Object, Revision};
 
 use super::service_addresses::{IP_ADDRESSES, address_refused, asks_for_address, reservation};
-use super::{
-    ATTEMPTS_MAX, Circumstances, QUOTAS, Writer, charges, name_suffix, namespace_contents, parse_body, propose_status,
-};
+use super::{ATTEMPTS_MAX, Circumstances, QUOTAS, Writer, charges, namespace_contents, parse_body, propose_status};
 use crate::policy::Gate;
 use crate::read::{key_of, one, read_status};
 use crate::request::{ApiRequest, ApiResponse};
@@ -98,8 +96,8 @@ impl Writer {
             // Go writes an empty status, and clients with types read through it.
             object["status"] = json!({});
         }
-        let (more, charged) = gate.judge(&mut object, None)?;
-        warnings.extend(more);
+        let judged = gate.judge(&mut object, None)?;
+        warnings.extend(judged.warnings);
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (text("name"), text("namespace"));
         let draft = kind.draft(&object).map_err(Status::internal)?;
@@ -116,7 +114,7 @@ impl Writer {
         for address in reserved {
             writes.push(reservation(address, &object, with)?);
         }
-        writes.extend(charges(charged)?);
+        writes.extend(charges(judged.charges)?);
         writes.extend(contents);
         let cause = with.cause;
         Ok(match self.store.propose(Proposal { cause, writes }).await {

@@ -16,7 +16,7 @@ use api::decode::{self, Parsed};
 use api::kinds::Kind;
 use api::status::Status;
 use api::write::{FieldValidation, WriteContext};
-use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
+use protocol::store::{ObjectStore, Proposal, ProposeError, Refusal, Write};
 use protocol::{Cause, Object, Revision, UnixMillis};
 use serde_json::Value;
 
@@ -111,17 +111,6 @@ impl Circumstances {
     }
 }
 
-/// The five characters that end a generated name: Kubernetes' alphabet without vowels, so that no word comes out.
-pub fn name_suffix(mut bits: u64) -> String {
-    const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    let mut suffix = String::with_capacity(5);
-    for _ in 0..5 {
-        suffix.push(char::from(ALPHABET[(bits % 27) as usize]));
-        bits /= 27;
-    }
-    suffix
-}
-
 /// Parses a body by its content type: JSON, YAML or Kubernetes' protobuf.
 pub fn parse_body(request: &ApiRequest) -> Result<Parsed, Status> {
     decode::body(&request.content_type, &request.body)
@@ -206,32 +195,8 @@ impl Writer {
 
 /// The writes that charge quotas.
 fn charges(charges: Vec<Charge>) -> Result<Vec<Write>, Status> {
-    let Some(quotas) = api::kinds::find("", "v1", QUOTAS) else {
-        return Ok(Vec::new());
-    };
-    let charge = |charge: Charge| {
-        Ok(Write::Put {
-            draft: quotas.draft(&charge.quota).map_err(Status::internal)?,
-            key: charge.key,
-            precondition: Precondition::Revision(charge.revision),
-        })
-    };
-    charges.into_iter().map(charge).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn generated_names_end_in_five_characters_without_vowels() {
-        for bits in [0, 1, u64::MAX, 0x1234_5678_9abc_def0] {
-            let suffix = name_suffix(bits);
-            assert_eq!(suffix.len(), 5);
-            assert!(
-                suffix.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)),
-                "{suffix}"
-            );
-        }
-    }
+    charges
+        .into_iter()
+        .map(|charge| charge.write().map_err(Status::internal))
+        .collect()
 }

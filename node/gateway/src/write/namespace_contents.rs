@@ -6,11 +6,10 @@ use serde_json::{Value, json};
 use api::kinds;
 use api::status::Status;
 use api::write::{FieldValidation, WriteContext};
-use protocol::Key;
 use protocol::store::{Precondition, Write};
+use protocol::{Key, Uid};
 
 use super::Circumstances;
-use crate::service::uuid;
 
 /// The writes that go with a new object: for a namespace its contents, for others none.
 pub(super) fn of(key: &Key, cluster_ca: &str, with: &Circumstances) -> Result<Vec<Write>, Status> {
@@ -36,10 +35,10 @@ fn new_object(plural: &str, namespace: &str, object: Value, index: u64, with: &C
     let kind = kinds::find("", "v1", plural).ok_or_else(Status::no_such_resource)?;
     // Distinct from the namespace's own uid and from each other; the request's bits are random.
     let bits = u128::from(with.random.rotate_left(17)) << 64 | u128::from(with.random ^ (index << 56));
-    let uid = uuid(bits);
+    let uid = Uid::from_bits(bits);
     let context = WriteContext {
         now: with.now,
-        new_uid: &uid,
+        new_uid: uid.as_str(),
         random_suffix: "",
         field_manager: "actorium-control-plane",
         field_validation: FieldValidation::Ignore,
