@@ -220,6 +220,19 @@ fn wrong_types_are_named_as_gos_decoder_names_them() {
 }
 
 #[test]
+fn pods_with_users_of_their_own_share_no_namespace_with_the_machine() {
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        let mut pod = with(pod(), "/spec/hostUsers", json!(false));
+        pod["spec"][field] = json!(true);
+        let status = create(pods(), pod.clone()).unwrap_err();
+        let causes: Vec<String> = status.details.causes.iter().map(ToString::to_string).collect();
+        assert_eq!(causes, [format!("spec.{field}: Forbidden: when `hostUsers` is false")]);
+        pod["spec"]["hostUsers"] = json!(true);
+        assert!(create(pods(), pod).is_ok(), "{field}");
+    }
+}
+
+#[test]
 fn pods_are_refused_for_the_reasons_that_kubernetes_gives() {
     let cases: Vec<(&str, Value, &str)> = vec![
         ("/spec/containers", json!([]), "spec.containers: Required value"),

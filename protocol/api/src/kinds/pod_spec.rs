@@ -33,6 +33,7 @@ pub fn validate(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
         causes.invalid(path.field("activeDeadlineSeconds"), seconds, text);
     }
     names(spec, path, causes);
+    host_users(spec, path, causes);
     host_aliases(spec, path, causes);
     let context = spec.at(&["securityContext"]);
     container::user_ids(
@@ -100,6 +101,26 @@ fn dns(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     if config.items("searches").len() > 32 {
         let text = "must not have more than 32 search paths";
         causes.invalid(at.field("searches"), config.at(&["searches"]).clone(), text);
+    }
+}
+
+/// A pod with users of its own shares no namespace with the machine, and no raw device (KEP-127).
+fn host_users(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
+    if spec.get("hostUsers").and_then(Value::as_bool) != Some(false) {
+        return;
+    }
+    const WHY: &str = "when `hostUsers` is false";
+    for field in ["hostNetwork", "hostPID", "hostIPC"] {
+        if spec.flag(field) {
+            causes.forbidden(path.field(field), WHY);
+        }
+    }
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for (index, container) in spec.items(list).iter().enumerate() {
+            if !container.items("volumeDevices").is_empty() {
+                causes.forbidden(path.field(list).index(index).field("volumeDevices"), WHY);
+            }
+        }
     }
 }
 
