@@ -146,13 +146,17 @@ fn tampered_slots(which: impl Fn(&Slot) -> bool + Send + 'static, tamper: Tamper
     })
 }
 
+/// A planted bug must show in one of so many seeds. The rarest shows in about one of fifty: that of a pod that is removed
+/// from a silent machine, which needs people to make it again before the machine is heard.
+const SEEDS_TO_CATCH: u64 = 600;
+
 fn is_caught(make: fn() -> MakeKind, words: &str) {
     is_caught_in(Scenario::Crashes, make, None, words);
 }
 
 fn is_caught_in(scenario: Scenario, make: fn() -> MakeKind, glasses: Option<Glasses>, words: &str) {
     let mut seen = Vec::new();
-    for seed in 0..40 {
+    for seed in 0..SEEDS_TO_CATCH {
         let outcome = in_a_runtime(|| {
             let mut world = World::new(MemoryStore::new(), seed, scenario, make, ModelMachine::make);
             if let Some(glasses) = glasses {
