@@ -63,10 +63,17 @@ struct Metadata {
     target_directory: PathBuf,
 }
 
+/// The directory of this crate. Cargo says it to what it runs; the compiler knew it too, but several clones may share a
+/// target directory, and then what was compiled in one is run in another.
+fn own_directory() -> PathBuf {
+    let said = std::env::var_os("CARGO_MANIFEST_DIR");
+    said.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from)
+}
+
 impl Workspace {
     /// Asks cargo, from the directory of this program's own manifest, so that it works from every working directory.
     pub fn load() -> Result<Self> {
-        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let manifest = own_directory().join("Cargo.toml");
         let text = command::output(
             Command::new(cargo())
                 .args(["metadata", "--format-version", "1", "--no-deps", "--manifest-path"])
