@@ -107,7 +107,9 @@ impl Sleepers for Paths {
         match place(path) {
             None => Vec::new(),
             Some(Place::Root) => {
+                let has_actors = |namespace: &&str| index.in_namespace(namespace).any(|key| shown(&key));
                 let mut names: BTreeSet<&str> = index.namespaces().map(|namespace| &**namespace).collect();
+                names.retain(has_actors);
                 names.extend([NODES, NAMESPACES]);
                 folders(names)
             }

@@ -137,9 +137,16 @@ fn member_table(members: &[MemberEntry]) -> String {
     columns(&rows)
 }
 
+/// An actor's JSON. Who manages which field of an object is left out, as `kubectl get -o yaml` does.
 fn pretty(text: &str) -> String {
     let value: Result<Value, _> = serde_json::from_str(text);
-    match value.and_then(|value| serde_json::to_string_pretty(&value)) {
+    let shown = value.and_then(|mut value| {
+        if let Some(Value::Object(metadata)) = value.pointer_mut("/object/metadata") {
+            metadata.remove("managedFields");
+        }
+        serde_json::to_string_pretty(&value)
+    });
+    match shown {
         Ok(pretty) => format!("{pretty}\n"),
         Err(_) => format!("{text}\n"),
     }
@@ -204,6 +211,13 @@ mod tests {
             restarts: 0,
             children: 0,
         }
+    }
+
+    #[test]
+    fn what_an_actor_knows_is_shown_without_managed_fields() {
+        let text = r#"{"object":{"metadata":{"managedFields":[{"manager":"x"}],"name":"web"}}}"#;
+        let shown = reply(&AdminReply::Json(text.to_owned()), None);
+        assert!(shown.contains("web") && !shown.contains("manager"), "{shown}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ A path may be relative to where you are; .. is the level above.
   tree [PATH] [LEVELS]    all actors below a path
   ask PATH QUESTION       what an actor knows: state, why, ... (every actor says what it understands)
   tell PATH MESSAGE       have an actor do something: reconcile, ...
-  stats PATH              messages, restarts, age of an actor
+  stats [PATH]            messages, restarts, age of an actor
   kill PATH               kill an actor; its supervisor starts it again
   cd PATH, pwd            move, and say where you are
   members                 the machines of the cluster
@@ -106,6 +106,10 @@ pub fn parse(line: &str, here: &str) -> Result<Sentence, SentenceError> {
         "tell" => AdminRequest::Tell {
             path: need(0, "tell", "a path", "tell PATH MESSAGE")?,
             message: tail("tell", "a message", "tell PATH MESSAGE")?,
+        },
+        // The root is a folder, and nobody's mailbox.
+        "stats" if here == "/" => AdminRequest::Stats {
+            path: need(0, "stats", "a path", "stats PATH")?,
         },
         "stats" => AdminRequest::Stats { path: here_or(0) },
         "kill" => AdminRequest::Kill {
@@ -271,6 +275,7 @@ mod tests {
         assert!(text("list").contains("it knows: ls, tree"), "{}", text("list"));
         assert_eq!(text("ask /x"), "ask needs a question: ask PATH QUESTION");
         assert_eq!(text("kill"), "kill needs a path: kill PATH");
+        assert_eq!(text("stats"), "stats needs a path: stats PATH");
         assert_eq!(text("tree / x"), "\"x\" is not a number of levels");
         assert_eq!(text("ask 'x"), "a quotation mark is not closed");
     }
