@@ -354,3 +354,24 @@ fn a_scheduler_that_preempts_its_equals_is_caught() {
         "no pod that waits is more important",
     );
 }
+
+/// What runs seems to take no room.
+fn weightless(key: &Key, object: &Arc<Object>) -> Arc<Object> {
+    let mut value = object.value().unwrap();
+    if key.resource.as_str() != "pods" || !value["spec"]["nodeName"].is_string() {
+        return Arc::clone(object);
+    }
+    value["spec"]["containers"][0]["resources"] = json!({});
+    let draft = Draft::encode(&value, object.header.fields.clone()).unwrap();
+    Arc::new(draft.commit(object.header.revision, Some(object.header.created)))
+}
+
+#[test]
+fn a_scheduler_that_fills_nodes_above_their_size_is_caught() {
+    is_caught_in(
+        Scenario::Preemption,
+        honest,
+        Some(weightless),
+        "cores, and its pods want",
+    );
+}

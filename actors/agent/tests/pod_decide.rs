@@ -6,7 +6,7 @@ use agent::pod::dependency::Dependencies;
 use agent::pod::environment::PodFacts;
 use agent::pod::state::{PodState, Run, SIGTERM, Sandbox};
 use agent::pod::status::{Phase, phase, status};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use proptest::prelude::*;
 use protocol::UnixMillis;
 use protocol::runtime::{
@@ -433,6 +433,67 @@ fn a_pod_that_was_removed_by_force_leaves_nothing_and_is_not_removed_again() {
     let mut world = World::new(one_container("Always"));
     world.tell(Event::PodRemoved);
     assert!(world.removed == 1 && world.stopped && !world.gone);
+}
+
+#[test]
+fn what_others_write_over_the_status_is_written_again_and_an_echo_is_not() {
+    let mut state = PodState::new(one_container("Always"), PodFacts::default());
+    let (mut asked, mut written) = (vec![Event::SandboxFound(None)], Vec::new());
+    let mut world = World::new(one_container("Always"));
+    while let Some(event) = asked.pop() {
+        let mut effects = Vec::new();
+        decide(&mut state, world.now, event, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::WriteStatus(status) => written.push(*status),
+                other => asked.extend(world.answer(other)),
+            }
+        }
+    }
+    let mut hears = |status: PodStatus| {
+        let mut pod = one_container("Always");
+        pod.status = Some(status);
+        let mut effects = Vec::new();
+        decide(
+            &mut state,
+            UnixMillis(2_000_000),
+            Event::PodChanged(Box::new(pod)),
+            &mut effects,
+        );
+        let statuses = effects.into_iter().filter_map(|effect| match effect {
+            Effect::WriteStatus(status) => Some(*status),
+            _ => None,
+        });
+        statuses.collect::<Vec<_>>()
+    };
+    let is_ready = |status: &PodStatus| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+    };
+    assert!(written.len() > 2 && is_ready(written.last().unwrap()), "{written:?}");
+    // Some come late, and one was overtaken.
+    for status in [&written[0], written.last().unwrap()] {
+        assert_eq!(hears(status.clone()), []);
+    }
+    let mut foreign = written.last().unwrap().clone();
+    let scheduled = PodCondition {
+        type_: "PodScheduled".into(),
+        status: "True".into(),
+        ..PodCondition::default()
+    };
+    foreign.conditions.get_or_insert_default().push(scheduled);
+    assert_eq!(hears(foreign.clone()), [], "a condition of the scheduler's");
+    for condition in foreign
+        .conditions
+        .iter_mut()
+        .flatten()
+        .filter(|condition| condition.type_ == "Ready")
+    {
+        (condition.status, condition.reason) = ("False".into(), Some("NodeNotReady".into()));
+    }
+    let again = hears(foreign);
+    assert!(again.len() == 1 && is_ready(&again[0]), "{again:?}");
+    assert_eq!(hears(again[0].clone()), []);
 }
 
 #[test]

@@ -19,6 +19,8 @@ use super::volumes::volumes;
 
 /// How long a pod that misses a ConfigMap or Secret waits before it looks again, should no event announce it.
 const RESOLVE_AGAIN_MS: u64 = 5_000;
+/// Statuses that are expected back from the store. One that is forgotten is at worst written once more, which changes nothing.
+const UNHEARD_MAX: usize = 8;
 
 /// What happened.
 #[derive(Debug)]
@@ -193,7 +195,10 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
                 ask_dependencies(state, effects);
             }
         }
-        Event::StatusRefused => state.written = None,
+        Event::StatusRefused => {
+            state.written = None;
+            state.unheard.clear();
+        }
         Event::RemovalRefused => {
             state.forgotten = false;
             state.resolve_again_at = Some(now.plus_ms(RESOLVE_AGAIN_MS));
@@ -235,10 +240,21 @@ fn pod_changed(state: &mut PodState, now: UnixMillis, pod: Pod) {
             }
         }
     }
-    if state.written.is_none() {
-        state.written = pod.status.clone();
-    }
+    status_heard(state, pod.status.as_ref());
     state.pod = pod;
+}
+
+/// A status came back from the store. What others wrote over ours is written again, as the kubelet does: the node's actor
+/// says of the pods of a silent machine that they are not ready, and does not know when they are.
+fn status_heard(state: &mut PodState, heard: Option<&PodStatus>) {
+    let Some(heard) = heard else { return };
+    let echo = state.unheard.iter().position(|written| status::is_echo(heard, written));
+    match (echo, &state.written) {
+        // Those before it were overtaken by it.
+        (Some(at), _) => drop(state.unheard.drain(..=at)),
+        (None, Some(written)) if status::is_echo(heard, written) => {}
+        (None, _) => state.written = Some(heard.clone()),
+    }
 }
 
 fn sandbox_found(state: &mut PodState, now: UnixMillis, found: Option<SandboxState>, effects: &mut Vec<Effect>) {
@@ -663,6 +679,10 @@ fn write_status(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>
     let current = status::status(state, now);
     if state.written.as_ref() != Some(&current) {
         state.written = Some(current.clone());
+        if state.unheard.len() == UNHEARD_MAX {
+            state.unheard.pop_front();
+        }
+        state.unheard.push_back(current.clone());
         effects.push(Effect::WriteStatus(Box::new(current)));
     }
 }

@@ -1,6 +1,7 @@
 //! What a pod's actor knows: the API object as last seen, what the runtime said, what is under way, and how often what
 //! failed. All of it can be rebuilt from the API object and the runtime's list of sandboxes.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
@@ -218,6 +219,8 @@ pub struct PodState {
     pub forgotten: bool,
     /// The status last written or read, to write only changes.
     pub written: Option<PodStatus>,
+    /// What was written and has not come back from the store, oldest first: what comes back otherwise was written by others.
+    pub unheard: VecDeque<PodStatus>,
     /// The number of the newest timer; older ones are stale.
     pub timer: u64,
     /// For when the newest timer is set.
@@ -269,6 +272,7 @@ impl PodState {
             measure_at: limited.then_some(UnixMillis(0)),
             forgotten: false,
             written,
+            unheard: VecDeque::new(),
             timer: 0,
             timer_at: None,
         }

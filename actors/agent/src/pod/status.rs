@@ -131,6 +131,16 @@ pub fn resume(state: &mut PodState, now: UnixMillis) {
     }
 }
 
+/// Whether what the store has is what was written, as far as others change it: they add conditions of their own.
+pub fn is_echo(stored: &PodStatus, written: &PodStatus) -> bool {
+    let says = |status: &PodStatus, of: &PodCondition| {
+        let mut conditions = status.conditions.iter().flatten();
+        conditions.any(|known| (&known.type_, &known.status, &known.reason) == (&of.type_, &of.status, &of.reason))
+    };
+    let mut own = written.conditions.iter().flatten();
+    stored.phase == written.phase && own.all(|condition| says(stored, condition))
+}
+
 /// The whole status.
 pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
     let previous = state
