@@ -80,15 +80,18 @@ pub(crate) fn compose(
     let mut object = api::write::prepare_create(kind, namespace, value, &context)
         .map_err(refused)?
         .object;
-    let judged = match &gate {
-        Some(gate) => gate.run(admission::validate, &mut object).map_err(refused)?,
+    let charged = match &gate {
+        Some(gate) => {
+            gate.run(admission::validate, &mut object).map_err(refused)?;
+            gate.run(admission::charge, &mut object).map_err(refused)?
+        }
         None => Outcome::default(),
     };
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     Ok(Composed {
         key: Key::new(resource.clone(), namespace, name),
         draft: kind.draft(&object)?,
-        charges: judged
+        charges: charged
             .charges
             .into_iter()
             .map(Charge::write)

@@ -26,4 +26,5 @@ pub mod session;
 pub mod streams;
 pub mod virtual_kind;
 pub mod watch;
+pub mod webhooks;
 pub mod write;

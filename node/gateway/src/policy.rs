@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use access::User;
 use access::node::NodeWrite;
+use admission::matching::{Asked, Verb};
+use admission::webhook::{self, Mutation, Pause, Webhooks};
 use admission::{Attributes, CONSULTED, Facts, Outcome, Review, Settings};
+use api::kinds::Subresource;
 use api::status::Status;
 use parking_lot::RwLock;
 use protocol::store::ObjectStore;
@@ -17,6 +20,8 @@ use tokio::sync::watch;
 use crate::follow::{Follower, follow};
 use crate::read::{read_status, try_again};
 use crate::rights::Rights;
+use crate::webhooks::asking::{Asking, Configured};
+use crate::webhooks::client::WebhookClient;
 
 /// How long a write waits for a node that has just started to have read its policy objects.
 const LOADING_MAX: Duration = Duration::from_secs(5);
@@ -25,20 +30,25 @@ const LOADING_MAX: Duration = Duration::from_secs(5);
 pub struct Policy {
     store: Arc<dyn ObjectStore>,
     facts: RwLock<Facts>,
+    webhooks: RwLock<(Webhooks, Configured)>,
+    client: Arc<WebhookClient>,
     complete: watch::Sender<bool>,
 }
 
 impl Policy {
     /// Begins to follow the store.
-    pub fn start(store: Arc<dyn ObjectStore>, settings: Settings) -> Arc<Policy> {
+    pub fn start(store: Arc<dyn ObjectStore>, settings: Settings, client: Arc<WebhookClient>) -> Arc<Policy> {
         let mut facts = Facts::default();
         facts.settings = settings;
         let policy = Arc::new(Policy {
             store: Arc::clone(&store),
             facts: RwLock::new(facts),
+            webhooks: RwLock::default(),
+            client,
             complete: watch::channel(false).0,
         });
-        let resources = CONSULTED.iter().map(|name| Resource::new(*name)).collect();
+        let resources = CONSULTED.iter().chain(&webhook::RESOURCES);
+        let resources = resources.map(|name| Resource::new(*name)).collect();
         tokio::spawn(follow(store, resources, Arc::clone(&policy) as Arc<dyn Follower>));
         policy
     }
@@ -61,6 +71,20 @@ impl Policy {
         Ok(())
     }
 
+    /// The webhooks of this moment, for one request.
+    pub fn asking(&self) -> Asking {
+        Asking::new(self.webhooks.read().1.clone(), Arc::clone(&self.client))
+    }
+
+    fn configure(&self, change: impl FnOnce(&mut Webhooks)) {
+        let mut webhooks = self.webhooks.write();
+        change(&mut webhooks.0);
+        webhooks.1 = Configured {
+            mutating: webhooks.0.mutating().cloned().collect(),
+            validating: webhooks.0.validating().cloned().collect(),
+        };
+    }
+
     /// Reads one object again.
     pub async fn refresh(&self, key: &Key) -> Result<(), Status> {
         if let Some(object) = self.store.read(key).await.map_err(read_status)? {
@@ -72,6 +96,15 @@ impl Policy {
 
 impl Follower for Policy {
     fn listed(&self, resource: &Resource, items: &[(Key, Arc<Object>)]) {
+        if is_webhooks(resource) {
+            self.configure(|webhooks| {
+                webhooks.clear(resource.as_str());
+                for (key, object) in items {
+                    note_webhooks(webhooks, key, object);
+                }
+            });
+            return;
+        }
         let mut facts = self.facts.write();
         facts.clear(resource.as_str());
         for (key, object) in items {
@@ -80,10 +113,18 @@ impl Follower for Policy {
     }
 
     fn changed(&self, key: &Key, object: &Object) {
+        if is_webhooks(&key.resource) {
+            self.configure(|webhooks| note_webhooks(webhooks, key, object));
+            return;
+        }
         note(&mut self.facts.write(), key, object);
     }
 
     fn gone(&self, key: &Key, removed: Revision) {
+        if is_webhooks(&key.resource) {
+            self.configure(|webhooks| webhooks.remove(key.resource.as_str(), &key.name));
+            return;
+        }
         self.facts
             .write()
             .remove(key.resource.as_str(), &key.namespace, &key.name, removed);
@@ -100,6 +141,17 @@ fn note(facts: &mut Facts, key: &Key, object: &Object) {
     }
 }
 
+fn is_webhooks(resource: &Resource) -> bool {
+    webhook::RESOURCES.contains(&resource.as_str())
+}
+
+fn note_webhooks(webhooks: &mut Webhooks, key: &Key, object: &Object) {
+    match object.value() {
+        Ok(value) => webhooks.upsert(key.resource.as_str(), &key.name, &value),
+        Err(error) => tracing::error!(%key, %error, "a stored configuration of webhooks cannot be read"),
+    }
+}
+
 /// One request's way through admission.
 pub struct Gate<'a> {
     /// The policy objects.
@@ -112,6 +164,14 @@ pub struct Gate<'a> {
     pub attributes: Attributes<'a>,
     /// The other object that a node's write is judged by.
     pub related: Option<Value>,
+    /// What webhooks are told that the request does.
+    pub verb: Verb,
+    /// The request's options, as webhooks are told of them.
+    pub options: Value,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// The webhooks.
+    pub asking: Asking,
 }
 
 impl std::fmt::Debug for Gate<'_> {
@@ -122,26 +182,173 @@ impl std::fmt::Debug for Gate<'_> {
 
 impl api::write::Admission for Gate<'_> {
     fn admit(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        self.run(admission::admit, object, old).map(|_| ())
+        if self.asking.configured.mutating.is_empty() || !self.shows_object() {
+            return self.run(admission::admit, object, old).map(|_| ());
+        }
+        let kind = self.attributes.kind;
+        if self.attributes.subresource != Some(Subresource::Scale) {
+            let old_shown = old.unwrap_or(&Value::Null);
+            return self.mutate(object, old_shown, |object, facts| self.plugins(object, old, facts));
+        }
+        // What is below the path is a Scale: that is what webhooks see and change.
+        self.run(admission::admit, object, old)?;
+        let mut scale = api::write::scale_of(kind, object)?;
+        let old = old.map(|old| api::write::scale_of(kind, old)).transpose()?;
+        self.mutate(&mut scale, &old.unwrap_or_default(), |_, _| Ok(()))?;
+        *object = api::write::set_scale(kind, object, &scale)?;
+        Ok(())
     }
 }
 
 impl Gate<'_> {
-    /// Runs the plugins that only judge, then what depends on who writes.
-    pub fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<Outcome, Status> {
-        let outcome = self.run(admission::validate, object, old)?;
-        let name = object["metadata"]["name"].as_str().unwrap_or(self.attributes.name);
-        let write = self.node_write(name, object, old.unwrap_or(&Value::Null));
-        self.rights.check_write(self.attributes.kind, &write)?;
+    /// Whether there are webhooks at all.
+    pub fn asks_webhooks(&self) -> bool {
+        let Configured { mutating, validating } = &self.asking.configured;
+        !mutating.is_empty() || !validating.is_empty()
+    }
+
+    /// Decides a write, asking the mutating webhooks that it turns out to need. Deciding must be pure.
+    pub async fn decide<T>(&self, decide: impl Fn() -> Result<T, Status>) -> Result<T, Status> {
+        self.asking.decide(decide).await
+    }
+
+    /// Runs the plugins that only judge, then what depends on who writes, the validating webhooks, and the quotas last: what is
+    /// refused anyway is not charged.
+    pub async fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<Outcome, Status> {
+        let mut outcome = self.run(admission::validate, object, old)?;
+        {
+            let name = object["metadata"]["name"].as_str().unwrap_or(self.attributes.name);
+            let write = self.node_write(name, object, old.unwrap_or(&Value::Null));
+            self.rights.check_write(self.attributes.kind, &write)?;
+        }
+        if self.shows_object() {
+            if self.attributes.subresource == Some(Subresource::Scale) {
+                let kind = self.attributes.kind;
+                let old = old.map(|old| api::write::scale_of(kind, old)).transpose()?;
+                let scale = api::write::scale_of(kind, object)?;
+                outcome
+                    .warnings
+                    .extend(self.validate(&scale, &old.unwrap_or_default()).await?);
+            } else {
+                let warnings = self.validate(object, old.unwrap_or(&Value::Null)).await?;
+                outcome.warnings.extend(warnings);
+            }
+        }
+        let charged = self.run(admission::charge, object, old)?;
+        outcome.warnings.extend(charged.warnings);
+        outcome.charges.extend(charged.charges);
         Ok(outcome)
     }
 
-    /// Whether the object may go.
-    pub fn may_delete(&self, old: &Value) -> Result<(), Status> {
+    /// Whether the object may go. Returns warnings.
+    pub async fn may_delete(&self, old: &Value) -> Result<Vec<String>, Status> {
         self.run(admission::admit, &mut Value::Null, Some(old))?;
         self.run(admission::validate, &mut Value::Null, Some(old))?;
-        let write = self.node_write(self.attributes.name, &Value::Null, old);
-        self.rights.check_write(self.attributes.kind, &write)
+        self.rights.check_write(
+            self.attributes.kind,
+            &self.node_write(self.attributes.name, &Value::Null, old),
+        )?;
+        if self.verb != Verb::Delete {
+            // An eviction was asked about as such.
+            return Ok(Vec::new());
+        }
+        self.consult(&mut Value::Null, old).await
+    }
+
+    /// Asks the mutating and then the validating webhooks about what the request brings that is no object to store: a binding,
+    /// an eviction, the options of a connection. Returns warnings.
+    pub async fn consult(&self, body: &mut Value, old: &Value) -> Result<Vec<String>, Status> {
+        let sent = body.clone();
+        *body = self
+            .decide(|| {
+                let mut body = sent.clone();
+                self.mutate(&mut body, old, |_, _| Ok(())).map(|()| body)
+            })
+            .await?;
+        self.validate(body, old).await
+    }
+
+    /// Whether webhooks are shown the object that is written. The body of a binding or an eviction is another one.
+    fn shows_object(&self) -> bool {
+        use Subresource::{Binding, Eviction, Token};
+        !matches!(self.attributes.subresource, Some(Binding | Eviction | Token))
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        let Attributes {
+            kind,
+            subresource,
+            namespace,
+            name,
+            random,
+            ..
+        } = self.attributes;
+        Asked {
+            verb: self.verb,
+            kind,
+            subresource,
+            namespace,
+            name,
+            user: self.user,
+            dry_run: self.dry_run,
+            options: &self.options,
+            random,
+        }
+    }
+
+    /// The request about this object, which may have been given its name only now.
+    fn asked_about<'w>(&'w self, object: &'w Value) -> Asked<'w> {
+        let asked = self.asked();
+        if !asked.name.is_empty() {
+            return asked;
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        Asked { name, ..asked }
+    }
+
+    fn mutate(
+        &self,
+        object: &mut Value,
+        old: &Value,
+        plugins: impl Fn(&mut Value, &Facts) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let facts = self.policy.facts.read();
+        let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        let mut asked = self.asked();
+        if asked.name.is_empty() {
+            asked.name = &name;
+        }
+        let outcome = self.asking.with_answers(|answers| {
+            let mutation = Mutation {
+                asked: &asked,
+                webhooks: &self.asking.configured.mutating,
+                facts: &facts,
+                answers,
+            };
+            webhook::mutate(&mutation, object, old, &mut |object| plugins(object, &facts))
+        });
+        match outcome {
+            Ok(said) => {
+                self.asking.note(said);
+                Ok(())
+            }
+            Err(Pause::Refused(status)) => Err(status),
+            Err(Pause::Ask(question)) => Err(self.asking.wait_for(question)),
+        }
+    }
+
+    /// Asks the validating webhooks. Returns what all webhooks warn of.
+    async fn validate(&self, object: &Value, old: &Value) -> Result<Vec<String>, Status> {
+        let mut warnings = self.asking.said().warnings;
+        let webhooks = &self.asking.configured.validating;
+        if webhooks.is_empty() {
+            return Ok(warnings);
+        }
+        let asked = self.asked_about(object);
+        let questions = webhook::questions(webhooks, &asked, &self.policy.facts.read(), object, old)?;
+        let answered = self.asking.ask_all(questions).await;
+        warnings.extend(webhook::verdicts(&answered)?.warnings);
+        Ok(warnings)
     }
 
     /// The write as authorization by content sees it.
@@ -165,6 +372,10 @@ impl Gate<'_> {
             old,
             related: self.related.as_ref(),
         }
+    }
+
+    fn plugins(&self, object: &mut Value, old: Option<&Value>, facts: &Facts) -> Result<(), Status> {
+        admission::run(admission::admit, &self.attributes, object, old, facts).map(|_| ())
     }
 
     fn run(

@@ -27,6 +27,7 @@ use crate::route::{Route, Target, route, verb};
 use crate::streams::{self, plan::Plan};
 use crate::virtual_kind;
 use crate::watch::{self, Now};
+use crate::webhooks::client::WebhookClient;
 use crate::write::{Circumstances, Writer, parse_body};
 
 /// Whether this node can serve, and why not: `/readyz`.
@@ -81,11 +82,12 @@ impl Api {
             rights: Arc::clone(&rights),
             anonymous: config.anonymous,
         };
+        let webhooks = Arc::new(WebhookClient::new(Arc::clone(&config.store)));
         let writer = Writer {
             rights: Arc::clone(&rights),
             store: Arc::clone(&config.store),
             service_range: config.service_range,
-            policy: Policy::start(Arc::clone(&config.store), config.admission),
+            policy: Policy::start(Arc::clone(&config.store), config.admission, webhooks),
             cluster_ca: config.cluster_ca.clone(),
         };
         Api {
@@ -135,6 +137,8 @@ impl Api {
             ));
         };
         let stored = self.stored(target).await?;
+        let with = self.circumstances(&request, (self.config.now)())?;
+        self.writer.connect(target, pairs, &with).await?;
         let pod = stored.value().map_err(Status::internal)?;
         let plan = streams::plan::plan(subresource, &request, pairs, &pod)?;
         Ok((plan, Arc::clone(&self.config.nodes)))
@@ -235,6 +239,12 @@ impl Api {
         }
     }
 
+    fn circumstances(&self, request: &ApiRequest, now: UnixMillis) -> Result<Circumstances, Status> {
+        let random = (self.config.random)();
+        let uid = Uid::from_bits(random).to_string();
+        Circumstances::of(request, now, uid, random as u64 ^ (random >> 64) as u64)
+    }
+
     async fn write(
         &self,
         request: &ApiRequest,
@@ -242,9 +252,7 @@ impl Api {
         verb: &str,
         now: UnixMillis,
     ) -> Result<ApiResponse, Status> {
-        let random = (self.config.random)();
-        let uid = Uid::from_bits(random).to_string();
-        let with = Circumstances::of(request, now, uid, random as u64 ^ (random >> 64) as u64)?;
+        let with = self.circumstances(request, now)?;
         match (verb, target.subresource) {
             ("create", None) if target.name.is_none() => self.writer.create(request, target, &with).await,
             ("create", Some(Subresource::Binding)) => self.writer.bind(request, target, &with).await,

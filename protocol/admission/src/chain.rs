@@ -29,8 +29,14 @@ pub trait Plugin: Sync {
         Ok(())
     }
 
-    /// Refuses the object, which no plugin changes any more. Warnings and charges may be added.
+    /// Refuses the object, which no plugin changes any more. Warnings may be added.
     fn validate(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+        let _ = (review, facts);
+        Ok(())
+    }
+
+    /// Charges for the object, or refuses it: after everything else that may refuse it.
+    fn charge(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
         let _ = (review, facts);
         Ok(())
     }
@@ -70,7 +76,7 @@ pub struct Outcome {
     pub charges: Vec<Charge>,
 }
 
-/// Runs `admit` or `validate` over an object in its place. The object names itself: a generated name is known by now.
+/// Runs `admit`, `validate` or `charge` over an object in its place. The object names itself: a generated name is known by now.
 pub fn run(
     plugins: fn(&mut Review<'_>, &Facts) -> Result<(), Status>,
     attributes: &Attributes<'_>,
@@ -111,6 +117,16 @@ pub fn validate(review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
     for plugin in PLUGINS {
         if plugin.concerns(&review.attributes) {
             plugin.validate(review, facts)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs the plugins that charge.
+pub fn charge(review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+    for plugin in PLUGINS {
+        if plugin.concerns(&review.attributes) {
+            plugin.charge(review, facts)?;
         }
     }
     Ok(())

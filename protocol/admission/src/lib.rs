@@ -5,13 +5,17 @@
 //! reads the request and `Facts`, the policy objects that a node has at hand; it does no I/O and reads no clock. A plugin
 //! that must write beside the object says so as data (`Review::charges`), and the write is part of the same atomic group.
 //!
+//! Beside the plugins: which webhooks a request concerns and what their answers mean (`webhook`); the gateway asks them.
+//!
 //! Differs from Kubernetes: usage of a quota is charged in the transaction that creates the object, so two creations
 //! can never pass the same remainder.
 
 mod chain;
 mod default_class;
 mod facts;
+pub mod matching;
 mod pod;
+mod reasons;
 mod review;
 
 mod default_ingress_class;
@@ -26,8 +30,9 @@ pub mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use_protection;
+pub mod webhook;
 
-pub use chain::{Outcome, PLUGINS, Plugin, admit, missing, run, validate};
+pub use chain::{Outcome, PLUGINS, Plugin, admit, charge, missing, run, validate};
 pub use facts::{CONSULTED, Fact, Facts, Settings};
 pub use namespace_lifecycle::refuse_namespace;
 pub use review::{Attributes, Charge, Operation, Review};

@@ -33,7 +33,7 @@ impl Plugin for ResourceQuota {
             && !attributes.namespace.is_empty()
     }
 
-    fn validate(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+    fn charge(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
         let namespace = review.attributes.namespace;
         let mut quotas = facts.all("resourcequotas", namespace).peekable();
         if quotas.peek().is_none() {

@@ -57,6 +57,7 @@ fn create(kind: &Kind, object: Value, facts: &Facts) -> Result<(Value, Vec<Strin
     let mut review = Review::new(attributes(kind, Operation::Create), object, None);
     admission::admit(&mut review, facts)?;
     admission::validate(&mut review, facts)?;
+    admission::charge(&mut review, facts)?;
     Ok((review.object, review.warnings, review.charges))
 }
 

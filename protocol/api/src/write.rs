@@ -32,6 +32,15 @@ pub enum FieldValidation {
 }
 
 impl FieldValidation {
+    /// As the query has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            FieldValidation::Ignore => "Ignore",
+            FieldValidation::Warn => "Warn",
+            FieldValidation::Strict => "Strict",
+        }
+    }
+
     /// Parses the query's value; absent means `Warn`.
     pub fn parse(text: &str) -> Option<FieldValidation> {
         match text {
@@ -192,7 +201,9 @@ pub(crate) fn update_decoded(
 ) -> Result<(), Status> {
     keep_metadata(old, object_mut(new, "metadata"));
     match subresource {
+        // Admission comes first: what it changes outside of what this path writes is dropped like a client's change.
         Some(Subresource::Status) => {
+            ctx.admit(new, Some(old))?;
             let status = remove(new, "status");
             *new = old.clone();
             match status {
@@ -203,6 +214,7 @@ pub(crate) fn update_decoded(
             }
         }
         Some(Subresource::Approval) => {
+            ctx.admit(new, Some(old))?;
             let conditions = new.at(&["status", "conditions"]).clone();
             *new = old.clone();
             if conditions.is_array() {
@@ -210,6 +222,7 @@ pub(crate) fn update_decoded(
             }
         }
         Some(Subresource::Finalize) => {
+            ctx.admit(new, Some(old))?;
             let finalizers = new.at(&["spec", "finalizers"]).clone();
             *new = old.clone();
             object_mut(new, "spec")["finalizers"] = finalizers;

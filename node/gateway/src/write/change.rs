@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use admission::Operation;
+use api::access::Access;
 use api::decode;
 use api::kinds::{Kind, Subresource};
 use api::status::Status;
@@ -104,8 +105,8 @@ impl Writer {
             let Written {
                 mut object,
                 mut warnings,
-            } = decide(&old)?;
-            let judged = gate.judge(&mut object, Some(&old))?;
+            } = gate.decide(|| decide(&old)).await?;
+            let judged = gate.judge(&mut object, Some(&old)).await?;
             warnings.extend(judged.warnings);
             let draft = target.kind.draft(&object).map_err(Status::internal)?;
             let committed = |revision| draft.commit(revision, Some(stored.header.created));
@@ -153,7 +154,7 @@ impl Writer {
         target: &Target,
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
-        let binding = parse_body(request)?.value;
+        let mut binding = parse_body(request)?.value;
         let node = binding
             .pointer("/target/name")
             .and_then(Value::as_str)
@@ -165,6 +166,8 @@ impl Writer {
         }
         let name = target.name.as_deref().unwrap_or_default();
         let gate = self.gate(target, Operation::Create, &binding, with).await?;
+        let warnings = gate.consult(&mut binding, &Value::Null).await?;
+        let node = binding.at(&["target"]).text("name").to_owned();
         self.change(request, target, with, &gate, |old| {
             let bound = old
                 .pointer("/spec/nodeName")
@@ -175,7 +178,7 @@ impl Writer {
                 return Err(Status::conflict(target.kind, name, why));
             }
             let mut object = old.clone();
-            object["spec"]["nodeName"] = node.into();
+            object["spec"]["nodeName"] = node.as_str().into();
             let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": with.now.rfc3339()});
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let others = conditions.into_iter().filter(|known| known["type"] != "PodScheduled");
@@ -189,7 +192,8 @@ impl Writer {
         Ok(ApiResponse::value(
             201,
             &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}),
-        ))
+        )
+        .warning(warnings))
     }
 }
 

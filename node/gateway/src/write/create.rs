@@ -47,7 +47,9 @@ impl Writer {
         for _ in 0..ATTEMPTS_MAX {
             let suffix = name_suffix(bits);
             let context = with.context(&suffix, &parsed.duplicate_fields, &gate);
-            let written = api::write::prepare_create(target.kind, &target.namespace, parsed.value.clone(), &context)?;
+            let written = gate
+                .decide(|| api::write::prepare_create(target.kind, &target.namespace, parsed.value.clone(), &context))
+                .await?;
             let (name, error) = match self.put_new(target.kind, written, &gate, with, bits).await? {
                 Outcome::Stored(object, warnings) => {
                     return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings));
@@ -96,7 +98,7 @@ impl Writer {
             // Go writes an empty status, and clients with types read through it.
             object["status"] = json!({});
         }
-        let judged = gate.judge(&mut object, None)?;
+        let judged = gate.judge(&mut object, None).await?;
         warnings.extend(judged.warnings);
         let text = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
         let (name, namespace) = (text("name"), text("namespace"));
@@ -167,10 +169,8 @@ impl Writer {
                 return Err(Status::not_found(target.kind, &key.name));
             }
             self.check_create(target, with)?;
-            match self
-                .put_new(target.kind, decide(None)?, &gate, with, with.random)
-                .await?
-            {
+            let written = gate.decide(|| decide(None)).await?;
+            match self.put_new(target.kind, written, &gate, with, with.random).await? {
                 Outcome::Stored(object, warnings) => {
                     return Ok(one(request, target.kind, 201, &object, with.now)?.warning(warnings));
                 }

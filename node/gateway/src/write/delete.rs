@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use admission::Operation;
+use admission::matching::Verb;
+use api::kinds::Subresource;
 use api::status::Status;
 use api::write::{DeleteOptions, Deletion};
 use protocol::store::{Precondition, Write};
@@ -25,17 +27,39 @@ impl Writer {
         target: &Target,
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
-        let options = delete_options(request)?;
-        let (object, removed) = self.delete_one(target, &key_of(target), &options, with).await?;
+        let (options, sent) = delete_options(request)?;
+        let evicts = target.subresource == Some(Subresource::Eviction);
+        let mut warnings = if evicts {
+            self.consult_about_eviction(request, target, with).await?
+        } else {
+            Vec::new()
+        };
+        let deleted = self
+            .delete_one(target, &key_of(target), (&options, &sent), with)
+            .await?;
+        warnings.extend(deleted.warnings);
+        let (object, removed) = (deleted.object, deleted.is_gone);
         let shown = (target.kind.group, target.kind.plural);
         if removed && !ANSWERED_WITH_OBJECT.contains(&shown) {
             let name = target.name.as_deref().unwrap_or_default();
-            return Ok(ApiResponse::value(
-                200,
-                &Status::success(target.kind, name, object.header.uid.as_str()),
-            ));
+            return Ok(
+                ApiResponse::value(200, &Status::success(target.kind, name, object.header.uid.as_str()))
+                    .warning(warnings),
+            );
         }
-        one(request, target.kind, 200, &object, with.now)
+        Ok(one(request, target.kind, 200, &object, with.now)?.warning(warnings))
+    }
+
+    /// What webhooks say about an eviction, which is a creation to them.
+    async fn consult_about_eviction(
+        &self,
+        request: &ApiRequest,
+        target: &Target,
+        with: &Circumstances,
+    ) -> Result<Vec<String>, Status> {
+        let mut eviction = parse_body(request)?.value;
+        let gate = self.gate(target, Operation::Create, &eviction, with).await?;
+        gate.consult(&mut eviction, &Value::Null).await
     }
 
     /// DELETE of a collection: each selected object in turn; answers the list of what was selected.
@@ -45,14 +69,14 @@ impl Writer {
         target: &Target,
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
-        let options = delete_options(request)?;
+        let (options, sent) = delete_options(request)?;
         let listed = self
             .store
             .list(list_request(request, target)?)
             .await
             .map_err(read_status)?;
         for (key, _) in &listed.items {
-            match self.delete_one(target, key, &options, with).await {
+            match self.delete_one(target, key, (&options, &sent), with).await {
                 Err(status) if status.code != 404 => return Err(status),
                 _ => {}
             }
@@ -60,30 +84,38 @@ impl Writer {
         page(request, target.kind, &listed, with.now)
     }
 
-    /// Deletes one object of the target's kind. Returns it as it is afterwards, or was, and whether it is gone.
+    /// Deletes one object of the target's kind.
     async fn delete_one(
         &self,
         target: &Target,
         key: &Key,
-        options: &DeleteOptions,
+        (options, sent): (&DeleteOptions, &Value),
         with: &Circumstances,
-    ) -> Result<(Object, bool), Status> {
+    ) -> Result<Deleted, Status> {
         let kind = target.kind;
         let one = Target {
             name: Some(key.name.to_string()),
             namespace: key.namespace.to_string(),
             ..target.clone()
         };
-        let gate = self.gate(&one, Operation::Delete, &Value::Null, with).await?;
+        let mut gate = self.gate(&one, Operation::Delete, &Value::Null, with).await?;
+        if target.subresource == Some(Subresource::Eviction) {
+            gate.verb = Verb::Create;
+        }
+        if gate.asks_webhooks() {
+            gate.dry_run |= options.dry_run;
+            gate.options = told_options(sent, gate.dry_run);
+        }
+        let gate = gate;
         for _ in 0..ATTEMPTS_MAX {
             let stored = self.store.read(key).await.map_err(read_status)?;
             let stored = stored.ok_or_else(|| Status::not_found(kind, &key.name))?;
             let old = kind.served(stored.value().map_err(Status::internal)?);
             options.check(kind, &old)?;
-            gate.may_delete(&old)?;
+            let warnings = gate.may_delete(&old).await?;
             let precondition = Precondition::Revision(stored.header.revision);
             let (writes, marked) = match api::write::begin_deletion(kind, &old, options, with.now) {
-                Deletion::Nothing => return Ok((Object::clone(&stored), false)),
+                Deletion::Nothing => return Ok(Deleted::new(&stored, false, warnings)),
                 Deletion::Remove => (self.removal(key, precondition, &old).await?, None),
                 Deletion::Mark(value) => {
                     let draft = kind.draft(&value).map_err(Status::internal)?;
@@ -97,20 +129,55 @@ impl Writer {
                 }
             };
             if with.dry_run || options.dry_run {
-                return Ok((Object::clone(&stored), marked.is_none()));
+                return Ok(Deleted::new(&stored, marked.is_none(), warnings));
             }
             if let Some(revision) = self.commit(kind, &key.name, with, writes).await? {
                 let object = marked.map(|draft| draft.commit(revision, Some(stored.header.created)));
-                let removed = object.is_none();
-                return Ok((object.unwrap_or_else(|| Object::clone(&stored)), removed));
+                let is_gone = object.is_none();
+                return Ok(Deleted {
+                    object: object.unwrap_or_else(|| Object::clone(&stored)),
+                    is_gone,
+                    warnings,
+                });
             }
         }
         Err(Status::modified(kind, &key.name))
     }
 }
 
-/// DeleteOptions from body and query; an Eviction carries them inside.
-fn delete_options(request: &ApiRequest) -> Result<DeleteOptions, Status> {
+/// What came of a deletion.
+struct Deleted {
+    /// The object as it is afterwards, or was.
+    object: Object,
+    /// Whether it is gone.
+    is_gone: bool,
+    /// For the client's user.
+    warnings: Vec<String>,
+}
+
+impl Deleted {
+    fn new(object: &Object, is_gone: bool, warnings: Vec<String>) -> Deleted {
+        Deleted {
+            object: object.clone(),
+            is_gone,
+            warnings,
+        }
+    }
+}
+
+/// The options as admission is told of them.
+fn told_options(sent: &Value, dry_run: bool) -> Value {
+    let mut told = sent.clone();
+    told["apiVersion"] = "meta.k8s.io/v1".into();
+    told["kind"] = "DeleteOptions".into();
+    if dry_run {
+        told["dryRun"] = json!(["All"]);
+    }
+    told
+}
+
+/// DeleteOptions from body and query, read and as they came; an Eviction carries them inside.
+fn delete_options(request: &ApiRequest) -> Result<(DeleteOptions, Value), Status> {
     let mut body = if request.body.is_empty() {
         json!({})
     } else {
@@ -135,5 +202,5 @@ fn delete_options(request: &ApiRequest) -> Result<DeleteOptions, Status> {
     if !policy.is_empty() && body["propagationPolicy"].is_null() {
         body["propagationPolicy"] = policy.into();
     }
-    DeleteOptions::from_value(&body)
+    Ok((DeleteOptions::from_value(&body)?, body))
 }

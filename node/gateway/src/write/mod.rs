@@ -3,6 +3,7 @@
 //! revision.
 
 mod change;
+mod connect;
 mod create;
 mod delete;
 mod namespace_contents;
@@ -11,6 +12,7 @@ mod service_addresses;
 use std::sync::Arc;
 
 use access::User;
+use admission::matching::Verb;
 use admission::{Attributes, Charge, Operation};
 use api::decode::{self, Parsed};
 use api::kinds::Kind;
@@ -18,7 +20,7 @@ use api::status::Status;
 use api::write::{FieldValidation, WriteContext};
 use protocol::store::{ObjectStore, Proposal, ProposeError, Refusal, Write};
 use protocol::{Cause, Object, Revision, UnixMillis};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::addresses::AddressRange;
 use crate::policy::{Gate, Policy};
@@ -59,6 +61,8 @@ pub struct Circumstances {
     user: User,
     validation: FieldValidation,
     dry_run: bool,
+    /// The manager of fields that the query names, as webhooks are told of it.
+    named_manager: String,
     cause: Cause,
 }
 
@@ -80,6 +84,7 @@ impl Circumstances {
             uid,
             random,
             manager: request.field_manager(),
+            named_manager: request.parameter("fieldManager").to_owned(),
             user: request.user.clone().unwrap_or_default(),
             validation: FieldValidation::parse(validation).ok_or_else(|| {
                 Status::bad_request(format!(
@@ -89,6 +94,26 @@ impl Circumstances {
             dry_run,
             cause: request.cause,
         })
+    }
+
+    /// The request's options as an object: what admission is told of them.
+    fn options(&self, operation: Operation) -> Value {
+        let kind = match operation {
+            Operation::Create => "CreateOptions",
+            Operation::Update => "UpdateOptions",
+            Operation::Delete => "DeleteOptions",
+        };
+        let mut options = json!({"apiVersion": "meta.k8s.io/v1", "kind": kind});
+        if self.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        if operation != Operation::Delete {
+            if !self.named_manager.is_empty() {
+                options["fieldManager"] = self.named_manager.as_str().into();
+            }
+            options["fieldValidation"] = self.validation.name().into();
+        }
+        options
     }
 
     fn context<'a>(
@@ -162,7 +187,14 @@ impl Writer {
             user: &with.user,
             attributes,
             related: None,
+            verb: Verb::from(operation),
+            options: Value::Null,
+            dry_run: with.dry_run,
+            asking: self.policy.asking(),
         };
+        if gate.asks_webhooks() {
+            gate.options = with.options(operation);
+        }
         gate.related = self
             .rights
             .related(&gate.node_write(attributes.name, object, &Value::Null))

@@ -1,7 +1,9 @@
 //! The API over an in-memory store, without a socket: status codes, bodies and streams as Kubernetes gives them.
 
+mod hook_server;
 mod policy;
 mod rights;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -4,7 +4,7 @@
 use super::*;
 
 /// Follows the store until the API answers as expected. What a plugin reads reaches a node with the store's next event.
-async fn until(api: &Api, method: &str, path: &str, body: Value, expected: u16) -> Value {
+pub(super) async fn until(api: &Api, method: &str, path: &str, body: Value, expected: u16) -> Value {
     let waited = tokio::time::timeout(Duration::from_secs(10), async {
         loop {
             let (code, answer) = call(api, method, path, body.clone()).await;

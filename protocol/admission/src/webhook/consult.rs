@@ -1,0 +1,89 @@
+//! One webhook and one request: whether it is asked, what it is asked, and what its answer means. Shared by `mutate` and
+//! `validate`.
+
+use std::sync::Arc;
+
+use api::kinds::Kind;
+use serde_json::Value;
+
+use super::configuration::Webhook;
+use super::dialogue::{Answer, Place, Question};
+use super::refusal::{Pause, denied, failed, no_dry_run};
+use super::review::{self, Verdict};
+use crate::facts::Facts;
+use crate::matching::Asked;
+
+/// What webhooks say beside yes and no.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// For the client's user.
+    pub warnings: Vec<String>,
+    /// For the audit log: `WEBHOOK/KEY` and the value.
+    pub annotations: Vec<(String, String)>,
+}
+
+/// What a webhook is to be asked about this request; `None` when it does not concern it. Null stands for no object.
+///
+/// # Errors
+///
+/// The request is refused without asking.
+pub(super) fn question<'k>(
+    webhook: &Arc<Webhook>,
+    place: Place,
+    asked: &Asked<'k>,
+    facts: &Facts,
+    (object, old): (&Value, &Value),
+) -> Result<Option<(Question, &'k Kind)>, Pause> {
+    let Some(seen) = webhook.criteria.matches(asked, object, old, facts)? else {
+        return Ok(None);
+    };
+    if asked.dry_run && !webhook.bears_dry_run {
+        return Err(no_dry_run(&webhook.name).into());
+    }
+    if webhook.version.is_none() {
+        let why =
+            "could not get admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)";
+        return match webhook.fails_closed {
+            true => Err(failed(&webhook.name, why).into()),
+            false => Ok(None),
+        };
+    }
+    let question = Question {
+        webhook: Arc::clone(webhook),
+        review: review::build(asked, webhook, seen, place, object, old),
+        place,
+    };
+    Ok(Some((question, seen)))
+}
+
+/// What an answer means: the verdict of a webhook that lets the request pass; `None` when it failed and may.
+///
+/// # Errors
+///
+/// The request is refused.
+pub(super) fn verdict(
+    question: &Question,
+    answer: &Answer,
+    mutating: bool,
+    said: &mut Said,
+) -> Result<Option<Verdict>, Pause> {
+    let webhook = &question.webhook;
+    let read = match answer {
+        Ok(document) => review::read(&question.review, document, mutating)
+            .map_err(|why| format!("received invalid webhook response: {why}")),
+        Err(why) => Err(format!("failed to call webhook: {why}")),
+    };
+    let verdict = match read {
+        Ok(verdict) => verdict,
+        Err(why) if webhook.fails_closed => return Err(failed(&webhook.name, &why).into()),
+        Err(_) => return Ok(None),
+    };
+    said.warnings.extend(verdict.warnings.iter().cloned());
+    let annotations = verdict.annotations.iter();
+    said.annotations
+        .extend(annotations.map(|(key, value)| (format!("{}/{key}", webhook.name), value.clone())));
+    if !verdict.allowed {
+        return Err(denied(&webhook.name, &verdict.result).into());
+    }
+    Ok(Some(verdict))
+}

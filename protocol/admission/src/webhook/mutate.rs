@@ -1,0 +1,146 @@
+//! The mutating part of admission from start to end: the built-in plugins, then the webhooks in their order; and when a
+//! webhook changed the object, the plugins once more and those webhooks that want to see what later ones made.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use api::kinds::Kind;
+use api::status::Status;
+use api::write::{PatchType, apply_patch};
+use serde_json::Value;
+
+use super::configuration::Webhook;
+use super::consult::{self, Said};
+use super::dialogue::{Answers, Place};
+use super::refusal::Pause;
+use crate::facts::Facts;
+use crate::matching::{Asked, converted, shown};
+
+/// What the webhooks of a write are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutation<'a> {
+    /// The request.
+    pub asked: &'a Asked<'a>,
+    /// The webhooks, in their order.
+    pub webhooks: &'a [Arc<Webhook>],
+    /// The namespaces.
+    pub facts: &'a Facts,
+    /// What was answered already.
+    pub answers: &'a Answers,
+}
+
+/// Runs `plugins` and the webhooks over an object, null for a deletion. `old` is the stored one, or null.
+///
+/// # Errors
+///
+/// A refusal, or a question whose answer is missing: the object is then half done and must be thrown away.
+pub fn mutate(
+    with: &Mutation<'_>,
+    object: &mut Value,
+    old: &Value,
+    plugins: &mut dyn FnMut(&mut Value) -> Result<(), Status>,
+) -> Result<Said, Pause> {
+    let mut said = Said::default();
+    plugins(object)?;
+    if with.webhooks.is_empty() || with.asked.is_exempt() {
+        return Ok(said);
+    }
+    let mut again = Again::default();
+    let mut changed = false;
+    for index in 0..with.webhooks.len() {
+        changed |= consult(with, Place { round: 0, index }, object, old, &mut again, &mut said)?;
+    }
+    if changed {
+        let before = object.clone();
+        plugins(object)?;
+        if *object != before {
+            again.require_all();
+        }
+        for index in 0..with.webhooks.len() {
+            if again.due.contains(&index) {
+                consult(with, Place { round: 1, index }, object, old, &mut again, &mut said)?;
+            }
+        }
+    }
+    Ok(said)
+}
+
+/// Which webhooks see the object again.
+#[derive(Default)]
+struct Again {
+    /// Those that want to, and have seen it.
+    invoked: HashSet<usize>,
+    /// Those that shall.
+    due: HashSet<usize>,
+}
+
+impl Again {
+    fn require_all(&mut self) {
+        self.due.extend(self.invoked.drain());
+    }
+}
+
+/// Asks one webhook; says whether it changed the object.
+fn consult(
+    with: &Mutation<'_>,
+    place: Place,
+    object: &mut Value,
+    old: &Value,
+    again: &mut Again,
+    said: &mut Said,
+) -> Result<bool, Pause> {
+    let webhook = &with.webhooks[place.index];
+    let Some((question, seen)) = consult::question(webhook, place, with.asked, with.facts, (object, old))? else {
+        return Ok(false);
+    };
+    let Some(answer) = with.answers.to(&question) else {
+        return Err(Pause::Ask(Box::new(question)));
+    };
+    let verdict = consult::verdict(&question, answer, true, said)?;
+    let patch = verdict.and_then(|verdict| verdict.patch);
+    let changed = match patch {
+        Some(patch) => patched(with.asked, webhook, seen, object, &patch)?,
+        None => false,
+    };
+    if changed {
+        again.require_all();
+    }
+    if webhook.reinvoke {
+        again.invoked.insert(place.index);
+    }
+    Ok(changed)
+}
+
+/// Applies a webhook's patch to the object in the version that it saw, and fills in what it left out.
+fn patched(
+    asked: &Asked<'_>,
+    webhook: &Webhook,
+    seen: &Kind,
+    object: &mut Value,
+    patch: &Value,
+) -> Result<bool, Status> {
+    if object.is_null() {
+        return Err(Status::internal(format!(
+            "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
+            webhook.name
+        )));
+    }
+    let own = asked.shows_own_kind();
+    let before = shown(asked, seen, object);
+    let patched = apply_patch(seen, PatchType::Json, &before, patch).map_err(|status| {
+        let cause = status.details.causes.first().map(|cause| cause.message.clone());
+        Status::internal(cause.unwrap_or(status.message))
+    })?;
+    if patched == before {
+        return Ok(false);
+    }
+    *object = if own {
+        converted(seen, asked.kind, &patched)
+    } else {
+        patched
+    };
+    if own {
+        (asked.kind.default)(object);
+    }
+    Ok(true)
+}
