@@ -11,7 +11,7 @@ pub mod machine;
 pub mod remains;
 pub mod wait;
 
-pub use cluster::{Cluster, NodeOptions};
+pub use cluster::{Cluster, NodeOptions, is_ready};
 pub use following::Following;
 pub use kubectl::Kubectl;
 pub use wait::wait_for;

@@ -1,5 +1,6 @@
 //! The node process can be killed and started again under running pods: they have not noticed, and an exit that happened
-//! meanwhile is not lost. And all processes of a cluster can be killed at once: its state survives.
+//! meanwhile is not lost. A machine that was silent for a while has its pods ready again. And all processes of a cluster can
+//! be killed at once: its state survives.
 
 use std::time::Duration;
 
@@ -99,6 +100,55 @@ fn pods_do_not_notice_that_their_node_process_was_killed() {
         numbers.iter().copied().eq(1..=numbers.len() as u64),
         "lines are missing: {numbers:?}"
     );
+}
+
+/// It stays on a machine that is silent for a while.
+const PATIENT: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: patient}
+spec:
+  nodeName: NODE
+  terminationGracePeriodSeconds: 1
+  tolerations:
+  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 300}
+  containers:
+  - {name: c, image: "actorium.local/busybox:1", command: [sleep, "600"]}
+"#;
+
+#[test]
+fn pods_of_a_machine_that_is_heard_again_are_ready_again() {
+    let cluster = Cluster::start(10, 3);
+    let worker = (cluster.leader() + 1) % 3;
+    cluster.import_images(worker);
+    cluster
+        .kubectl(worker)
+        .apply(&PATIENT.replace("NODE", &cluster.nodes[worker].name));
+    let ready = |wanted: bool| {
+        let what = format!("the pod's readiness is {wanted}");
+        wait_for(&what, Duration::from_secs(20), || {
+            let pod = pod(&cluster, "patient")?;
+            if tests::is_ready(&pod) == wanted {
+                Ok(pod)
+            } else {
+                Err(pod["status"].to_string())
+            }
+        })
+        .0
+    };
+    let begun = ready(true);
+    cluster.nodes[worker].machine.cut(true);
+    let silent = ready(false);
+    let conditions = silent["status"]["conditions"].as_array().expect("conditions");
+    let is_of_the_node = |condition: &&Value| condition["type"] == "Ready" && condition["reason"] == "NodeNotReady";
+    assert!(
+        conditions.iter().any(|condition| is_of_the_node(&condition)),
+        "{silent}"
+    );
+    cluster.nodes[worker].machine.cut(false);
+    let heard = ready(true);
+    assert_eq!(heard["metadata"]["uid"], begun["metadata"]["uid"]);
+    assert_eq!(status_of(&heard)["containerID"], status_of(&begun)["containerID"]);
 }
 
 #[test]
