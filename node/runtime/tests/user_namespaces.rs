@@ -126,7 +126,7 @@ async fn files_belong_to_the_pods_own_users_and_volumes_outlive_a_container() {
     let script = "
         for path in / /bin/busybox /etc/passwd /proc /dev /dev/shm /dev/pts /disk /memory /files/key /etc/resolv.conf \
             /dev/termination-log /proc/self/fd/1; do echo \"$path=$(stat -L -c %u:%g $path)\"; done
-        for path in /made /disk/made /memory/made /dev/shm/made tmp/made /etc/hosts /etc/hostname; do
+        for path in /made /disk/made /memory/made /dev/shm/made made-here /etc/hosts /etc/hostname; do
             echo x >> $path && echo \"$path-is=$(stat -c %u:%g $path)\"; done
         echo resolv=$(cat /etc/resolv.conf); echo key=$(cat /files/key); echo name=$(hostname)
         chmod 4755 /bin/busybox && echo copied-up=$(stat -c %u:%g /bin/busybox)
@@ -154,7 +154,7 @@ async fn files_belong_to_the_pods_own_users_and_volumes_outlive_a_container() {
         assert_eq!(line(&log, path), "0:2000", "fsGroup is a group of the pod's: {log}");
     }
     assert_eq!(line(&log, "/files/key"), "0:2000");
-    for path in ["/made", "/dev/shm/made", "tmp/made", "/etc/hosts", "/etc/hostname"] {
+    for path in ["/made", "/dev/shm/made", "made-here", "/etc/hosts", "/etc/hostname"] {
         assert_eq!(line(&log, &format!("{path}-is")), "0:0", "{log}");
     }
     for path in ["/disk/made", "/memory/made"] {
