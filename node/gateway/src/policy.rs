@@ -7,8 +7,9 @@ use std::time::Duration;
 use access::User;
 use access::node::NodeWrite;
 use admission::matching::{Asked, Verb};
+use admission::policy::{self, Policies, PolicySort};
 use admission::webhook::{self, Mutation, Pause, Webhooks};
-use admission::{Attributes, CONSULTED, Facts, Outcome, Review, Settings};
+use admission::{Attributes, CONSULTED, Facts, Outcome, Review, Rights as RightsOfUser, Settings};
 use api::kinds::Subresource;
 use api::status::Status;
 use parking_lot::RwLock;
@@ -26,11 +27,50 @@ use crate::webhooks::client::WebhookClient;
 /// How long a write waits for a node that has just started to have read its policy objects.
 const LOADING_MAX: Duration = Duration::from_secs(5);
 
+/// Webhooks and policies, and what of them each request is given.
+#[derive(Default)]
+struct Hooks {
+    webhooks: Webhooks,
+    policies: Policies,
+    configured: Configured,
+}
+
+impl Hooks {
+    fn configure(&mut self) {
+        self.configured = Configured {
+            mutating_policies: self.policies.in_force(PolicySort::Mutating).into(),
+            validating_policies: self.policies.in_force(PolicySort::Validating).into(),
+            mutating: self.webhooks.mutating().cloned().collect(),
+            validating: self.webhooks.validating().cloned().collect(),
+        };
+    }
+
+    fn clear(&mut self, resource: &str) {
+        self.webhooks.clear(resource);
+        self.policies.clear(resource);
+    }
+
+    fn remove(&mut self, resource: &str, name: &str) {
+        self.webhooks.remove(resource, name);
+        self.policies.remove(resource, name);
+    }
+
+    fn note(&mut self, key: &Key, object: &Object) {
+        match object.value() {
+            Ok(value) => {
+                self.webhooks.upsert(key.resource.as_str(), &key.name, &value);
+                self.policies.upsert(key.resource.as_str(), &key.name, &value);
+            }
+            Err(error) => tracing::error!(%key, %error, "a stored webhook or policy cannot be read"),
+        }
+    }
+}
+
 /// The policy objects of a node.
 pub struct Policy {
     store: Arc<dyn ObjectStore>,
     facts: RwLock<Facts>,
-    webhooks: RwLock<(Webhooks, Configured)>,
+    hooks: RwLock<Hooks>,
     client: Arc<WebhookClient>,
     complete: watch::Sender<bool>,
 }
@@ -43,11 +83,11 @@ impl Policy {
         let policy = Arc::new(Policy {
             store: Arc::clone(&store),
             facts: RwLock::new(facts),
-            webhooks: RwLock::default(),
+            hooks: RwLock::default(),
             client,
             complete: watch::channel(false).0,
         });
-        let resources = CONSULTED.iter().chain(&webhook::RESOURCES);
+        let resources = CONSULTED.iter().chain(&webhook::RESOURCES).chain(&policy::RESOURCES);
         let resources = resources.map(|name| Resource::new(*name)).collect();
         tokio::spawn(follow(store, resources, Arc::clone(&policy) as Arc<dyn Follower>));
         policy
@@ -71,18 +111,10 @@ impl Policy {
         Ok(())
     }
 
-    /// The webhooks of this moment, for one request.
+    /// The webhooks and policies of this moment, for one request.
     pub fn asking(&self) -> Asking {
-        Asking::new(self.webhooks.read().1.clone(), Arc::clone(&self.client))
-    }
-
-    fn configure(&self, change: impl FnOnce(&mut Webhooks)) {
-        let mut webhooks = self.webhooks.write();
-        change(&mut webhooks.0);
-        webhooks.1 = Configured {
-            mutating: webhooks.0.mutating().cloned().collect(),
-            validating: webhooks.0.validating().cloned().collect(),
-        };
+        let configured = self.hooks.read().configured.clone();
+        Asking::new(configured, Arc::clone(&self.client), Arc::clone(&self.store))
     }
 
     /// Reads one object again.
@@ -96,14 +128,13 @@ impl Policy {
 
 impl Follower for Policy {
     fn listed(&self, resource: &Resource, items: &[(Key, Arc<Object>)]) {
-        if is_webhooks(resource) {
-            self.configure(|webhooks| {
-                webhooks.clear(resource.as_str());
-                for (key, object) in items {
-                    note_webhooks(webhooks, key, object);
-                }
-            });
-            return;
+        if is_hook(resource) {
+            let mut hooks = self.hooks.write();
+            hooks.clear(resource.as_str());
+            for (key, object) in items {
+                hooks.note(key, object);
+            }
+            return hooks.configure();
         }
         let mut facts = self.facts.write();
         facts.clear(resource.as_str());
@@ -113,17 +144,19 @@ impl Follower for Policy {
     }
 
     fn changed(&self, key: &Key, object: &Object) {
-        if is_webhooks(&key.resource) {
-            self.configure(|webhooks| note_webhooks(webhooks, key, object));
-            return;
+        if is_hook(&key.resource) {
+            let mut hooks = self.hooks.write();
+            hooks.note(key, object);
+            return hooks.configure();
         }
         note(&mut self.facts.write(), key, object);
     }
 
     fn gone(&self, key: &Key, removed: Revision) {
-        if is_webhooks(&key.resource) {
-            self.configure(|webhooks| webhooks.remove(key.resource.as_str(), &key.name));
-            return;
+        if is_hook(&key.resource) {
+            let mut hooks = self.hooks.write();
+            hooks.remove(key.resource.as_str(), &key.name);
+            return hooks.configure();
         }
         self.facts
             .write()
@@ -141,15 +174,9 @@ fn note(facts: &mut Facts, key: &Key, object: &Object) {
     }
 }
 
-fn is_webhooks(resource: &Resource) -> bool {
-    webhook::RESOURCES.contains(&resource.as_str())
-}
-
-fn note_webhooks(webhooks: &mut Webhooks, key: &Key, object: &Object) {
-    match object.value() {
-        Ok(value) => webhooks.upsert(key.resource.as_str(), &key.name, &value),
-        Err(error) => tracing::error!(%key, %error, "a stored configuration of webhooks cannot be read"),
-    }
+fn is_hook(resource: &Resource) -> bool {
+    let name = resource.as_str();
+    webhook::RESOURCES.contains(&name) || policy::RESOURCES.contains(&name)
 }
 
 /// One request's way through admission.
@@ -182,7 +209,7 @@ impl std::fmt::Debug for Gate<'_> {
 
 impl api::write::Admission for Gate<'_> {
     fn admit(&self, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-        if self.asking.configured.mutating.is_empty() || !self.shows_object() {
+        if !self.asking.configured.mutates() || !self.shows_object() {
             return self.run(admission::admit, object, old).map(|_| ());
         }
         let kind = self.attributes.kind;
@@ -201,10 +228,9 @@ impl api::write::Admission for Gate<'_> {
 }
 
 impl Gate<'_> {
-    /// Whether there are webhooks at all.
-    pub fn asks_webhooks(&self) -> bool {
-        let Configured { mutating, validating } = &self.asking.configured;
-        !mutating.is_empty() || !validating.is_empty()
+    /// Whether there are webhooks or policies at all.
+    pub fn asks(&self) -> bool {
+        !self.asking.configured.is_empty()
     }
 
     /// Decides a write, asking the mutating webhooks that it turns out to need. Deciding must be pure.
@@ -318,14 +344,18 @@ impl Gate<'_> {
         if asked.name.is_empty() {
             asked.name = &name;
         }
-        let outcome = self.asking.with_answers(|answers| {
-            let mutation = Mutation {
-                asked: &asked,
-                webhooks: &self.asking.configured.mutating,
-                facts: &facts,
-                answers,
-            };
-            webhook::mutate(&mutation, object, old, &mut |object| plugins(object, &facts))
+        let outcome = self.with_rights(|rights| {
+            self.asking.with_answers(|answers| {
+                let mutation = Mutation {
+                    asked: &asked,
+                    policies: &self.asking.configured.mutating_policies,
+                    webhooks: &self.asking.configured.mutating,
+                    facts: &facts,
+                    rights,
+                    answers,
+                };
+                webhook::mutate(&mutation, object, old, &mut |object| plugins(object, &facts))
+            })
         });
         match outcome {
             Ok(said) => {
@@ -334,21 +364,51 @@ impl Gate<'_> {
             }
             Err(Pause::Refused(status)) => Err(status),
             Err(Pause::Ask(question)) => Err(self.asking.wait_for(question)),
+            Err(Pause::Read(parameters)) => Err(self.asking.wait_for_parameters(parameters)),
         }
     }
 
-    /// Asks the validating webhooks. Returns what all webhooks warn of.
+    /// Asks the validating policies and webhooks. Returns what all warn of.
     async fn validate(&self, object: &Value, old: &Value) -> Result<Vec<String>, Status> {
         let mut warnings = self.asking.said().warnings;
-        let webhooks = &self.asking.configured.validating;
-        if webhooks.is_empty() {
+        let Configured {
+            validating_policies,
+            validating,
+            ..
+        } = &self.asking.configured;
+        let asked = self.asked_about(object);
+        if !validating_policies.is_empty() {
+            let due = policy::due(validating_policies, &asked, object, old, &self.policy.facts.read());
+            let mut with_parameters = Vec::with_capacity(due.len());
+            for one in due {
+                let read = self.asking.read(&one.parameters).await?;
+                with_parameters.push((one, read));
+            }
+            let facts = self.policy.facts.read();
+            let said =
+                self.with_rights(|rights| policy::validate(&with_parameters, &asked, (object, old), &facts, rights))?;
+            warnings.extend(said.warnings);
+        }
+        if validating.is_empty() {
             return Ok(warnings);
         }
-        let asked = self.asked_about(object);
-        let questions = webhook::questions(webhooks, &asked, &self.policy.facts.read(), object, old)?;
+        let questions = {
+            let facts = self.policy.facts.read();
+            self.with_rights(|rights| webhook::questions(validating, &asked, (&facts, rights), object, old))?
+        };
         let answered = self.asking.ask_all(questions).await;
         warnings.extend(webhook::verdicts(&answered)?.warnings);
         Ok(warnings)
+    }
+
+    /// What expressions may ask about access.
+    fn with_rights<T>(&self, question: impl FnOnce(&RightsOfUser<'_>) -> T) -> T {
+        self.rights.ask(|authorizers| {
+            question(&RightsOfUser {
+                authorizers: Some(authorizers),
+                user: self.user,
+            })
+        })
     }
 
     /// The write as authorization by content sees it.

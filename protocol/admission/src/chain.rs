@@ -55,6 +55,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &crate::persistent_volume_claim_resize::PersistentVolumeClaimResize,
     &crate::runtime_class::RuntimeClass,
     &crate::default_ingress_class::DefaultIngressClass,
+    &crate::policy_expressions::PolicyExpressions,
     &crate::resource_quota::ResourceQuota,
 ];
 

@@ -5,7 +5,8 @@
 //! reads the request and `Facts`, the policy objects that a node has at hand; it does no I/O and reads no clock. A plugin
 //! that must write beside the object says so as data (`Review::charges`), and the write is part of the same atomic group.
 //!
-//! Beside the plugins: which webhooks a request concerns and what their answers mean (`webhook`); the gateway asks them.
+//! Beside the plugins: which webhooks a request concerns and what their answers mean (`webhook`; the gateway asks them), and
+//! what admission policies in CEL say (`policy`; the gateway reads their parameters).
 //!
 //! Differs from Kubernetes: usage of a quota is charged in the transaction that creates the object, so two creations
 //! can never pass the same remainder.
@@ -25,9 +26,12 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod persistent_volume_claim_resize;
 mod pod_security;
+pub mod policy;
+mod policy_expressions;
 pub mod priority;
 pub mod resource_quota;
 mod runtime_class;
+mod scene;
 mod service_account;
 mod storage_object_in_use_protection;
 pub mod webhook;
@@ -36,3 +40,4 @@ pub use chain::{Outcome, PLUGINS, Plugin, admit, charge, missing, run, validate}
 pub use facts::{CONSULTED, Fact, Facts, Settings};
 pub use namespace_lifecycle::refuse_namespace;
 pub use review::{Attributes, Charge, Operation, Review};
+pub use scene::Rights;

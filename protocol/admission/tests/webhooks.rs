@@ -6,7 +6,7 @@ use std::sync::Arc;
 use access::User;
 use admission::matching::{Asked, Verb};
 use admission::webhook::{self, Answer, Answers, Mutation, Pause, Question, Said, Webhook, Webhooks};
-use admission::{Fact, Facts};
+use admission::{Fact, Facts, Rights};
 use api::kinds::{self, Kind, Subresource};
 use api::status::Status;
 use base64::Engine;
@@ -63,6 +63,13 @@ impl World {
         }
     }
 
+    fn rights(&self) -> Rights<'_> {
+        Rights {
+            authorizers: None,
+            user: &self.user,
+        }
+    }
+
     fn asked<'a>(&'a self, kind: &'a Kind, verb: Verb) -> Asked<'a> {
         Asked {
             verb,
@@ -80,7 +87,7 @@ impl World {
     /// Whom a request would be asked about.
     fn concerned(&self, asked: &Asked<'_>, object: &Value, old: &Value) -> Vec<String> {
         let webhooks: Vec<Arc<Webhook>> = self.webhooks.validating().cloned().collect();
-        let questions = webhook::questions(&webhooks, asked, &self.facts, object, old).unwrap();
+        let questions = webhook::questions(&webhooks, asked, (&self.facts, &self.rights()), object, old).unwrap();
         questions.iter().map(|question| question.webhook.name.clone()).collect()
     }
 
@@ -98,13 +105,16 @@ impl World {
             let mut tried = object.clone();
             let mutation = Mutation {
                 asked,
+                policies: &[],
                 webhooks: &webhooks,
                 facts: &self.facts,
+                rights: &self.rights(),
                 answers: &answers,
             };
             match webhook::mutate(&mutation, &mut tried, &Value::Null, plugins) {
                 Ok(said) => return (Ok((tried, said)), order),
                 Err(Pause::Refused(status)) => return (Err(status), order),
+                Err(Pause::Read(parameters)) => panic!("{parameters:?}"),
                 Err(Pause::Ask(question)) => {
                     order.push((question.webhook.name.clone(), question.place.round));
                     let answer = answer(&question);
@@ -280,7 +290,14 @@ fn another_version_of_the_kind_is_told_in_the_version_of_the_rule_unless_it_must
     let world = World::new(&[(VALIDATING, "c", json!([hook("h", rule.clone())]))]);
     let asked = world.asked(kind("horizontalpodautoscalers", "autoscaling", "v2"), Verb::Create);
     let webhooks: Vec<Arc<Webhook>> = world.webhooks.validating().cloned().collect();
-    let questions = webhook::questions(&webhooks, &asked, &world.facts, &object, &Value::Null).unwrap();
+    let questions = webhook::questions(
+        &webhooks,
+        &asked,
+        (&world.facts, &world.rights()),
+        &object,
+        &Value::Null,
+    )
+    .unwrap();
     let request = &questions[0].review["request"];
     assert_eq!(request["object"]["apiVersion"], "autoscaling/v1");
     assert_eq!(
@@ -305,7 +322,7 @@ fn a_review_tells_who_asks_for_what() {
     };
     let mut new = pod();
     new["spec"] = json!({"nodeName": "n"});
-    let questions = webhook::questions(&webhooks, &asked, &world.facts, &new, &pod()).unwrap();
+    let questions = webhook::questions(&webhooks, &asked, (&world.facts, &world.rights()), &new, &pod()).unwrap();
     let mut review = questions[0].review.clone();
     let uid = review["request"]["uid"].take();
     assert_eq!(uid.as_str().unwrap().len(), 36);
@@ -567,7 +584,8 @@ fn warnings_and_annotations_are_kept_also_of_a_refusal() {
     let world = World::new(&[(VALIDATING, "c", json!([hook("h", rule(&["*"], "*", "*", "*"))]))]);
     let webhooks: Vec<Arc<Webhook>> = world.webhooks.validating().cloned().collect();
     let asked = world.asked(pods(), Verb::Create);
-    let questions = webhook::questions(&webhooks, &asked, &world.facts, &pod(), &Value::Null).unwrap();
+    let questions =
+        webhook::questions(&webhooks, &asked, (&world.facts, &world.rights()), &pod(), &Value::Null).unwrap();
     let mut answer = allow(&questions[0]);
     answer["response"]["warnings"] = json!(["old image"]);
     answer["response"]["auditAnnotations"] = json!({"k": "v"});
@@ -590,4 +608,36 @@ fn warnings_and_annotations_are_kept_also_of_a_refusal() {
             .ends_with("validating webhook may not return response.patch"),
         "{error}"
     );
+}
+
+#[test]
+fn match_conditions_decide_beside_the_rules() {
+    let any = rule(&["*"], "*", "*", "*");
+    let condition = |expression: &str| json!({"matchConditions": [{"name": "c", "expression": expression}]});
+    let cases = [
+        ("object.metadata.name == 'p'", "Fail", Ok(true)),
+        ("request.operation == 'DELETE'", "Fail", Ok(false)),
+        ("!('devs' in request.userInfo.groups)", "Fail", Ok(false)),
+        ("namespaceObject.metadata.labels.tier == 'gold'", "Fail", Ok(true)),
+        ("object.metadata.absent == 'x'", "Ignore", Ok(false)),
+        (
+            "object.metadata.absent == 'x'",
+            "Fail",
+            Err(
+                "pods \"p\" is forbidden: expression 'object.metadata.absent == 'x'' resulted in error: no such key: absent",
+            ),
+        ),
+    ];
+    for (expression, policy, expected) in cases {
+        let hook = with(hook("h", any.clone()), condition(expression));
+        let hook = with(hook, json!({"failurePolicy": policy}));
+        let world = World::new(&[(VALIDATING, "c", json!([hook]))]);
+        let asked = world.asked(pods(), Verb::Create);
+        let webhooks: Vec<Arc<Webhook>> = world.webhooks.validating().cloned().collect();
+        let found = webhook::questions(&webhooks, &asked, (&world.facts, &world.rights()), &pod(), &Value::Null);
+        let found = found
+            .map(|questions| !questions.is_empty())
+            .map_err(|status| status.message);
+        assert_eq!(found, expected.map_err(str::to_owned), "{expression}");
+    }
 }

@@ -1,4 +1,4 @@
-//! The webhooks of one request: what was answered so far, and the asking itself. The questions come from `admission::webhook`
+//! The webhooks and policies of one request: what was answered and read so far, and the asking itself. The questions come from `admission::webhook`
 //! while a write is decided; a question whose answer is missing ends that decision, is asked here, and the write is decided
 //! again (see there why).
 
@@ -6,32 +6,61 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::policy::{InForce, Parameters};
 use admission::webhook::{Answer, Answers, Question, Said, Webhook};
+use api::kinds::Kind;
 use api::status::Status;
 use futures::future::join_all;
 use parking_lot::Mutex;
+use protocol::Object;
+use protocol::store::{ListRequest, ObjectStore};
+use serde_json::Value;
 
 use super::client::{ClientConfig, WebhookClient};
+use crate::read::read_status;
 
 /// How many questions one write may lead to: more than two rounds of all webhooks that clusters have.
 const QUESTIONS_MAX: usize = 512;
 
-/// The webhooks of a moment, in the order in which they are asked.
+/// The webhooks and policies of a moment, in the order in which they are asked.
 #[derive(Clone, Debug, Default)]
 pub struct Configured {
-    /// Those that may change objects.
+    /// Policies that may change objects.
+    pub mutating_policies: Arc<[InForce]>,
+    /// Policies that only judge.
+    pub validating_policies: Arc<[InForce]>,
+    /// Webhooks that may change objects.
     pub mutating: Arc<[Arc<Webhook>]>,
-    /// Those that only judge.
+    /// Webhooks that only judge.
     pub validating: Arc<[Arc<Webhook>]>,
 }
 
-/// The webhooks of one request.
+impl Configured {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        !self.mutates() && self.validating.is_empty() && self.validating_policies.is_empty()
+    }
+
+    /// Whether any may change objects.
+    pub fn mutates(&self) -> bool {
+        !self.mutating.is_empty() || !self.mutating_policies.is_empty()
+    }
+}
+
+/// What must be had before a write can be decided.
+enum Waiting {
+    Answer(Box<Question>),
+    Parameters(Parameters),
+}
+
+/// The webhooks and policies of one request.
 pub struct Asking {
     /// Those of the moment when the request came: one request is judged by one set.
     pub configured: Configured,
     client: Arc<WebhookClient>,
+    store: Arc<dyn ObjectStore>,
     answers: Mutex<Answers>,
-    waiting: Mutex<Option<Box<Question>>>,
+    waiting: Mutex<Option<Waiting>>,
     said: Mutex<Said>,
 }
 
@@ -43,10 +72,11 @@ impl fmt::Debug for Asking {
 
 impl Asking {
     /// Nothing was asked as yet.
-    pub fn new(configured: Configured, client: Arc<WebhookClient>) -> Asking {
+    pub fn new(configured: Configured, client: Arc<WebhookClient>, store: Arc<dyn ObjectStore>) -> Asking {
         Asking {
             configured,
             client,
+            store,
             answers: Mutex::default(),
             waiting: Mutex::default(),
             said: Mutex::default(),
@@ -60,9 +90,17 @@ impl Asking {
 
     /// Notes what must be asked before the write can be decided; the returned refusal ends this try and is shown to nobody.
     pub fn wait_for(&self, question: Box<Question>) -> Status {
-        let status = Status::internal(format!("webhook {:?} was not asked", question.webhook.name));
-        *self.waiting.lock() = Some(question);
-        status
+        self.wait(Waiting::Answer(question))
+    }
+
+    /// The same for what must be read.
+    pub fn wait_for_parameters(&self, parameters: Parameters) -> Status {
+        self.wait(Waiting::Parameters(parameters))
+    }
+
+    fn wait(&self, waiting: Waiting) -> Status {
+        *self.waiting.lock() = Some(waiting);
+        Status::internal("the write waits for an answer")
     }
 
     /// Notes what the webhooks said in a decision.
@@ -84,13 +122,53 @@ impl Asking {
         for _ in 0..QUESTIONS_MAX {
             let decided = decide();
             let waiting = self.waiting.lock().take();
-            let Some(question) = waiting else { return decided };
-            let answer = ask(&self.client, &question).await;
-            self.answers.lock().note(*question, answer);
+            match waiting {
+                None => return decided,
+                Some(Waiting::Answer(question)) => {
+                    let answer = ask(&self.client, &question).await;
+                    self.answers.lock().note(*question, answer);
+                }
+                Some(Waiting::Parameters(parameters)) => {
+                    let read = self.read(&parameters).await?;
+                    self.answers.lock().note_parameters(parameters, read);
+                }
+            }
         }
         Err(Status::internal(format!(
-            "the mutating webhooks asked to see the object more than {QUESTIONS_MAX} times"
+            "the object was to be shown to webhooks more than {QUESTIONS_MAX} times"
         )))
+    }
+
+    /// Reads the objects that a policy takes as parameters.
+    ///
+    /// # Errors
+    ///
+    /// The store does not answer.
+    pub async fn read(&self, parameters: &Parameters) -> Result<Vec<Arc<Value>>, Status> {
+        let told = |kind: &Kind, object: &Object| {
+            let value = object.value().map_err(Status::internal)?;
+            Ok(Arc::new(kind.served(value)))
+        };
+        match parameters {
+            Parameters::None | Parameters::Unknown(_) => Ok(Vec::new()),
+            Parameters::One { kind, key } => {
+                let stored = self.store.read(key).await.map_err(read_status)?;
+                stored.iter().map(|object| told(kind, object)).collect()
+            }
+            Parameters::Selected {
+                kind,
+                namespace,
+                selector,
+            } => {
+                let request = ListRequest {
+                    namespace: namespace.as_deref().map(Into::into),
+                    labels: selector.clone(),
+                    ..ListRequest::all(kind.resource())
+                };
+                let page = self.store.list(request).await.map_err(read_status)?;
+                page.items.iter().map(|(_, object)| told(kind, object)).collect()
+            }
+        }
     }
 
     /// Asks all at once.

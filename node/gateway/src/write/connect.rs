@@ -29,7 +29,7 @@ impl Writer {
         };
         let mut options = connect_options(target, subresource, pairs);
         let mut gate = self.gate(target, Operation::Update, &options, with).await?;
-        if !gate.asks_webhooks() {
+        if !gate.asks() {
             return Ok(());
         }
         gate.verb = Verb::Connect;

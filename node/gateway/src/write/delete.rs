@@ -102,7 +102,7 @@ impl Writer {
         if target.subresource == Some(Subresource::Eviction) {
             gate.verb = Verb::Create;
         }
-        if gate.asks_webhooks() {
+        if gate.asks() {
             gate.dry_run |= options.dry_run;
             gate.options = told_options(sent, gate.dry_run);
         }

@@ -192,7 +192,7 @@ impl Writer {
             dry_run: with.dry_run,
             asking: self.policy.asking(),
         };
-        if gate.asks_webhooks() {
+        if gate.asks() {
             gate.options = with.options(operation);
         }
         gate.related = self

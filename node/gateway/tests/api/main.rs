@@ -1,6 +1,7 @@
 //! The API over an in-memory store, without a socket: status codes, bodies and streams as Kubernetes gives them.
 
 mod hook_server;
+mod policies;
 mod policy;
 mod rights;
 mod webhooks;

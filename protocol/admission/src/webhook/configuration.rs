@@ -1,12 +1,15 @@
 //! The webhooks of a cluster, read from their configurations once, when one of those changes.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use api::access::Access;
+use api::cause::{Causes, Path};
+use expressions::Environment;
 use serde_json::Value;
 
 use crate::matching::Criteria;
+use crate::scene::{self, Condition};
 
 /// The version of AdmissionReview that a webhook reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,19 @@ impl ReviewVersion {
     }
 }
 
+/// What match conditions of webhooks may name.
+pub(super) static DECLARED: LazyLock<Environment> = LazyLock::new(|| scene::environment(false));
+
+/// What of a configuration's match conditions does not compile: as the API server refuses it when it is written.
+pub fn problems(configuration: &Value, causes: &mut Causes) {
+    let root = Path::Root;
+    let list = root.field("webhooks");
+    for (index, webhook) in configuration.items("webhooks").iter().enumerate() {
+        let item = list.index(index);
+        scene::condition_problems(webhook, &item, &DECLARED, causes);
+    }
+}
+
 /// A webhook.
 #[derive(Debug)]
 pub struct Webhook {
@@ -38,6 +54,8 @@ pub struct Webhook {
     pub client: Value,
     /// Which requests it wants to see.
     pub criteria: Criteria,
+    /// What else must hold.
+    pub(super) conditions: Vec<Condition>,
     /// Whether a request is refused when it gives no answer: `failurePolicy: Fail`.
     pub fails_closed: bool,
     /// Whether a dry run may ask it.
@@ -63,6 +81,7 @@ impl Webhook {
             name: webhook.text("name").to_owned(),
             client: webhook.at(&["clientConfig"]).clone(),
             criteria: Criteria::read(webhook).ok()?,
+            conditions: Condition::list(webhook, &DECLARED),
             fails_closed: webhook.text("failurePolicy") != "Ignore",
             bears_dry_run: matches!(webhook.text("sideEffects"), "None" | "NoneOnDryRun"),
             timeout_seconds: webhook

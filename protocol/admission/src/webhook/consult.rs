@@ -4,14 +4,16 @@
 use std::sync::Arc;
 
 use api::kinds::Kind;
+use api::status::Status;
 use serde_json::Value;
 
-use super::configuration::Webhook;
+use super::configuration::{DECLARED, Webhook};
 use super::dialogue::{Answer, Place, Question};
 use super::refusal::{Pause, denied, failed, no_dry_run};
 use super::review::{self, Verdict};
 use crate::facts::Facts;
-use crate::matching::Asked;
+use crate::matching::{Asked, shown};
+use crate::scene::{Rights, Scene, complete_request, conditions_hold};
 
 /// What webhooks say beside yes and no.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,12 +33,29 @@ pub(super) fn question<'k>(
     webhook: &Arc<Webhook>,
     place: Place,
     asked: &Asked<'k>,
-    facts: &Facts,
+    (facts, rights): (&Facts, &Rights<'_>),
     (object, old): (&Value, &Value),
 ) -> Result<Option<(Question, &'k Kind)>, Pause> {
     let Some(seen) = webhook.criteria.matches(asked, object, old, facts)? else {
         return Ok(None);
     };
+    if !webhook.conditions.is_empty() {
+        let request = complete_request(asked.request("", seen));
+        let namespace = facts.one("namespaces", "", asked.place());
+        let scene = Scene {
+            object: &shown(asked, seen, object),
+            old: &shown(asked, seen, old),
+            request: &request,
+            params: &Value::Null,
+            namespace: namespace.map_or(&Value::Null, |fact| &*fact.value),
+            rights,
+        };
+        match conditions_hold(&webhook.conditions, &DECLARED, &scene, webhook.fails_closed) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(why) => return Err(Status::forbidden(asked.kind, asked.name, why).into()),
+        }
+    }
     if asked.dry_run && !webhook.bears_dry_run {
         return Err(no_dry_run(&webhook.name).into());
     }

@@ -1,10 +1,11 @@
-//! What was asked of webhooks during one write, and what they answered.
+//! What was asked of webhooks during one write, what they answered, and what was read for policies.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::configuration::Webhook;
+use crate::policy::Parameters;
 
 /// What a webhook is to be asked.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ pub type Answer = Result<Value, String>;
 #[derive(Debug, Default)]
 pub struct Answers {
     known: Vec<(Question, Answer)>,
+    parameters: Vec<(Parameters, Vec<Arc<Value>>)>,
 }
 
 impl Answers {
@@ -40,6 +42,17 @@ impl Answers {
     pub fn note(&mut self, question: Question, answer: Answer) {
         self.known.retain(|(known, _)| known.place != question.place);
         self.known.push((question, answer));
+    }
+
+    /// Notes the objects that a policy takes as parameters.
+    pub fn note_parameters(&mut self, of: Parameters, read: Vec<Arc<Value>>) {
+        self.parameters.push((of, read));
+    }
+
+    /// The objects that a policy takes as parameters, if they were read.
+    pub(super) fn parameters(&self, of: &Parameters) -> Option<&[Arc<Value>]> {
+        let known = self.parameters.iter().find(|(known, _)| known == of);
+        known.map(|(_, read)| read.as_slice())
     }
 
     /// The answer to just this question, if it was asked.

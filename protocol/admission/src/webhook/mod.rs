@@ -16,7 +16,7 @@ mod refusal;
 mod review;
 mod validate;
 
-pub use configuration::{ReviewVersion, Webhook, Webhooks};
+pub use configuration::{ReviewVersion, Webhook, Webhooks, problems};
 pub use consult::Said;
 pub use dialogue::{Answer, Answers, Place, Question};
 pub use mutate::{Mutation, mutate};

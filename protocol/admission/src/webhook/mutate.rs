@@ -1,7 +1,7 @@
-//! The mutating part of admission from start to end: the built-in plugins, then the webhooks in their order; and when a
-//! webhook changed the object, the plugins once more and those webhooks that want to see what later ones made.
+//! The mutating part of admission from start to end: the built-in plugins, the mutating policies, then the webhooks in their
+//! order; and when one of those changed the object, the plugins once more, and whoever wants to see what later ones made.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use api::kinds::Kind;
@@ -15,16 +15,22 @@ use super::dialogue::{Answers, Place};
 use super::refusal::Pause;
 use crate::facts::Facts;
 use crate::matching::{Asked, converted, shown};
+use crate::policy::{self, InForce};
+use crate::scene::Rights;
 
 /// What the webhooks of a write are judged by.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutation<'a> {
     /// The request.
     pub asked: &'a Asked<'a>,
+    /// The mutating policies, in their order.
+    pub policies: &'a [InForce],
     /// The webhooks, in their order.
     pub webhooks: &'a [Arc<Webhook>],
     /// The namespaces.
     pub facts: &'a Facts,
+    /// What expressions may ask about access.
+    pub rights: &'a Rights<'a>,
     /// What was answered already.
     pub answers: &'a Answers,
 }
@@ -42,17 +48,18 @@ pub fn mutate(
 ) -> Result<Said, Pause> {
     let mut said = Said::default();
     plugins(object)?;
-    if with.webhooks.is_empty() || with.asked.is_exempt() {
+    if with.webhooks.is_empty() && with.policies.is_empty() || with.asked.is_exempt() {
         return Ok(said);
     }
     let mut again = Again::default();
-    let mut changed = false;
+    let mut changed = policies(with, object, old, &mut again)?;
     for index in 0..with.webhooks.len() {
         changed |= consult(with, Place { round: 0, index }, object, old, &mut again, &mut said)?;
     }
     if changed {
         let before = object.clone();
         plugins(object)?;
+        policies(with, object, old, &mut again)?;
         if *object != before {
             again.require_all();
         }
@@ -65,12 +72,36 @@ pub fn mutate(
     Ok(said)
 }
 
-/// Which webhooks see the object again.
+/// Lets the mutating policies that are due change the object; in a second round those alone that want to see what others made
+/// of it since.
+fn policies(with: &Mutation<'_>, object: &mut Value, old: &Value, again: &mut Again) -> Result<bool, Pause> {
+    let mut changed = false;
+    for due in policy::due(with.policies, with.asked, object, old, with.facts) {
+        let name = due.place();
+        let seen_before = again.left_by.get(&name);
+        if seen_before.is_some_and(|left| !due.policy.reinvokes() || left == object) {
+            continue;
+        }
+        let needs = due.parameters.resource().is_some();
+        let read = match with.answers.parameters(&due.parameters) {
+            Some(read) => read,
+            None if needs => return Err(Pause::Read(due.parameters)),
+            None => &[],
+        };
+        changed |= policy::mutate(&due, read, with.asked, (object, old), with.facts, with.rights)?;
+        again.left_by.insert(name, object.clone());
+    }
+    Ok(changed)
+}
+
+/// Who sees the object again.
 #[derive(Default)]
 struct Again {
-    /// Those that want to, and have seen it.
+    /// The object as each policy left it, by policy and binding.
+    left_by: HashMap<(Arc<str>, Arc<str>), Value>,
+    /// Webhooks that want to, and have seen it.
     invoked: HashSet<usize>,
-    /// Those that shall.
+    /// Webhooks that shall.
     due: HashSet<usize>,
 }
 
@@ -90,7 +121,9 @@ fn consult(
     said: &mut Said,
 ) -> Result<bool, Pause> {
     let webhook = &with.webhooks[place.index];
-    let Some((question, seen)) = consult::question(webhook, place, with.asked, with.facts, (object, old))? else {
+    let Some((question, seen)) =
+        consult::question(webhook, place, with.asked, (with.facts, with.rights), (object, old))?
+    else {
         return Ok(false);
     };
     let Some(answer) = with.answers.to(&question) else {

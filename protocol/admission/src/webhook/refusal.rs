@@ -5,6 +5,7 @@ use api::status::Status;
 use serde_json::Value;
 
 use super::dialogue::Question;
+use crate::policy::Parameters;
 use crate::reasons::reason_of;
 
 /// Why a write does not go on.
@@ -14,6 +15,8 @@ pub enum Pause {
     Refused(Status),
     /// A webhook must be asked first.
     Ask(Box<Question>),
+    /// The parameters of a policy must be read first.
+    Read(Parameters),
 }
 
 impl From<Status> for Pause {

@@ -11,6 +11,7 @@ use super::dialogue::{Answer, Place, Question};
 use super::refusal::Pause;
 use crate::facts::Facts;
 use crate::matching::Asked;
+use crate::scene::Rights;
 
 /// What is to be asked about an object that nothing changes any more. Null stands for an object that there is not.
 ///
@@ -20,7 +21,7 @@ use crate::matching::Asked;
 pub fn questions(
     webhooks: &[Arc<Webhook>],
     asked: &Asked<'_>,
-    facts: &Facts,
+    (facts, rights): (&Facts, &Rights<'_>),
     object: &Value,
     old: &Value,
 ) -> Result<Vec<Question>, Status> {
@@ -30,10 +31,11 @@ pub fn questions(
     let mut questions = Vec::new();
     for (index, webhook) in webhooks.iter().enumerate() {
         let place = Place { round: 0, index };
-        match consult::question(webhook, place, asked, facts, (object, old)) {
+        match consult::question(webhook, place, asked, (facts, rights), (object, old)) {
             Ok(question) => questions.extend(question.map(|(question, _)| question)),
             Err(Pause::Refused(status)) => return Err(status),
             Err(Pause::Ask(question)) => questions.push(*question),
+            Err(Pause::Read(_)) => {}
         }
     }
     Ok(questions)
@@ -48,7 +50,7 @@ pub fn verdicts(answered: &[(Question, Answer)]) -> Result<Said, Status> {
     let mut said = Said::default();
     for (question, answer) in answered {
         match consult::verdict(question, answer, false, &mut said) {
-            Ok(_) | Err(Pause::Ask(_)) => {}
+            Ok(_) | Err(Pause::Ask(_) | Pause::Read(_)) => {}
             Err(Pause::Refused(status)) => return Err(status),
         }
     }
