@@ -10,6 +10,7 @@ mod cgroups;
 mod clients;
 mod command;
 mod down;
+mod failures;
 mod images;
 mod lint;
 mod netns;

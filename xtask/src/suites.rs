@@ -5,7 +5,7 @@
 
 use crate::system_packages::{self, Purpose};
 use crate::workspace::{Target, Workspace, cargo_command};
-use crate::{clients, command, images, up};
+use crate::{clients, failures, images, up};
 use anyhow::{Result, anyhow, bail};
 use clap::Args;
 
@@ -54,7 +54,7 @@ pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
         // A suite prints what it measured.
         test.args(["--", "--nocapture"]);
     }
-    command::run(&mut test)
+    failures::run(&mut test)
 }
 
 /// The test targets, by name.
