@@ -341,7 +341,7 @@ fn belittled(key: &Key, object: &Arc<Object>) -> Arc<Object> {
     }
     let priority = value["spec"]["priority"].as_i64().unwrap_or(0);
     value["spec"]["priority"] = json!(priority - 1);
-    let draft = Draft::encode(&value, object.header.fields.clone()).unwrap();
+    let draft = Draft::encode(&value, object.header.fields.to_vec()).unwrap();
     Arc::new(draft.commit(object.header.revision, Some(object.header.created)))
 }
 

@@ -5,6 +5,8 @@
 //! `VERSION - 1` to `VERSION + 1`, and messages grow only by appending enum variants.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use bincode::{Decode, Encode};
 
 /// The protocol version that this build speaks.
@@ -38,9 +40,28 @@ pub enum CodecError {
 
 /// Encodes a message.
 pub fn encode<T: Encode>(message: &T) -> Result<Vec<u8>, CodecError> {
-    let mut bytes = vec![VERSION];
-    bincode::encode_into_std_write(message, &mut bytes, CONFIGURATION)?;
+    let mut bytes = Vec::new();
+    encode_into(message, &mut bytes)?;
     Ok(bytes)
+}
+
+/// Encodes a message behind what `bytes` has already. Who knows the size roughly gives it room for that.
+pub fn encode_into<T: Encode>(message: &T, bytes: &mut Vec<u8>) -> Result<(), CodecError> {
+    bytes.push(VERSION);
+    bincode::encode_into_writer(message, Behind(bytes), CONFIGURATION)?;
+    Ok(())
+}
+
+/// Writes to the end. A message has many small parts: bincode's way through `std::io::Write` asks of each whether it was
+/// written.
+struct Behind<'a>(&'a mut Vec<u8>);
+
+impl Writer for Behind<'_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// Decodes a message. Bytes from a peer or a disk never panic here.

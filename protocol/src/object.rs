@@ -55,7 +55,8 @@ pub struct OwnerReference {
     pub block_owner_deletion: bool,
 }
 
-/// What the store, the event router and the garbage collector know of an object without parsing it.
+/// What the store, the event router and the garbage collector know of an object without parsing it. Every write clones it
+/// several times over (state, history, index, watches), so what is made of many strings is shared.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Header {
     /// `metadata.uid`.
@@ -65,12 +66,12 @@ pub struct Header {
     /// The revision of its last write, its resourceVersion. Zero in a draft.
     pub revision: Revision,
     /// `metadata.labels`.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Field selectors beyond `metadata.name` and `metadata.namespace`: path and value, such as
     /// `("spec.nodeName", "n1")`. Which paths a kind offers is in its row of the table of kinds.
-    pub fields: Vec<(String, String)>,
+    pub fields: Arc<Vec<(String, String)>>,
     /// `metadata.ownerReferences`.
-    pub owners: Vec<OwnerReference>,
+    pub owners: Arc<Vec<OwnerReference>>,
     /// Whether `metadata.deletionTimestamp` is set.
     pub deleting: bool,
     /// `metadata.finalizers`.
@@ -127,6 +128,10 @@ pub enum DraftError {
     Encode(#[from] serde_json::Error),
 }
 
+/// What precedes the resourceVersion in a body: `Draft::encode` puts it first in the metadata. The quotes of a string value
+/// are escaped, so no value before it can contain this text.
+const REVISION_MARK: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+
 /// An object on its way into the store.
 #[derive(Clone, Debug, PartialEq, Eq, Encode)]
 pub struct Draft {
@@ -163,7 +168,7 @@ impl Draft {
                 body.push(b',');
             }
         }
-        body.extend_from_slice(b"\"metadata\":{\"resourceVersion\":\"");
+        body.extend_from_slice(REVISION_MARK);
         let revision_at = body.len() as u32;
         body.push(b'"');
         for (name, part) in metadata.iter().filter(|(name, _)| *name != "resourceVersion") {
@@ -182,9 +187,9 @@ impl Draft {
             uid: Uid::new(uid),
             created: Revision::ZERO,
             revision: Revision::ZERO,
-            labels: string_map(metadata.get("labels")),
-            fields,
-            owners: owners(metadata.get("ownerReferences")),
+            labels: Arc::new(string_map(metadata.get("labels"))),
+            fields: Arc::new(fields),
+            owners: Arc::new(owners(metadata.get("ownerReferences"))),
             deleting: metadata.get("deletionTimestamp").is_some_and(|at| !at.is_null()),
             finalizers: strings(metadata.get("finalizers")),
         };
@@ -192,6 +197,37 @@ impl Draft {
             header,
             body: Body(Bytes::from(body)),
             revision_at,
+        })
+    }
+
+    /// A draft that keeps a stored object's bytes up to `kept`, behind which it has `rest`: an edit of what follows the
+    /// metadata, at the price of a copy. `fields` are the selectable fields of the result; everything else of the header
+    /// comes from the metadata, which stays. The caller vouches that both parts together are a JSON object. `None` if the
+    /// stored body does not have its metadata, as `encode` writes it, before `kept`.
+    pub fn continued(stored: &Object, kept: usize, rest: &[u8], fields: Vec<(String, String)>) -> Option<Draft> {
+        let head = stored.body.0.get(..kept)?;
+        let mark = head
+            .windows(REVISION_MARK.len())
+            .position(|window| window == REVISION_MARK)?;
+        let at = mark + REVISION_MARK.len();
+        let digits = head[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        if head.get(at + digits) != Some(&b'"') {
+            return None;
+        }
+        let mut body = Vec::with_capacity(kept + rest.len());
+        body.extend_from_slice(&head[..at]);
+        body.extend_from_slice(&head[at + digits..]);
+        body.extend_from_slice(rest);
+        let header = Header {
+            created: Revision::ZERO,
+            revision: Revision::ZERO,
+            fields: Arc::new(fields),
+            ..stored.header.clone()
+        };
+        Some(Draft {
+            header,
+            body: Body(Bytes::from(body)),
+            revision_at: at as u32,
         })
     }
 
@@ -339,6 +375,25 @@ mod tests {
                 .unwrap()
                 .changes_nothing(&draft.commit(Revision(10_000), None))
         );
+    }
+
+    #[test]
+    fn a_draft_can_go_on_from_stored_bytes() {
+        let draft = Draft::encode(&web(), vec![("spec.nodeName".into(), "n1".into())]).unwrap();
+        let stored = draft.commit(Revision(1234), Some(Revision(9)));
+        let text = std::str::from_utf8(&stored.body.0).unwrap();
+        let kept = text.find(",\"spec\"").unwrap();
+        let fields = vec![("spec.nodeName".into(), "n2".into())];
+        let continued = Draft::continued(&stored, kept, b",\"spec\":{\"nodeName\":\"n2\"}}", fields.clone()).unwrap();
+        let mut expected = web();
+        expected["spec"]["nodeName"] = "n2".into();
+        assert_eq!(continued, Draft::encode(&expected, fields).unwrap());
+        assert_eq!(
+            Draft::continued(&stored, 5, b"}", vec![]),
+            None,
+            "the metadata must be kept"
+        );
+        assert_eq!(Draft::continued(&stored, text.len() + 1, b"}", vec![]), None);
     }
 
     #[test]

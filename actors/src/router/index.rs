@@ -2,7 +2,7 @@
 //! answers which actors an event wakes, and what an actor must read when it wakes. It never parses more than that, and
 //! holds no bodies.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ const SHOWN_MAX: usize = 500;
 
 pub(crate) const PODS: &str = "pods";
 pub(crate) const NODES: &str = "nodes";
+const EVENTS: &str = "events";
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const NAMESPACES: &str = "namespaces";
 pub(crate) const QUOTAS: &str = "resourcequotas";
@@ -61,10 +62,19 @@ pub struct Index {
     dependents: HashMap<Uid, BTreeSet<Key>>,
     pods_by_node: HashMap<String, BTreeSet<Key>>,
     by_namespace: HashMap<Arc<str>, BTreeSet<Key>>,
-    /// Objects with a selector, by one label that it requires: namespace, label, value. Those that require none are
-    /// under the empty label.
-    selecting: HashMap<(Arc<str>, String, String), BTreeSet<Key>>,
+    selecting: Selecting,
+    /// Nodes by name, and whether each minds its pods. This and the next two answer for every pod event without a key being
+    /// made to ask with.
+    nodes: HashMap<Arc<str>, bool>,
+    /// Namespaces that are being deleted.
+    ending: HashSet<Arc<str>>,
+    /// Quotas by namespace.
+    quotas: HashMap<Arc<str>, BTreeSet<Key>>,
 }
+
+/// Objects with a selector by one label that it requires, within a namespace: label, then value. Those that require none are
+/// under the empty label.
+type Selecting = HashMap<Arc<str>, HashMap<String, HashMap<String, BTreeSet<Key>>>>;
 
 impl Index {
     /// How many objects it knows.
@@ -89,25 +99,33 @@ impl Index {
 
     /// Takes note of an object from a list.
     pub fn insert(&mut self, key: &Key, object: &Object) {
+        if self.refresh(key, object) {
+            return;
+        }
         self.forget(key);
         let selector = selector_of(key, object);
         let minds_pods = key.resource.as_str() == NODES && minds_pods(object);
         let header = object.header.clone();
         self.uids.insert(header.uid.clone(), key.clone());
-        for owner in &header.owners {
+        for owner in header.owners.iter() {
             self.dependents
                 .entry(owner.uid.clone())
                 .or_default()
                 .insert(key.clone());
         }
-        if key.resource.as_str() == PODS {
-            let node = header.field(NODE_NAME);
-            if !node.is_empty() {
-                self.pods_by_node
-                    .entry(node.to_owned())
-                    .or_default()
-                    .insert(key.clone());
+        match key.resource.as_str() {
+            PODS => self.place(key, header.field(NODE_NAME)),
+            NODES => {
+                self.nodes.insert(Arc::clone(&key.name), minds_pods);
             }
+            NAMESPACES if header.deleting => {
+                self.ending.insert(Arc::clone(&key.name));
+            }
+            QUOTAS => {
+                let quotas = self.quotas.entry(Arc::clone(&key.namespace)).or_default();
+                quotas.insert(key.clone());
+            }
+            _ => {}
         }
         if !key.namespace.is_empty() {
             self.by_namespace
@@ -116,10 +134,10 @@ impl Index {
                 .insert(key.clone());
         }
         if let Some(selector) = &selector {
-            self.selecting
-                .entry(anchor(key, selector))
-                .or_default()
-                .insert(key.clone());
+            let (label, value) = anchor(selector);
+            let labels = self.selecting.entry(Arc::clone(&key.namespace)).or_default();
+            let values = labels.entry(label.to_owned()).or_default();
+            values.entry(value.to_owned()).or_default().insert(key.clone());
         }
         self.entries.insert(
             key.clone(),
@@ -131,20 +149,76 @@ impl Index {
         );
     }
 
+    /// A pod or an Event that was written again with the same owners: only its header, and the pod's node, are new. Most
+    /// writes of a busy cluster are such.
+    fn refresh(&mut self, key: &Key, object: &Object) -> bool {
+        if !matches!(key.resource.as_str(), PODS | EVENTS) {
+            return false;
+        }
+        let header = &object.header;
+        let Some(entry) = self.entries.get_mut(key) else {
+            return false;
+        };
+        if entry.header.uid != header.uid || entry.header.owners != header.owners {
+            return false;
+        }
+        let former = std::mem::replace(&mut entry.header, header.clone());
+        let (before, now) = (former.field(NODE_NAME), header.field(NODE_NAME));
+        if key.resource.as_str() == PODS && before != now {
+            take(&mut self.pods_by_node, before, key);
+            self.place(key, now);
+        }
+        true
+    }
+
+    fn place(&mut self, pod: &Key, node: &str) {
+        if node.is_empty() {
+            return;
+        }
+        match self.pods_by_node.get_mut(node) {
+            Some(pods) => {
+                pods.insert(pod.clone());
+            }
+            None => {
+                let pods = BTreeSet::from([pod.clone()]);
+                self.pods_by_node.insert(node.to_owned(), pods);
+            }
+        }
+    }
+
     fn forget(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
         if self.uids.get(&entry.header.uid) == Some(key) {
             self.uids.remove(&entry.header.uid);
         }
-        for owner in &entry.header.owners {
+        for owner in entry.header.owners.iter() {
             take(&mut self.dependents, &owner.uid, key);
         }
-        if key.resource.as_str() == PODS {
-            take(&mut self.pods_by_node, &entry.header.field(NODE_NAME).to_owned(), key);
+        match key.resource.as_str() {
+            PODS => take(&mut self.pods_by_node, entry.header.field(NODE_NAME), key),
+            NODES => {
+                self.nodes.remove(&key.name);
+            }
+            NAMESPACES => {
+                self.ending.remove(&key.name);
+            }
+            QUOTAS => take(&mut self.quotas, &key.namespace, key),
+            _ => {}
         }
         take(&mut self.by_namespace, &key.namespace, key);
         if let Some(selector) = &entry.selector {
-            take(&mut self.selecting, &anchor(key, selector), key);
+            let (label, value) = anchor(selector);
+            if let Some(labels) = self.selecting.get_mut(&key.namespace) {
+                if let Some(values) = labels.get_mut(label) {
+                    take(values, value, key);
+                    if values.is_empty() {
+                        labels.remove(label);
+                    }
+                }
+                if labels.is_empty() {
+                    self.selecting.remove(&key.namespace);
+                }
+            }
         }
     }
 
@@ -166,7 +240,11 @@ impl Index {
         let (key, header) = (&event.key, &event.object.header);
         let removed = event.change == Change::Deleted;
         // Whom the former state concerned is asked before it is forgotten.
-        if let Some(previous) = &event.previous {
+        if let Some(previous) = event
+            .previous
+            .as_deref()
+            .filter(|p| !concerns_the_same(key, &p.header, header))
+        {
             self.concerned(key, &previous.header, &mut slots);
         }
         if removed {
@@ -213,11 +291,11 @@ impl Index {
                         .any(|part| !self.entries.contains_key(part))
             }
             QUOTAS => true,
-            PODS => {
-                let node = header.field(NODE_NAME);
-                let node_exists = self.entries.contains_key(&Key::new(NODES, "", node));
-                if node.is_empty() { header.deleting } else { !node_exists }
-            }
+            EVENTS => false,
+            PODS => match header.field(NODE_NAME) {
+                "" => header.deleting,
+                node => !self.nodes.contains_key(node),
+            },
             _ => is_about_all_nodes(key),
         };
         if own {
@@ -238,7 +316,7 @@ impl Index {
 
     /// The actors of others that a state of an object concerns.
     fn concerned(&self, key: &Key, header: &Header, slots: &mut BTreeSet<Slot>) {
-        for owner in &header.owners {
+        for owner in header.owners.iter() {
             let Some(owner_key) = self.uids.get(&owner.uid) else {
                 continue;
             };
@@ -263,9 +341,9 @@ impl Index {
                 .for_each(|selecting| {
                     slots.insert(Slot::own(selecting.clone()));
                 });
-                let node = Key::new(NODES, "", header.field(NODE_NAME));
-                if self.entries.get(&node).is_some_and(|entry| entry.minds_pods) {
-                    slots.insert(Slot::own(node));
+                let node = header.field(NODE_NAME);
+                if self.nodes.get(node) == Some(&true) {
+                    slots.insert(Slot::own(Key::new(NODES, "", node)));
                 }
             }
             REPLICA_SETS if header.controller().is_none() => {
@@ -295,9 +373,8 @@ impl Index {
             slots.extend(self.budgets_over(key).cloned().map(Slot::own));
         }
         slots.extend(self.quotas_over(key).cloned().map(Slot::own));
-        let namespace = Key::new(NAMESPACES, "", Arc::clone(&key.namespace));
-        if !key.namespace.is_empty() && self.header(&namespace).is_some_and(|header| header.deleting) {
-            slots.insert(Slot::own(namespace));
+        if self.ending.contains(&key.namespace) {
+            slots.insert(Slot::own(Key::new(NAMESPACES, "", Arc::clone(&key.namespace))));
         }
     }
 
@@ -395,8 +472,7 @@ impl Index {
 
     /// The quotas that count an object.
     fn quotas_over<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a Key> {
-        let counted = !key.namespace.is_empty() && is_counted(key);
-        let quotas = counted.then(|| self.of_resource(QUOTAS, &key.namespace));
+        let quotas = self.quotas.get(&key.namespace).filter(|_| is_counted(key));
         quotas.into_iter().flatten().filter(move |quota| *quota != key)
     }
 
@@ -533,14 +609,18 @@ impl Index {
         header: &'a Header,
         wanted: impl Fn(&Key) -> bool + 'a,
     ) -> impl Iterator<Item = &'a Key> {
-        let namespace = Arc::clone(&key.namespace);
+        let by_label = self.selecting.get(&key.namespace);
         let anchors = header
             .labels
             .iter()
-            .map(|(label, value)| (label.clone(), value.clone()));
-        let anchors = anchors.chain([(String::new(), String::new())]);
+            .map(|(label, value)| (label.as_str(), value.as_str()));
+        let anchors = by_label.map(|by_label| {
+            let found = anchors.chain([("", "")]);
+            found.filter_map(move |(label, value)| by_label.get(label)?.get(value))
+        });
         anchors
-            .filter_map(move |(label, value)| self.selecting.get(&(Arc::clone(&namespace), label, value)))
+            .into_iter()
+            .flatten()
             .flatten()
             .filter(move |selecting| wanted(selecting))
             .filter(|selecting| {
@@ -570,7 +650,19 @@ fn waits_foreground(header: &Header) -> bool {
     header.deleting && header.finalizers.iter().any(|name| name == "foregroundDeletion")
 }
 
-fn take<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Key>>, name: &K, key: &Key) {
+/// Whether two states of a pod or an Event concern the same actors of others: `concerned` reads nothing else of them.
+fn concerns_the_same(key: &Key, before: &Header, now: &Header) -> bool {
+    matches!(key.resource.as_str(), PODS | EVENTS)
+        && before.labels == now.labels
+        && before.owners == now.owners
+        && before.field(NODE_NAME) == now.field(NODE_NAME)
+}
+
+fn take<K, Q>(map: &mut HashMap<K, BTreeSet<Key>>, name: &Q, key: &Key)
+where
+    K: std::hash::Hash + Eq + std::borrow::Borrow<Q>,
+    Q: std::hash::Hash + Eq + ?Sized,
+{
     if let Some(keys) = map.get_mut(name) {
         keys.remove(key);
         if keys.is_empty() {
@@ -579,34 +671,33 @@ fn take<K: std::hash::Hash + Eq>(map: &mut HashMap<K, BTreeSet<Key>>, name: &K, 
     }
 }
 
-/// One label that a selector requires, to find it by.
-fn anchor(key: &Key, selector: &LabelSelector) -> (Arc<str>, String, String) {
+/// One label that a selector requires, to find it by, and its value.
+fn anchor(selector: &LabelSelector) -> (&str, &str) {
     let exact = selector
         .requirements
         .iter()
         .find_map(|requirement| match &requirement.operator {
-            Operator::In(values) if values.len() == 1 => Some((requirement.key.clone(), values[0].clone())),
+            Operator::In(values) if values.len() == 1 => Some((requirement.key.as_str(), values[0].as_str())),
             _ => None,
         });
-    let (label, value) = exact.unwrap_or_default();
-    (Arc::clone(&key.namespace), label, value)
+    exact.unwrap_or_default()
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Selecting {
-    spec: SelectingSpec,
+struct Selector {
+    spec: SelectorSpec,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct SelectingSpec {
+struct SelectorSpec {
     selector: Value,
 }
 
 /// The selector of an object that has one. What cannot be parsed selects nothing: its own actor reports it.
 fn selector_of(key: &Key, object: &Object) -> Option<LabelSelector> {
-    let read = || object.parse::<Selecting>().ok().map(|object| object.spec.selector);
+    let read = || object.parse::<Selector>().ok().map(|object| object.spec.selector);
     match key.resource.as_str() {
         REPLICA_SETS | DEPLOYMENTS => LabelSelector::from_value(&read()?).ok(),
         BUDGETS => {
@@ -642,6 +733,6 @@ mod tests;
 fn is_counted(key: &Key) -> bool {
     !matches!(
         key.resource.as_str(),
-        "events" | "leases.coordination.k8s.io" | ENDPOINT_SLICES | ENDPOINTS
+        EVENTS | "leases.coordination.k8s.io" | ENDPOINT_SLICES | ENDPOINTS
     )
 }

@@ -42,7 +42,7 @@ impl World {
         let key = Key::new(resource, namespace, name);
         let mut object = (*stored(value.clone(), self.revision)).clone();
         if let Some(node) = value["spec"]["nodeName"].as_str() {
-            object.header.fields = vec![(NODE_NAME.into(), node.into())];
+            object.header.fields = Arc::new(vec![(NODE_NAME.into(), node.into())]);
         }
         let object = Arc::new(object);
         let previous = self.objects.insert(key.clone(), Arc::clone(&object));

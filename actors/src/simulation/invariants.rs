@@ -237,7 +237,7 @@ impl Observed {
             self.check_endpoints(key, &mut complaints);
         }
         for (key, object) in self.of("pods").chain(self.of("replicasets.apps")) {
-            for owner in &object.header.owners {
+            for owner in object.header.owners.iter() {
                 if !self.objects.values().any(|other| other.header.uid == owner.uid) {
                     complaints.push(format!(
                         "{key} is owned by {} {}, which is gone",

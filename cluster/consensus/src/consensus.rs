@@ -203,7 +203,7 @@ impl Consensus {
 
     /// Forgets history up to and including `up_to`, on all replicas.
     pub async fn compact(&self, up_to: Revision) -> Result<(), ProposeError> {
-        let command = Command::new(Step::Compact(up_to)).map_err(|error| ProposeError::Storage {
+        let command = Command::new(Step::Compact(up_to), 32).map_err(|error| ProposeError::Storage {
             reason: error.to_string(),
         })?;
         let unknown = |_| ProposeError::Unknown {

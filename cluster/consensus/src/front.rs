@@ -265,11 +265,15 @@ async fn gather(raft: Raft, mut receiver: mpsc::UnboundedReceiver<Chunk>) {
 /// Writes one entry and tells everyone whose proposals were in it.
 async fn write(raft: &Raft, mut chunks: Vec<Chunk>) {
     let counts: Vec<usize> = chunks.iter().map(|chunk| chunk.proposals.len()).collect();
+    let room = chunks
+        .iter()
+        .map(|chunk| chunk.bytes + 256 * chunk.proposals.len())
+        .sum();
     let proposals = chunks
         .iter_mut()
         .flat_map(|chunk| std::mem::take(&mut chunk.proposals))
         .collect();
-    let command = match Command::new(Step::Apply(proposals)) {
+    let command = match Command::new(Step::Apply(proposals), room) {
         Ok(command) => command,
         Err(error) => {
             return fail(

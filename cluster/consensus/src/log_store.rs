@@ -16,7 +16,9 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError};
 use parking_lot::Mutex;
 use protocol::codec;
-use rocksdb::{DB, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions};
+use rocksdb::{
+    DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, LogLevel, Options, WriteBatch, WriteOptions,
+};
 
 use crate::types::{Entry, LogId, StorageError, TypeConfig, Vote};
 use crate::wire::{WireEntry, WireLogId, WireVote};
@@ -238,6 +240,9 @@ impl LogStore {
         options.set_max_open_files(64);
         options.set_max_background_jobs(2);
         options.set_write_buffer_size(8 << 20);
+        // Entries are read back from memory and purged within minutes: to compress them costs more than their place.
+        options.set_compression_type(DBCompressionType::None);
+        options.set_level_zero_file_num_compaction_trigger(8);
         options.set_max_write_buffer_number(3);
         // A crash may tear the last record, which nobody was told of. Anything else that is damaged must stop the start:
         // the default mode would silently drop acknowledged entries that lie behind it.

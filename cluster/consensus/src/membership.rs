@@ -235,7 +235,7 @@ impl Consensus {
     /// cluster for good.
     async fn require_majority(&self, voters: &BTreeMap<u64, NodeName>) -> Result<(), MembershipError> {
         // An entry that does nothing: whoever has it is alive.
-        let command = Command::new(Step::Compact(Revision::ZERO)).map_err(raft_stopped)?;
+        let command = Command::new(Step::Compact(Revision::ZERO), 32).map_err(raft_stopped)?;
         let written = timeout(AGREE_DEADLINE, self.raft().client_write(command)).await;
         let index = written.map_err(|_| no_quorum())?.map_err(refused)?.log_id.index;
         let own = self.raft_id();

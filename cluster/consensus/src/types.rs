@@ -62,8 +62,11 @@ pub struct Command {
 }
 
 impl Command {
-    pub fn new(step: Step) -> Result<Command, CodecError> {
-        let encoded = Bytes::from(codec::encode(&step)?);
+    /// `room` is about how many bytes it takes.
+    pub fn new(step: Step, room: usize) -> Result<Command, CodecError> {
+        let mut encoded = Vec::with_capacity(room);
+        codec::encode_into(&step, &mut encoded)?;
+        let encoded = Bytes::from(encoded);
         Ok(Command {
             encoded,
             decoded: Some(Arc::new(step)),

@@ -133,7 +133,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     fn object(&self, key: &Key) -> Result<Option<Arc<Object>>, BackendError>;
 
     /// Writes a batch atomically. Whether it is on disk afterwards is the backend's affair: the log is what is synced.
-    fn commit(&self, batch: Batch) -> Result<(), BackendError>;
+    fn commit(&self, batch: &Batch) -> Result<(), BackendError>;
 
     /// The position of the last committed batch that carried one.
     fn position(&self) -> Result<Option<Vec<u8>>, BackendError>;

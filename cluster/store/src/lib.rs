@@ -13,6 +13,7 @@ mod list;
 mod machine;
 mod memory;
 mod memory_store;
+mod recent;
 mod replica;
 mod watch;
 

@@ -12,6 +12,7 @@ use protocol::{Cause, Draft, Key, Object, Revision};
 
 use crate::backend::{Backend, BackendError, Batch, State};
 use crate::memory::MemoryBackend;
+use crate::recent::Recent;
 
 /// What one proposal did.
 pub type Applied = Result<Committed, Refusal>;
@@ -20,13 +21,18 @@ pub type Applied = Result<Committed, Refusal>;
 pub struct Machine<B> {
     backend: B,
     state: State,
+    recent: Recent,
 }
 
 impl<B: Backend> Machine<B> {
     /// Takes up the state where the backend has it.
     pub fn open(backend: B) -> Result<Machine<B>, BackendError> {
         let state = backend.with_view(|view| view.state())?;
-        Ok(Machine { backend, state })
+        Ok(Machine {
+            backend,
+            state,
+            recent: Recent::default(),
+        })
     }
 
     /// The counters.
@@ -57,6 +63,7 @@ impl Machine<MemoryBackend> {
         Machine {
             backend: MemoryBackend::default(),
             state: State::default(),
+            recent: Recent::default(),
         }
     }
 
@@ -127,20 +134,28 @@ impl<B: Backend> Staging<'_, B> {
     /// Makes the batch visible and yields its events. `position` is where in the log it brings the machine. After an
     /// error the machine is where it was before the batch.
     pub fn commit(self, position: Option<Vec<u8>>) -> Result<Vec<Arc<StoreEvent>>, BackendError> {
-        self.machine.backend.commit(Batch {
-            objects: self.pending.into_iter().collect(),
+        let objects: Vec<_> = self.pending.into_iter().collect();
+        let batch = Batch {
+            objects,
             events: self.events.clone(),
             state: self.state,
             compact: self.compact,
             position,
-        })?;
+        };
+        self.machine.backend.commit(&batch)?;
+        for (key, object) in &batch.objects {
+            self.machine.recent.note(key, object.as_ref());
+        }
         self.machine.state = self.state;
         Ok(self.events)
     }
 
     fn current(&self, key: &Key) -> Result<Option<Arc<Object>>, BackendError> {
-        match self.pending.get(key) {
-            Some(pending) => Ok(pending.clone()),
+        if let Some(pending) = self.pending.get(key) {
+            return Ok(pending.clone());
+        }
+        match self.machine.recent.get(key) {
+            Some(object) => Ok(Some(Arc::clone(object))),
             None => self.machine.backend.object(key),
         }
     }

@@ -107,23 +107,24 @@ impl Backend for MemoryBackend {
         Ok(self.contents.read().objects.get(key).cloned())
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), BackendError> {
+    fn commit(&self, batch: &Batch) -> Result<(), BackendError> {
         let mut contents = self.contents.write();
-        for (key, object) in batch.objects {
+        for (key, object) in &batch.objects {
             match object {
-                Some(object) => contents.objects.insert(key, object),
-                None => contents.objects.remove(&key),
+                Some(object) => contents.objects.insert(key.clone(), Arc::clone(object)),
+                None => contents.objects.remove(key),
             };
         }
+        let events = batch.events.iter();
         contents
             .history
-            .extend(batch.events.into_iter().map(|event| (event.revision, event)));
+            .extend(events.map(|event| (event.revision, Arc::clone(event))));
         if let Some((_, to)) = batch.compact {
             contents.history = contents.history.split_off(&to.next());
         }
         contents.state = batch.state;
         if batch.position.is_some() {
-            contents.position = batch.position;
+            contents.position.clone_from(&batch.position);
         }
         Ok(())
     }

@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+use bincode::enc::Encoder;
+use bincode::enc::write::Writer;
+use bincode::error::EncodeError;
 use bincode::{Decode, Encode};
 use bytes::Bytes;
 use protocol::object::Body;
@@ -40,15 +43,23 @@ fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.extend_from_slice(part);
 }
 
-fn encoded<T: Encode>(value: &T, what: &str) -> Result<Vec<u8>, BackendError> {
-    codec::encode(value).map_err(|error| damaged(what, error))
+/// Puts a length, and as many bytes as `encode` makes.
+fn put_encoded<T: Encode>(bytes: &mut Vec<u8>, value: &T, what: &str) -> Result<(), BackendError> {
+    let at = bytes.len();
+    bytes.extend_from_slice(&[0; 4]);
+    codec::encode_into(value, bytes).map_err(|error| damaged(what, error))?;
+    let length = (bytes.len() - at - 4) as u32;
+    bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
+
+/// Room for a header in a value: most are smaller.
+const HEADER_BYTES: usize = 512;
 
 /// The value of an object.
 pub fn object_to_bytes(object: &Object) -> Result<Vec<u8>, BackendError> {
-    let header = encoded(&object.header, "an object's header")?;
-    let mut bytes = Vec::with_capacity(4 + header.len() + object.body.0.len());
-    put_part(&mut bytes, &header);
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + object.body.0.len());
+    put_encoded(&mut bytes, &object.header, "an object's header")?;
     bytes.extend_from_slice(&object.body.0);
     Ok(bytes)
 }
@@ -84,7 +95,7 @@ pub fn revision_from_key(key: &[u8]) -> Result<Revision, BackendError> {
     Ok(Revision(u64::from_be_bytes(bytes)))
 }
 
-#[derive(Encode, Decode)]
+#[derive(Decode)]
 struct EventParts {
     cause: Cause,
     change: Change,
@@ -93,22 +104,46 @@ struct EventParts {
     previous: Option<Header>,
 }
 
+/// `EventParts` as they are written. The header is there already, as the object's value has it.
+#[derive(Encode)]
+struct EventPartsRef<'a> {
+    cause: Cause,
+    change: Change,
+    header: Verbatim<'a>,
+    body_bytes: u64,
+    previous: Option<&'a Header>,
+}
+
+/// Bytes that are an encoded value.
+struct Verbatim<'a>(&'a [u8]);
+
+impl Encode for Verbatim<'_> {
+    fn encode<E: Encoder>(&self, encoder: &mut E) -> Result<(), EncodeError> {
+        encoder.writer().write(self.0)
+    }
+}
+
 /// The value of an event: its key, then what is known without the bodies, then the bodies. The key comes first so that
 /// a replay for one resource skips all others at the price of a comparison.
-pub fn event_to_bytes(event: &StoreEvent) -> Result<Vec<u8>, BackendError> {
-    let parts = EventParts {
+///
+/// `object` is the value of the event's object, which has the header encoded already.
+pub fn event_to_bytes(event: &StoreEvent, object: &[u8]) -> Result<Vec<u8>, BackendError> {
+    let mut rest = object;
+    // Without the codec's version: the parts as a whole have one.
+    let header = take_part(&mut rest, "an object's header")?.get(1..).unwrap_or_default();
+    let parts = EventPartsRef {
         cause: event.cause,
         change: event.change,
-        header: event.object.header.clone(),
+        header: Verbatim(header),
         body_bytes: event.object.body.0.len() as u64,
-        previous: event.previous.as_ref().map(|previous| previous.header.clone()),
+        previous: event.previous.as_ref().map(|previous| &previous.header),
     };
-    let parts = encoded(&parts, "an event")?;
     let previous = event.previous.as_ref().map_or(&[][..], |previous| &previous.body.0);
     let key = event.key.to_bytes();
-    let mut bytes = Vec::with_capacity(8 + key.len() + parts.len() + event.object.body.0.len() + previous.len());
+    let room = 8 + key.len() + 2 * HEADER_BYTES + event.object.body.0.len() + previous.len();
+    let mut bytes = Vec::with_capacity(room);
     put_part(&mut bytes, &key);
-    put_part(&mut bytes, &parts);
+    put_encoded(&mut bytes, &parts, "an event")?;
     bytes.extend_from_slice(&event.object.body.0);
     bytes.extend_from_slice(previous);
     Ok(bytes)

@@ -197,7 +197,10 @@ fn family_options(limits: RocksOptions, cache: &Cache, point_reads: bool) -> Opt
     }
     let mut options = Options::default();
     options.set_block_based_table_factory(&blocks);
-    options.set_compression_type(DBCompressionType::Lz4);
+    // What was written lately is rewritten soon, or its history is dropped: only what has sunk is worth the processor's time.
+    let (none, lz4) = (DBCompressionType::None, DBCompressionType::Lz4);
+    options.set_compression_per_level(&[none, none, lz4, lz4, lz4, lz4, lz4]);
+    options.set_level_zero_file_num_compaction_trigger(8);
     options.set_write_buffer_size(limits.write_buffer_bytes);
     options.set_max_write_buffer_number(3);
     options.set_target_file_size_base(32 << 20);
@@ -221,6 +224,15 @@ fn object_of(key: &[u8], value: Option<DBPinnableSlice<'_>>) -> Result<Option<Ar
         .transpose()
 }
 
+/// Roughly what a batch writes: a batch that grows copies what it has.
+fn batch_bytes(batch: &Batch) -> usize {
+    let event = |event: &Arc<StoreEvent>| {
+        let previous = event.previous.as_ref().map_or(0, |previous| previous.body.0.len());
+        2 * event.object.body.0.len() + previous + 1_536
+    };
+    batch.events.iter().map(event).sum()
+}
+
 impl Backend for RocksBackend {
     fn with_view<R>(&self, read: impl FnOnce(&dyn View) -> R) -> R {
         let db = self.database();
@@ -239,22 +251,29 @@ impl Backend for RocksBackend {
         )
     }
 
-    fn commit(&self, batch: Batch) -> Result<(), BackendError> {
+    fn commit(&self, batch: &Batch) -> Result<(), BackendError> {
         let open = self.inner.open.read();
         let (objects, history) = (family(&open.db, OBJECTS)?, family(&open.db, HISTORY)?);
-        let mut writes = WriteBatch::default();
-        for (key, object) in &batch.objects {
-            match object {
-                Some(object) => writes.put_cf(objects, key.to_bytes(), layout::object_to_bytes(object)?),
-                None => writes.delete_cf(objects, key.to_bytes()),
-            }
-        }
+        let mut writes = WriteBatch::with_capacity_bytes(batch_bytes(batch));
+        let mut values = Vec::with_capacity(batch.events.len());
         for event in &batch.events {
-            writes.put_cf(
-                history,
-                layout::revision_key(event.revision),
-                layout::event_to_bytes(event)?,
-            );
+            let value = layout::object_to_bytes(&event.object)?;
+            let key = layout::revision_key(event.revision);
+            writes.put_cf(history, key, layout::event_to_bytes(event, &value)?);
+            values.push(value);
+        }
+        // The revisions of a batch have no gaps.
+        let first = batch.events.first().map_or(0, |event| event.revision.0);
+        for (key, object) in &batch.objects {
+            let Some(object) = object else {
+                writes.delete_cf(objects, key.to_bytes());
+                continue;
+            };
+            let at = object.header.revision.0.checked_sub(first);
+            match at.and_then(|at| values.get(at as usize)) {
+                Some(value) => writes.put_cf(objects, key.to_bytes(), value),
+                None => writes.put_cf(objects, key.to_bytes(), layout::object_to_bytes(object)?),
+            }
         }
         if let Some((from, to)) = batch.compact {
             let range = (layout::revision_key(from), layout::revision_key(to.next()));
