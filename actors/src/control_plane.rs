@@ -21,7 +21,7 @@ use crate::kinds::KindSettings;
 use crate::membership::Membership;
 use crate::node::NodeSettings;
 use crate::router::{Router, RouterArguments};
-use crate::scheduling::{SchedulerActor, SchedulerArguments, SchedulerDoor};
+use crate::scheduling::{SchedulerActor, SchedulerArguments, SchedulerDoor, SchedulerSettings};
 
 /// How long `stop` waits for the actors to end.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -41,6 +41,8 @@ pub struct ControlPlaneConfig {
     pub idle_after: Duration,
     /// Whether a Scheduled Event is written for each bound pod, as kube-scheduler does.
     pub scheduled_events: bool,
+    /// What the node was told of scheduling; a ConfigMap of the cluster comes before it.
+    pub scheduler: SchedulerSettings,
     /// What an operator sets for admission plugins; without it, what the control plane creates is not admitted.
     pub admission: Option<admission::Settings>,
     /// The certificate of the cluster's CA, PEM, which every namespace has; without one, namespaces are left as they are.
@@ -56,6 +58,7 @@ impl Default for ControlPlaneConfig {
             node: NodeSettings::default(),
             idle_after: Duration::from_secs(30),
             scheduled_events: true,
+            scheduler: SchedulerSettings::default(),
             admission: None,
             cluster_ca: None,
         }
@@ -278,6 +281,7 @@ impl Parts {
     fn scheduler(&self, path: ActorPath, life: u64) -> ChildSpec {
         let (store, clock, seed) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.seed);
         let (door, scheduled_events) = (self.door.clone(), self.config.scheduled_events);
+        let settings = self.config.scheduler.clone();
         ChildSpec::actor(path, "scheduler", Self::policy(), move |context| {
             let arguments = SchedulerArguments {
                 store: Arc::clone(&store),
@@ -286,6 +290,7 @@ impl Parts {
                 view: context.view.clone(),
                 door: door.clone(),
                 scheduled_events,
+                settings: settings.clone(),
             };
             (SchedulerActor, arguments)
         })

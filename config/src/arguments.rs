@@ -107,4 +107,9 @@ pub struct NodeArguments {
     /// themselves [default: 2].
     #[arg(long, env = "ACTORIUM_UNREACHABLE_TOLERATION_SECONDS", value_name = "SECONDS")]
     pub unreachable_toleration_seconds: Option<u32>,
+
+    /// A KubeSchedulerConfiguration (YAML) for the scheduler, when this node leads. The ConfigMap kube-scheduler in
+    /// kube-system, if there is one, comes before it [default: the profile default-scheduler].
+    #[arg(long, env = "ACTORIUM_SCHEDULER_CONFIG", value_name = "FILE")]
+    pub scheduler_config: Option<PathBuf>,
 }

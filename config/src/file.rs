@@ -39,10 +39,11 @@ pub struct NodeFile {
     pub reserved_cpu: Option<String>,
     pub reserved_memory: Option<String>,
     pub unreachable_toleration_seconds: Option<u32>,
+    pub scheduler_config: Option<PathBuf>,
 }
 
 /// Every key of `NodeFile`, for the message about one that is unknown.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "name",
     "data_dir",
     "address",
@@ -63,6 +64,7 @@ const KEYS: [&str; 20] = [
     "reserved_cpu",
     "reserved_memory",
     "unreachable_toleration_seconds",
+    "scheduler_config",
 ];
 
 /// Why a configuration file is refused.

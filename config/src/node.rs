@@ -189,6 +189,8 @@ pub struct NodeConfiguration {
     pub reserved: ReservedResources,
     /// Seconds until the pods of a dead node are replaced, for pods that do not say themselves.
     pub unreachable_toleration_seconds: u32,
+    /// A file with a KubeSchedulerConfiguration.
+    pub scheduler_config: Option<PathBuf>,
 }
 
 impl NodeConfiguration {
@@ -345,6 +347,7 @@ pub fn resolve(
             .unreachable_toleration_seconds
             .or(f.unreachable_toleration_seconds)
             .unwrap_or(UNREACHABLE_TOLERATION_SECONDS),
+        scheduler_config: path(&a.scheduler_config, &f.scheduler_config),
     })
 }
 

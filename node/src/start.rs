@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::ControlPlaneConfig;
+use actors::scheduling::SchedulerSettings;
 use agent::AgentConfig;
 use api::discovery::BuildVersion;
 use cluster::identity::NodeIdentity;
@@ -52,6 +53,14 @@ pub enum StartFailure {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The scheduler's configuration cannot be used.
+    #[error("the scheduler's configuration {path} (--scheduler-config) cannot be used: {reason}")]
+    SchedulerConfiguration {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// No identity.
     #[error(transparent)]
     Identity(#[from] IdentityFailure),
@@ -91,6 +100,7 @@ pub struct Node {
 /// Starts everything.
 pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
     let begun = Instant::now();
+    let scheduler = scheduler_settings(&config)?;
     check_machine()?;
     // Before anything is made or asked for: a port in use must leave nothing behind.
     let socket = cluster::mesh::bind_socket(config.mesh_bind())?;
@@ -168,7 +178,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         membership: membership.clone(),
         store: Arc::clone(&store),
         registry,
-        config: control_plane_config(&config, &settled),
+        config: control_plane_config(&config, &settled, scheduler),
     };
     tokio::spawn(leadership.run());
     match Remoting::start(&mesh, &settled.identity, admin.handler()).await {
@@ -515,11 +525,29 @@ fn admission_settings(config: &NodeConfiguration) -> admission::Settings {
     }
 }
 
-fn control_plane_config(config: &NodeConfiguration, settled: &Settled) -> ControlPlaneConfig {
+/// What the node is told of scheduling. Read at the start, so that a mistake is heard of then and not when the node leads.
+fn scheduler_settings(config: &NodeConfiguration) -> Result<SchedulerSettings, StartFailure> {
+    let Some(path) = &config.scheduler_config else {
+        return Ok(SchedulerSettings::default());
+    };
+    let failed = |reason: String| StartFailure::SchedulerConfiguration {
+        path: path.clone(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    SchedulerSettings::parse(&text).map_err(|error| failed(error.to_string()))
+}
+
+fn control_plane_config(
+    config: &NodeConfiguration,
+    settled: &Settled,
+    scheduler: SchedulerSettings,
+) -> ControlPlaneConfig {
     let mut control = ControlPlaneConfig {
         cluster_cidr: settled.settings.cluster_cidr.to_string(),
         node_prefix: config::node::NODE_CIDR_PREFIX,
         service_cidr: settled.settings.service_cidr.to_string(),
+        scheduler,
         ..ControlPlaneConfig::default()
     };
     control.node.default_toleration_seconds = u64::from(config.unreachable_toleration_seconds);

@@ -272,6 +272,20 @@ impl Scheduler {
         }
     }
 
+    /// The store took a binding that was decided, and nothing else of the pod has changed since: what `upsert_pod` would do with
+    /// the bound pod, without reading it. False, and nothing is done, if the pod is not assumed to be on a node.
+    pub fn confirm(&mut self, key: &PodKey) -> bool {
+        let Some(id) = self.cluster.pod_id(key) else {
+            return false;
+        };
+        let Placement::Assumed(node) = self.cluster.pod(id).placement else {
+            return false;
+        };
+        self.put_on(id, node);
+        self.sweep();
+        true
+    }
+
     /// The store refused a binding that was decided: the pod gives back its place and is tried again after its back-off.
     pub fn forget(&mut self, key: &PodKey, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);

@@ -1,44 +1,53 @@
 //! What the scheduler's actor does between the store and the crate `scheduler`: keeps it fed (`feed` says with what), and
 //! turns its decisions into writes and notes. Pure: time comes in; the same observations give the same writes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
-use protocol::{Key, Object, UnixMillis};
+use protocol::store::Write;
+use protocol::{Draft, Key, Object, Uid, UnixMillis};
 use scheduler::{
-    Binding, Decision, PodKey, PreBind, Scheduler, SchedulerConfiguration, Unschedulable, decision::Preemption,
+    BindMethod, Binding, Decision, PodKey, PreBind, Preemption, Scheduler, SchedulerConfiguration, Unschedulable,
 };
 use serde_json::{Value, json};
 
+use super::binding::Bound;
+use super::configuration;
 use super::feed::{self, PODS, PRIORITY_CLASSES};
+use super::patches::{self, Patches};
+use super::pod_reading::PodReader;
 use super::priority::{PriorityClasses, Resolved};
 use crate::conditions::{self, Times, Wanted};
 use crate::effects::{Intent, Note, Regarding, Severity};
-use crate::kind::{ObserveError, read};
+use crate::kind::ObserveError;
 use crate::ownership;
 
-const COMPONENT: &str = "default-scheduler";
+pub(super) const COMPONENT: &str = "default-scheduler";
 const GATED: &str = "Scheduling is blocked due to non-empty scheduling gates";
 
 /// The scheduler and the pods that wait for it.
 pub struct Desk {
     scheduler: Scheduler,
     classes: PriorityClasses,
+    reader: PodReader,
     /// Pods that are not bound, as they were last seen.
-    pending: BTreeMap<Key, Pending>,
-    /// Claims and volumes, as they were last seen: what must be written of them before a pod is bound.
+    pending: HashMap<PodKey, Pending>,
+    /// Claims and volumes, as they were last seen: what must be written of them for a pod to be bound.
     storage: BTreeMap<Key, Arc<Object>>,
     /// Pods whose gates have not been written about.
-    gated: BTreeSet<Key>,
+    gated: BTreeSet<PodKey>,
     bound: u64,
 }
 
 /// A pod that waits.
 struct Pending {
+    key: Key,
     object: Arc<Object>,
     /// Its priority, if only its class says it.
     priority: Option<Resolved>,
+    /// Its binding, while nobody has said what became of it.
+    sent: Option<Draft>,
 }
 
 /// A pod that has to make room.
@@ -70,10 +79,32 @@ pub struct Round {
 pub struct BindingGroup {
     /// The pods.
     pub pods: Vec<Key>,
-    /// Their writes.
-    pub intents: Vec<Intent>,
-    /// The notes to write when they were bound.
-    pub notes: Vec<Note>,
+    /// Their writes, and those of objects that plugins want written with them.
+    pub writes: Vec<Write>,
+    /// What plugins want written with them of objects that are not known here.
+    pub patches: Patches,
+    /// What to tell of them when they were bound.
+    pub placed: Vec<Placed>,
+}
+
+/// A pod that was put on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The pod.
+    pub key: Key,
+    /// Its uid.
+    pub uid: Uid,
+    /// The node.
+    pub node: Arc<str>,
+}
+
+impl Placed {
+    /// What is told of it.
+    pub fn note(&self) -> Note {
+        let Key { namespace, name, .. } = &self.key;
+        let message = format!("Successfully assigned {namespace}/{name} to {}", self.node);
+        note(&self.key, &self.uid, Severity::Normal, "Scheduled", message)
+    }
 }
 
 impl Desk {
@@ -83,7 +114,8 @@ impl Desk {
         Desk {
             scheduler,
             classes: PriorityClasses::default(),
-            pending: BTreeMap::new(),
+            reader: PodReader::default(),
+            pending: HashMap::new(),
             storage: BTreeMap::new(),
             gated: BTreeSet::new(),
             bound: 0,
@@ -97,7 +129,7 @@ impl Desk {
 
     /// Whether an object concerns the scheduler.
     pub fn wants(key: &Key) -> bool {
-        feed::RESOURCES.contains(&key.resource.as_str())
+        feed::RESOURCES.contains(&key.resource.as_str()) || configuration::is_it(key)
     }
 
     /// Takes note of an object. `None` means that it does not exist.
@@ -105,9 +137,10 @@ impl Desk {
         match (key.resource.as_str(), object) {
             (PODS, Some(object)) => self.observe_pod(key, object),
             (PODS, None) => {
-                self.pending.remove(key);
-                self.gated.remove(key);
-                self.scheduler.remove_pod(&pod_key(key));
+                let pod = pod_key(key);
+                self.pending.remove(&pod);
+                self.gated.remove(&pod);
+                self.scheduler.remove_pod(&pod);
                 Ok(())
             }
             (PRIORITY_CLASSES, object) => {
@@ -117,7 +150,7 @@ impl Desk {
                 Ok(())
             }
             (resource, object) => {
-                if feed::is_storage(resource) {
+                if feed::is_written(resource) {
                     match object {
                         Some(object) => self.storage.insert(key.clone(), Arc::clone(object)),
                         None => self.storage.remove(key),
@@ -130,11 +163,11 @@ impl Desk {
 
     /// The classes have changed: pods that wait and have no number of their own may have another priority.
     fn judge_again(&mut self) -> Result<(), ObserveError> {
-        let waiting: Vec<(Key, Arc<Object>)> = self
-            .pending
-            .iter()
-            .map(|(key, pending)| (key.clone(), Arc::clone(&pending.object)))
+        let waiting = self.pending.values();
+        let mut waiting: Vec<(Key, Arc<Object>)> = waiting
+            .map(|pending| (pending.key.clone(), Arc::clone(&pending.object)))
             .collect();
+        waiting.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         for (key, object) in waiting {
             self.observe_pod(&key, &object)?;
         }
@@ -142,33 +175,32 @@ impl Desk {
     }
 
     fn observe_pod(&mut self, key: &Key, object: &Arc<Object>) -> Result<(), ObserveError> {
-        let mut pod: core::Pod = read(key, object)?;
-        let priority = pod.spec.as_ref().and_then(|spec| self.classes.resolve(spec));
-        if let (Some(priority), Some(spec)) = (&priority, &mut pod.spec) {
-            priority.apply(spec);
+        let name = pod_key(key);
+        // The store has taken the binding that was sent, as it was sent: all of it is known.
+        let sent = self.pending.get(&name).and_then(|pending| pending.sent.as_ref());
+        if sent.is_some_and(|sent| sent.changes_nothing(object)) && self.scheduler.confirm(&name) {
+            self.pending.remove(&name);
+            return Ok(());
         }
-        self.scheduler.upsert_pod(&pod);
-        let spec = pod.spec.as_ref();
-        let bound = spec
-            .and_then(|spec| spec.node_name.as_deref())
-            .is_some_and(|node| !node.is_empty());
+        let (scheduler, classes) = (&mut self.scheduler, &self.classes);
+        let seen = self.reader.read(key, object, |pod| see(scheduler, classes, pod))?;
+        let Seen { priority, bound, gates } = seen;
         if bound {
-            self.pending.remove(key);
-            self.gated.remove(key);
+            self.pending.remove(&name);
+            self.gated.remove(&name);
             return Ok(());
         }
         let pending = Pending {
+            key: key.clone(),
             object: Arc::clone(object),
             priority,
+            sent: None,
         };
-        self.pending.insert(key.clone(), pending);
-        let gates = spec
-            .and_then(|spec| spec.scheduling_gates.as_ref())
-            .is_some_and(|gates| !gates.is_empty());
+        self.pending.insert(name.clone(), pending);
         if gates && !object.header.deleting {
-            self.gated.insert(key.clone());
+            self.gated.insert(name);
         } else {
-            self.gated.remove(key);
+            self.gated.remove(&name);
         }
         Ok(())
     }
@@ -200,61 +232,87 @@ impl Desk {
     /// Decides for at most so many pods.
     pub fn round(&mut self, now: UnixMillis, pods_max: usize) -> Round {
         let mut round = Round::default();
-        let mut gangs: BTreeMap<Arc<str>, BindingGroup> = BTreeMap::new();
+        let mut gangs = Gangs::default();
         for decision in self.scheduler.schedule_batch(now.0, pods_max) {
-            let key = Key::new(PODS, decision.pod().namespace(), decision.pod().name());
             match decision {
-                Decision::Bind(binding) => self.take_binding(key, &binding, now, &mut gangs, &mut round),
+                Decision::Bind(binding) => self.take_binding(&binding, now, &mut gangs, &mut round),
                 Decision::Unschedulable(refused) => {
-                    let Some(pending) = self.pending.get(&key) else {
+                    let Some(pending) = self.pending.get(&refused.pod) else {
                         continue;
                     };
                     if let Preemption::Nominated { victims, .. } = &refused.preemption {
-                        round.victims.extend(victims.iter().map(|pod| self.victim(pod, &key)));
+                        round
+                            .victims
+                            .extend(victims.iter().map(|pod| self.victim(pod, &pending.key)));
                     }
-                    round.conditions.extend(explain(&key, &pending.object, &refused, now));
+                    round
+                        .conditions
+                        .extend(explain(&pending.key, &pending.object, &refused, now));
                 }
             }
         }
-        round.bindings.extend(gangs.into_values());
-        for key in std::mem::take(&mut self.gated) {
-            let Some(pending) = self.pending.get(&key) else {
+        for (name, group) in gangs.groups {
+            if gangs.waiting.contains(&name) {
+                self.refused(&group.pods, now);
+            } else {
+                round.bindings.push(group);
+            }
+        }
+        for group in &mut round.bindings {
+            self.write_patches(group);
+        }
+        for name in std::mem::take(&mut self.gated) {
+            let Some(pending) = self.pending.get(&name) else {
                 continue;
             };
             round
                 .conditions
-                .extend(explain_gates(&key, &pending.object, now).map(|intent| (intent, Vec::new())));
+                .extend(explain_gates(&pending.key, &pending.object, now).map(|intent| (intent, Vec::new())));
         }
         round
     }
 
-    fn take_binding(
-        &mut self,
-        key: Key,
-        binding: &Binding,
-        now: UnixMillis,
-        gangs: &mut BTreeMap<Arc<str>, BindingGroup>,
-        round: &mut Round,
-    ) {
-        if !binding.pre_bind.is_empty() {
-            let writes = binding.pre_bind.iter().filter_map(|step| self.prepare_volume(step));
-            round.volumes.extend(writes);
+    fn take_binding(&mut self, binding: &Binding, now: UnixMillis, gangs: &mut Gangs, round: &mut Round) {
+        // The plugin that took the pod on has it bound; until the store shows that, it is accounted for.
+        if let BindMethod::Elsewhere(_) = binding.method {
+            return;
         }
-        let bound = match self.pending.get(&key) {
-            Some(pending) if binding.pre_bind.is_empty() => bind(&key, pending, binding, now),
+        let waits = binding.pre_bind.iter().any(|step| !matches!(step, PreBind::Patch(_)));
+        let bound = match self.pending.get_mut(&binding.pod) {
+            Some(pending) if !waits => bind(pending, binding, now),
             _ => None,
         };
-        let Some((intent, note)) = bound else {
-            // It gives its place back; the claims that become bound bring it forth again.
+        let Some((write, placed)) = bound else {
+            // It gives its place back; the claims that become bound bring it forth again. Its gang waits with it.
+            let writes = binding.pre_bind.iter().filter_map(|step| self.prepare_volume(step));
+            round.volumes.extend(writes);
+            gangs.waiting.extend(binding.group.clone());
             self.scheduler.forget(&binding.pod, now.0);
             return;
         };
-        match &binding.group {
-            Some(name) => gangs.entry(Arc::clone(name)).or_default().push(key, intent, note),
+        let group = match &binding.group {
+            Some(name) => gangs.groups.entry(Arc::clone(name)).or_default(),
             None => {
-                let mut alone = BindingGroup::default();
-                alone.push(key, intent, note);
-                round.bindings.push(alone);
+                round.bindings.push(BindingGroup::default());
+                round.bindings.last_mut().expect("it was put there right above")
+            }
+        };
+        group.push(write, placed);
+        for step in &binding.pre_bind {
+            if let PreBind::Patch(patch) = step {
+                patches::add(&mut group.patches, patch);
+            }
+        }
+    }
+
+    /// Makes writes of a group's patches, as far as their objects are kept here: against what was decided about.
+    fn write_patches(&self, group: &mut BindingGroup) {
+        for (key, patch) in std::mem::take(&mut group.patches) {
+            match self.storage.get(&key) {
+                Some(base) => group.writes.extend(patches::write(&key, base, &patch)),
+                None => {
+                    group.patches.insert(key, patch);
+                }
             }
         }
     }
@@ -287,7 +345,7 @@ impl Desk {
             PreBind::ProvisionVolume { claim, node } => self.change_storage(feed::claim_key(claim)?, |value| {
                 ownership::annotate(value, "volume.kubernetes.io/selected-node", node);
             }),
-            // No plugin that runs here asks for it: ResourceClaims are not fed, and no plugin of a third party is registered.
+            // It goes with the binding.
             PreBind::Patch(_) => None,
         }
     }
@@ -309,16 +367,59 @@ impl Desk {
     /// A binding was refused: the pods are free again and come back after a wait.
     pub fn refused(&mut self, keys: &[Key], now: UnixMillis) {
         for key in keys {
-            self.scheduler.forget(&pod_key(key), now.0);
+            let name = pod_key(key);
+            if let Some(pending) = self.pending.get_mut(&name) {
+                pending.sent = None;
+            }
+            self.scheduler.forget(&name, now.0);
         }
     }
 }
 
+/// The gangs of a round.
+#[derive(Default)]
+struct Gangs {
+    groups: BTreeMap<Arc<str>, BindingGroup>,
+    /// Those of which a pod waits for a volume: they wait whole.
+    waiting: BTreeSet<Arc<str>>,
+}
+
 impl BindingGroup {
-    fn push(&mut self, pod: Key, intent: Intent, note: Note) {
-        self.pods.push(pod);
-        self.intents.push(intent);
-        self.notes.push(note);
+    fn push(&mut self, write: Write, placed: Placed) {
+        self.pods.push(placed.key.clone());
+        self.writes.push(write);
+        self.placed.push(placed);
+    }
+}
+
+/// What the desk remembers of a pod that the scheduler was shown.
+struct Seen {
+    /// Its priority, if only its class says it.
+    priority: Option<Resolved>,
+    bound: bool,
+    gates: bool,
+}
+
+/// Shows a pod to the scheduler, with the priority that its class gives it.
+fn see(scheduler: &mut Scheduler, classes: &PriorityClasses, pod: &core::Pod) -> Seen {
+    let priority = pod.spec.as_ref().and_then(|spec| classes.resolve(spec));
+    match &priority {
+        Some(priority) => {
+            let mut pod = pod.clone();
+            if let Some(spec) = &mut pod.spec {
+                priority.apply(spec);
+            }
+            scheduler.upsert_pod(&pod);
+        }
+        None => scheduler.upsert_pod(pod),
+    }
+    let spec = pod.spec.as_ref();
+    let node = spec.and_then(|spec| spec.node_name.as_deref());
+    let gates = spec.and_then(|spec| spec.scheduling_gates.as_ref());
+    Seen {
+        priority,
+        bound: node.is_some_and(|node| !node.is_empty()),
+        gates: gates.is_some_and(|gates| !gates.is_empty()),
     }
 }
 
@@ -326,34 +427,25 @@ fn pod_key(key: &Key) -> PodKey {
     PodKey::new(&key.namespace, &key.name)
 }
 
-fn bind(key: &Key, pending: &Pending, binding: &Binding, now: UnixMillis) -> Option<(Intent, Note)> {
-    let base = &pending.object;
-    let mut value = base.value().ok()?;
-    if let Some(priority) = &pending.priority {
-        priority.write(&mut value);
-    }
-    ownership::member(&mut value, "spec").insert("nodeName".into(), json!(&*binding.node));
-    let wanted = Wanted {
-        kind: "PodScheduled",
-        status: "True",
-        reason: "",
-        message: "",
+fn bind(pending: &mut Pending, binding: &Binding, now: UnixMillis) -> Option<(Write, Placed)> {
+    let (key, base) = (&pending.key, &pending.object);
+    let bound = Bound {
+        base,
+        node: &binding.node,
+        method: &binding.method,
+        priority: pending.priority.as_ref(),
+        now,
     };
-    conditions::set(&mut value, wanted, Times::Transition, now);
-    ownership::member(&mut value, "status").remove("nominatedNodeName");
-    let message = format!(
-        "Successfully assigned {}/{} to {}",
-        key.namespace, key.name, binding.node
-    );
-    let note = note(key, base, Severity::Normal, "Scheduled", message);
-    Some((
-        Intent::Update {
-            key: key.clone(),
-            base: Arc::clone(base),
-            value,
-        },
-        note,
-    ))
+    let write = bound.write(key)?;
+    if let Write::Put { draft, .. } = &write {
+        pending.sent = Some(draft.clone());
+    }
+    let placed = Placed {
+        key: key.clone(),
+        uid: base.header.uid.clone(),
+        node: Arc::clone(&binding.node),
+    };
+    Some((write, placed))
 }
 
 /// The condition of a pod that was not placed. Nothing when it says so already.
@@ -377,7 +469,13 @@ fn explain(key: &Key, base: &Arc<Object>, refused: &Unschedulable, now: UnixMill
         return None;
     }
     let notes = if said {
-        vec![note(key, base, Severity::Warning, "FailedScheduling", message)]
+        vec![note(
+            key,
+            &base.header.uid,
+            Severity::Warning,
+            "FailedScheduling",
+            message,
+        )]
     } else {
         Vec::new()
     };
@@ -425,17 +523,18 @@ pub fn preempt(victim: &Victim, base: &Arc<Object>, now: UnixMillis) -> Option<(
         conditions::set(value, wanted, Times::Transition, now);
     }
     let message = format!("Preempted by pod {}/{}", preemptor.namespace, preemptor.name);
-    Some((intent, note(key, base, Severity::Normal, "Preempted", message)))
+    let note = note(key, &base.header.uid, Severity::Normal, "Preempted", message);
+    Some((intent, note))
 }
 
-fn note(key: &Key, base: &Object, severity: Severity, reason: &'static str, message: String) -> Note {
+fn note(key: &Key, uid: &Uid, severity: Severity, reason: &'static str, message: String) -> Note {
     Note {
         regarding: Regarding {
             api_version: "v1".into(),
             kind: "Pod".into(),
             namespace: key.namespace.to_string(),
             name: key.name.to_string(),
-            uid: base.header.uid.to_string(),
+            uid: uid.to_string(),
         },
         severity,
         reason,
@@ -445,111 +544,5 @@ fn note(key: &Key, base: &Object, severity: Severity, reason: &'static str, mess
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ownership::tests::stored;
-
-    const NOW: UnixMillis = UnixMillis(1_800_000_000_000);
-
-    fn node(name: &str, cpu: &str) -> (Key, Arc<Object>) {
-        let value = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "uid": name},
-            "status": {"allocatable": {"cpu": cpu, "memory": "8Gi", "pods": "110"}},
-        });
-        (Key::new("nodes", "", name), stored(value, 1))
-    }
-
-    fn pod(name: &str, cpu: &str, more: Value) -> (Key, Arc<Object>) {
-        let mut value = json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default", "uid": name},
-            "spec": {"schedulerName": "default-scheduler",
-                "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]},
-        });
-        for (field, part) in more.as_object().unwrap() {
-            value["spec"][field] = part.clone();
-        }
-        (Key::new("pods", "default", name), stored(value, 2))
-    }
-
-    fn desk(objects: &[(Key, Arc<Object>)]) -> Desk {
-        let mut desk = Desk::new(SchedulerConfiguration::default());
-        for (key, object) in objects {
-            desk.observe(key, Some(object)).unwrap();
-        }
-        desk
-    }
-
-    #[test]
-    fn a_pod_that_fits_is_bound_once_with_its_condition() {
-        let mut desk = desk(&[node("n1", "4"), pod("web", "1", json!({}))]);
-        let round = desk.round(NOW, 10);
-        let Intent::Update { value, .. } = &round.bindings[0].intents[0] else {
-            panic!()
-        };
-        assert_eq!(value["spec"]["nodeName"], "n1");
-        assert_eq!(value["status"]["conditions"][0]["status"], "True");
-        assert_eq!(
-            round.bindings[0].notes[0].message,
-            "Successfully assigned default/web to n1"
-        );
-        assert!(
-            desk.round(NOW, 10).bindings.is_empty(),
-            "it is assumed until the store says otherwise"
-        );
-    }
-
-    #[test]
-    fn a_pod_that_fits_nowhere_is_told_why_and_told_only_once() {
-        let (key, object) = pod("big", "64", json!({}));
-        let mut desk = desk(&[node("n1", "4"), (key.clone(), object)]);
-        let round = desk.round(NOW, 10);
-        let (intent, notes) = &round.conditions[0];
-        let Intent::Update { value, .. } = intent else { panic!() };
-        let condition = &value["status"]["conditions"][0];
-        assert_eq!(
-            (&condition["status"], &condition["reason"]),
-            (&json!("False"), &json!("Unschedulable"))
-        );
-        assert!(
-            condition["message"]
-                .as_str()
-                .unwrap()
-                .starts_with("0/1 nodes are available: 1 Insufficient cpu."),
-            "{condition}"
-        );
-        assert_eq!(notes[0].reason, "FailedScheduling");
-        let told = stored(value.clone(), 9);
-        desk.observe(&key, Some(&told)).unwrap();
-        desk.observe(&Key::new("nodes", "", "n2"), Some(&node("n2", "4").1))
-            .unwrap();
-        for later in 1..20 {
-            let round = desk.round(NOW.plus_ms(later * 60_000), 10);
-            let repeated = round.conditions.iter().any(|(intent, _)| matches!(intent, Intent::Update { value: again, .. } if again["status"] == told.value().unwrap()["status"]));
-            assert!(!repeated, "the same words are not written again");
-        }
-    }
-
-    #[test]
-    fn a_gated_pod_is_not_scheduled_and_says_so() {
-        let mut desk = desk(&[
-            node("n1", "4"),
-            pod("held", "1", json!({"schedulingGates": [{"name": "x"}]})),
-        ]);
-        let round = desk.round(NOW, 10);
-        assert!(round.bindings.is_empty());
-        let Intent::Update { value, .. } = &round.conditions[0].0 else {
-            panic!()
-        };
-        assert_eq!(value["status"]["conditions"][0]["reason"], "SchedulingGated");
-    }
-
-    #[test]
-    fn a_refused_binding_frees_the_node_and_the_pod_comes_back() {
-        let mut desk = desk(&[node("n1", "1"), pod("a", "1", json!({}))]);
-        let round = desk.round(NOW, 10);
-        desk.refused(&round.bindings[0].pods, NOW);
-        assert!(desk.next_wakeup().is_some());
-        let round = desk.round(NOW.plus_ms(60_000), 10);
-        assert_eq!(round.bindings.len(), 1);
-    }
-}
+#[path = "desk_tests.rs"]
+mod tests;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::policy::v1 as policy;
+use k8s_openapi::api::resource::v1 as resource;
+use k8s_openapi::api::scheduling::v1alpha3 as composite;
 use k8s_openapi::api::scheduling::v1beta1 as groups;
 use k8s_openapi::api::storage::v1 as storage;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
@@ -28,14 +30,22 @@ const CLAIMS: &str = "persistentvolumeclaims";
 const VOLUMES: &str = "persistentvolumes";
 const STORAGE_CLASSES: &str = "storageclasses.storage.k8s.io";
 const CSI_NODES: &str = "csinodes.storage.k8s.io";
+const CSI_DRIVERS: &str = "csidrivers.storage.k8s.io";
+const STORAGE_CAPACITIES: &str = "csistoragecapacities.storage.k8s.io";
+const DEVICE_CLASSES: &str = "deviceclasses.resource.k8s.io";
+const RESOURCE_SLICES: &str = "resourceslices.resource.k8s.io";
+const RESOURCE_CLAIMS: &str = "resourceclaims.resource.k8s.io";
+const COMPOSITE_GROUPS: &str = "compositepodgroups.scheduling.k8s.io";
 const POD_GROUPS: &str = "podgroups.scheduling.k8s.io";
 
 /// All resources, in the order in which they are read at a start: pods last, so that each is judged in the light of the rest.
-pub(super) const RESOURCES: [&str; 14] = [
+pub(super) const RESOURCES: [&str; 20] = [
     NAMESPACES,
     NODES,
+    CSI_DRIVERS,
     CSI_NODES,
     STORAGE_CLASSES,
+    STORAGE_CAPACITIES,
     VOLUMES,
     CLAIMS,
     SERVICES,
@@ -43,6 +53,10 @@ pub(super) const RESOURCES: [&str; 14] = [
     REPLICA_SETS,
     STATEFUL_SETS,
     BUDGETS,
+    DEVICE_CLASSES,
+    RESOURCE_SLICES,
+    RESOURCE_CLAIMS,
+    COMPOSITE_GROUPS,
     POD_GROUPS,
     PRIORITY_CLASSES,
     PODS,
@@ -74,6 +88,12 @@ pub(super) fn observe(scheduler: &mut Scheduler, key: &Key, object: Option<&Arc<
             VOLUMES => scheduler.remove_volume(name),
             STORAGE_CLASSES => scheduler.remove_storage_class(name),
             CSI_NODES => scheduler.remove_csi_node(name),
+            CSI_DRIVERS => scheduler.remove_csi_driver(name),
+            STORAGE_CAPACITIES => scheduler.remove_storage_capacity(namespace, name),
+            DEVICE_CLASSES => scheduler.remove_device_class(name),
+            RESOURCE_SLICES => scheduler.remove_resource_slice(name),
+            RESOURCE_CLAIMS => scheduler.remove_resource_claim(namespace, name),
+            COMPOSITE_GROUPS => scheduler.remove_composite_group(namespace, name),
             POD_GROUPS => scheduler.remove_group(namespace, name),
             resource => {
                 if let Some(kind) = controller_kind(resource) {
@@ -94,6 +114,12 @@ pub(super) fn observe(scheduler: &mut Scheduler, key: &Key, object: Option<&Arc<
         VOLUMES => scheduler.upsert_volume(&read::<core::PersistentVolume>(key, object)?),
         STORAGE_CLASSES => scheduler.upsert_storage_class(&read::<storage::StorageClass>(key, object)?),
         CSI_NODES => scheduler.upsert_csi_node(&read::<storage::CSINode>(key, object)?),
+        CSI_DRIVERS => scheduler.upsert_csi_driver(&read::<storage::CSIDriver>(key, object)?),
+        STORAGE_CAPACITIES => scheduler.upsert_storage_capacity(&read::<storage::CSIStorageCapacity>(key, object)?),
+        DEVICE_CLASSES => scheduler.upsert_device_class(&read::<resource::DeviceClass>(key, object)?),
+        RESOURCE_SLICES => scheduler.upsert_resource_slice(&read::<resource::ResourceSlice>(key, object)?),
+        RESOURCE_CLAIMS => scheduler.upsert_resource_claim(&read::<resource::ResourceClaim>(key, object)?),
+        COMPOSITE_GROUPS => scheduler.upsert_composite_group(&read::<composite::CompositePodGroup>(key, object)?),
         POD_GROUPS => scheduler.upsert_group(&read::<groups::PodGroup>(key, object)?),
         resource => {
             if let Some(kind) = controller_kind(resource) {
@@ -125,9 +151,10 @@ fn selector(key: &Key, object: &Object) -> Result<meta::LabelSelector, ObserveEr
     })
 }
 
-/// Whether objects of this resource may have to be written before a pod is bound.
-pub(super) fn is_storage(resource: &str) -> bool {
-    matches!(resource, CLAIMS | VOLUMES)
+/// Whether objects of this resource may have to be written for a pod to be bound. The desk keeps them, so that what is written
+/// is made from what was decided about.
+pub(super) fn is_written(resource: &str) -> bool {
+    matches!(resource, CLAIMS | VOLUMES | RESOURCE_CLAIMS)
 }
 
 /// The key of a claim that the scheduler calls `namespace/name`.

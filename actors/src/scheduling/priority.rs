@@ -81,12 +81,24 @@ impl Resolved {
         spec.preemption_policy.clone_from(&self.preemption_policy);
     }
 
-    /// The same in the object that is written.
+    /// The members of the spec that say the same in the object that is written.
+    pub fn members(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let policy = self.preemption_policy.as_ref();
+        let policy = policy.map(|policy| ("preemptionPolicy", json!(policy)));
+        [("priority", json!(self.priority))].into_iter().chain(policy)
+    }
+
+    /// The object that is written, with them.
     pub fn write(&self, pod: &mut Value) {
         let spec = ownership::member(pod, "spec");
-        spec.insert("priority".into(), json!(self.priority));
-        if let Some(policy) = &self.preemption_policy {
-            spec.insert("preemptionPolicy".into(), json!(policy));
+        spec.extend(self.members().map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    #[cfg(test)]
+    pub fn for_test(priority: i32, preemption_policy: Option<&str>) -> Resolved {
+        Resolved {
+            priority,
+            preemption_policy: preemption_policy.map(str::to_owned),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt};
 use protocol::store::{
     Change, Committed, ListRequest, ObjectStore, Proposal, ProposeError, StoreEvent, WatchItem, WatchRequest,
-    WatchStream,
+    WatchStream, Write,
 };
 use protocol::{Key, NodeName, Object, Revision, UnixMillis};
 use rand::rngs::SmallRng;
@@ -463,7 +463,7 @@ impl Reactor {
             return;
         };
         for group in round.bindings {
-            if self.propose_intents(&group.intents) {
+            if self.propose_writes(group.writes) {
                 self.scheduling.desk.bound(&group.pods);
             } else {
                 self.scheduling.desk.refused(&group.pods, now);
@@ -489,9 +489,13 @@ impl Reactor {
             Intent::Remove { key, revision } => Some(compose::removal(key, *revision)),
             Intent::Create { .. } | Intent::Fence { .. } => None,
         });
+        self.propose_writes(writes.collect())
+    }
+
+    fn propose_writes(&self, writes: Vec<Write>) -> bool {
         let proposal = Proposal {
             cause: Default::default(),
-            writes: writes.collect(),
+            writes,
         };
         at_once(self.store.propose(proposal)).is_ok()
     }
