@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// The store, the router and the scheduler pass objects between threads; this allocator frees across threads without a lock.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let _program = arguments.next();

@@ -15,6 +15,10 @@ use std::io::{BufWriter, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// The same as the program `actorium` has.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 type Failure = Box<dyn std::error::Error>;
 
 /// Measures the scheduler with the workloads of Kubernetes' scheduler_perf.

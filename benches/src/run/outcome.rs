@@ -44,7 +44,8 @@ pub struct CaseResult {
     pub timed_section: String,
     /// Measured pods that were bound, by `seconds`.
     pub pods_per_s: f64,
-    /// Processor time of the deciding thread within `seconds` (depth `core`): it does not grow when others use the machine.
+    /// Processor time within `seconds`, which does not grow when others use the machine: of the deciding thread (depth `core`),
+    /// of the whole process, clients and voters included (depth `store`).
     pub cpu_seconds: Option<f64>,
     /// Of `seconds`: reading events of the world.
     pub ingest_seconds: Option<f64>,

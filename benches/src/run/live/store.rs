@@ -19,7 +19,6 @@ use protocol::{Cause, Draft, Key, NodeName, Resource, UnixMillis};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::{Value, json};
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use supervision::{Registry, SystemClock};
@@ -215,7 +214,6 @@ impl Door for StoreDoor {
         let mut events = watch.map_err(|error| failed("the watch")(error.to_string()))?;
         let (sender, receiver) = unbounded_channel();
         tokio::spawn(async move {
-            let mut seen = HashSet::new();
             while let Some(item) = events.next().await {
                 let WatchItem::Event(event) = item else { continue };
                 let fields = &event.object.header.fields;
@@ -226,9 +224,6 @@ impl Door for StoreDoor {
                     continue;
                 };
                 let pod = format!("{}/{}", event.key.namespace, event.key.name);
-                if !seen.insert(pod.clone()) {
-                    continue;
-                }
                 let sighting = Sighting {
                     pod,
                     node: node.as_str().into(),
