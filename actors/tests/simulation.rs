@@ -362,7 +362,7 @@ fn weightless(key: &Key, object: &Arc<Object>) -> Arc<Object> {
         return Arc::clone(object);
     }
     value["spec"]["containers"][0]["resources"] = json!({});
-    let draft = Draft::encode(&value, object.header.fields.clone()).unwrap();
+    let draft = Draft::encode(&value, object.header.fields.to_vec()).unwrap();
     Arc::new(draft.commit(object.header.revision, Some(object.header.created)))
 }
 
