@@ -24,6 +24,7 @@ const FILES: &[(&str, &str)] = &[
     ("event_handling.yaml", include_str!("../workloads/event_handling.yaml")),
     ("batching.yaml", include_str!("../workloads/batching.yaml")),
     ("podgroup.yaml", include_str!("../workloads/podgroup.yaml")),
+    ("dra.yaml", include_str!("../workloads/dra.yaml")),
     ("scale.yaml", include_str!("../workloads/scale.yaml")),
 ];
 

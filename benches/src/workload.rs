@@ -129,7 +129,7 @@ pub enum Opcode {
     CreatePods,
     /// Pods in each of the namespaces `namespacePrefix`-0 to -`namespaces`.
     CreatePodSets,
-    /// Any object from `template`.
+    /// Objects of any kind that scheduling reads, from `template`; one without `count`.
     CreateAny,
     /// Pod groups named by their template.
     CreatePodGroups,

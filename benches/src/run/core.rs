@@ -14,6 +14,7 @@ use crate::catalog::Selected;
 use crate::statistics::resident_bytes_max;
 use crate::workload::{BoundShare, Expectation, Opcode, StageRequirement, Step};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::resource::v1 as resource;
 use scheduler::plugins::pod_topology_spread::{DefaultConstraints, PodTopologySpread};
 use scheduler::{
     Decision, PodKey, Profile, Scheduler, SchedulerConfiguration, Stage, Unschedulable, decision::Preemption,
@@ -25,8 +26,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod background;
+mod devices;
 mod steps;
 use background::Background;
+use devices::Devices;
 
 /// How long (virtual milliseconds) a step waits without any progress before it is called stuck: longer than any back-off.
 const PATIENCE_MS: u64 = 700_000;
@@ -71,6 +74,7 @@ struct CoreWorld<'a> {
     awaited: usize,
     background: Vec<Background>,
     collecting: Option<Step>,
+    devices: Devices,
     log: Vec<Event>,
     oracle: World,
     digest: Sha256,
@@ -182,6 +186,7 @@ impl<'a> CoreWorld<'a> {
             awaited: 0,
             background: Vec::new(),
             collecting: None,
+            devices: Devices::default(),
             log: Vec::new(),
             oracle: World::default(),
             digest: Sha256::new(),
@@ -209,7 +214,7 @@ impl<'a> CoreWorld<'a> {
             .time(Part::Decide, || scheduler.schedule_batch(now_ms, round));
         self.meter.decided(before, decisions.len());
         self.decisions += decisions.len() as u64;
-        let mut confirmations = Vec::new();
+        let (mut confirmations, mut claims) = (Vec::new(), Vec::new());
         for decision in decisions {
             let Some(number) = self.by_key.get(decision.pod()).copied() else {
                 continue;
@@ -221,6 +226,7 @@ impl<'a> CoreWorld<'a> {
                     self.digest.update(b" ");
                     self.digest.update(binding.node.as_bytes());
                     self.take_binding(number, &binding.node);
+                    claims.extend(self.devices.bind(&binding));
                     confirmations.push(number);
                 }
                 Decision::Unschedulable(refused) => {
@@ -242,7 +248,7 @@ impl<'a> CoreWorld<'a> {
             }
             self.digest.update(b"\n");
         }
-        self.confirm(&confirmations);
+        self.confirm(&confirmations, &claims);
         (self.progress)(self.bound, self.measured);
     }
 
@@ -265,7 +271,7 @@ impl<'a> CoreWorld<'a> {
     }
 
     /// The watch's events of its own bindings come back.
-    fn confirm(&mut self, numbers: &[u32]) {
+    fn confirm(&mut self, numbers: &[u32], claims: &[resource::ResourceClaim]) {
         let objects: Vec<core::Pod> = numbers
             .iter()
             .filter(|number| self.pods[**number as usize].life == Life::Bound)
@@ -273,6 +279,7 @@ impl<'a> CoreWorld<'a> {
             .collect();
         let scheduler = &mut self.scheduler;
         self.meter.time(Part::Confirm, || {
+            claims.iter().for_each(|claim| scheduler.upsert_resource_claim(claim));
             objects.iter().for_each(|pod| scheduler.upsert_pod(pod))
         });
     }
@@ -411,6 +418,13 @@ impl<'a> CoreWorld<'a> {
 
     /// Whether of each step came what it expects.
     fn check_outcome(&self) -> Result<(), CaseError> {
+        if let Some(broken) = &self.devices.broken {
+            return Err(CaseError::Outcome {
+                step: self.case.workload.steps.len() - 1,
+                found: broken.clone(),
+                expected: "each device to be on its pod's node, and given once".to_owned(),
+            });
+        }
         for (at, step) in self.case.workload.steps.iter().enumerate() {
             let makes = step.makes_pods() || step.opcode == Opcode::Churn;
             let of_step = || self.pods.iter().filter(|pod| pod.step as usize == at);

@@ -120,10 +120,7 @@ pub async fn run<D: Door>(
                     result.fill_seconds = fill.as_secs_f64();
                     result.bound = count;
                     // Where another process serves, this one's time says little.
-                    result.cpu_seconds = door
-                        .resident_bytes_max()
-                        .is_none()
-                        .then_some(of_step.cpu.as_secs_f64());
+                    result.cpu_seconds = door.resident_bytes_max().is_none().then_some(of_step.cpu.as_secs_f64());
                     of_step.fill(&mut result);
                     progress(count, count);
                 }

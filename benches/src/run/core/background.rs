@@ -6,6 +6,8 @@ use crate::run::CaseError;
 use crate::run::oracle::Event;
 use crate::workload::{ChurnMode, Step};
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::resource::v1 as resource;
+use k8s_openapi::api::scheduling::v1alpha3 as composite;
 use scheduler::PodKey;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -156,7 +158,7 @@ impl CoreWorld<'_> {
         self.log.push(Event::Node(Arc::new(node)));
     }
 
-    /// Any other object that scheduling reads.
+    /// Any other object that scheduling reads, outside of the timed section.
     pub(super) fn add_any(&mut self, kind: &str, tree: Value, template: &str) -> Result<(), CaseError> {
         let template = self.maker.template(template);
         match kind {
@@ -164,6 +166,28 @@ impl CoreWorld<'_> {
                 let service: core::Service = template.read(tree, "Service")?;
                 let scheduler = &mut self.scheduler;
                 self.meter.time(Part::Ingest, || scheduler.upsert_service(&service));
+                Ok(())
+            }
+            "DeviceClass" => {
+                let class: resource::DeviceClass = template.read(tree, "DeviceClass")?;
+                self.scheduler.upsert_device_class(&class);
+                Ok(())
+            }
+            "ResourceSlice" => {
+                self.devices.slice(&tree);
+                let slice: resource::ResourceSlice = template.read(tree, "ResourceSlice")?;
+                self.scheduler.upsert_resource_slice(&slice);
+                Ok(())
+            }
+            "ResourceClaim" => {
+                self.devices.claim(&tree);
+                let claim: resource::ResourceClaim = template.read(tree, "ResourceClaim")?;
+                self.scheduler.upsert_resource_claim(&claim);
+                Ok(())
+            }
+            "CompositePodGroup" => {
+                let group: composite::CompositePodGroup = template.read(tree, "CompositePodGroup")?;
+                self.scheduler.upsert_composite_group(&group);
                 Ok(())
             }
             kind => Err(CaseError::Depth {

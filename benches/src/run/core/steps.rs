@@ -33,11 +33,15 @@ impl CoreWorld<'_> {
             Opcode::CreateAny => {
                 let name = step.template.clone().unwrap_or_default();
                 let template = self.maker.template(&name);
-                let mut tree = self.maker.tree(template, at, 0, 1)?;
                 let namespace = step.namespace.clone().unwrap_or_else(|| format!("namespace-{at}"));
-                tree["metadata"]["namespace"] = serde_json::json!(namespace);
                 let kind = template.value()["kind"].as_str().unwrap_or("Service").to_owned();
-                self.add_any(&kind, tree, &name)
+                let count = step.total(self.case.parameters())?;
+                for index in 0..count {
+                    let mut tree = self.maker.tree(self.maker.template(&name), at, index, count)?;
+                    tree["metadata"]["namespace"] = serde_json::json!(namespace);
+                    self.add_any(&kind, tree, &name)?;
+                }
+                Ok(())
             }
             Opcode::CreatePodGroups => self.create_groups(at, step),
             Opcode::Churn => {
