@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::addresses::{AddressError, Ipv4Range};
+use crate::credentials::{Credentials, CredentialsArguments, Signer};
 use crate::defaults::{Defaults, DefaultsArguments};
 use crate::expiry::{EventExpiry, ExpiryArguments};
 use crate::kinds::KindSettings;
@@ -47,6 +48,8 @@ pub struct ControlPlaneConfig {
     pub admission: Option<admission::Settings>,
     /// The certificate of the cluster's CA, PEM, which every namespace has; without one, namespaces are left as they are.
     pub cluster_ca: Option<String>,
+    /// Who holds the cluster's keys; without it, no Secret is given a token and no request a certificate.
+    pub signer: Option<Arc<dyn Signer>>,
 }
 
 impl Default for ControlPlaneConfig {
@@ -61,6 +64,7 @@ impl Default for ControlPlaneConfig {
             scheduler: SchedulerSettings::default(),
             admission: None,
             cluster_ca: None,
+            signer: None,
         }
     }
 }
@@ -180,12 +184,13 @@ async fn start_root(
     registration: &Registration,
     restarts: u64,
 ) -> Result<Root, ractor::SpawnErr> {
-    let children = vec![
+    let mut children = vec![
         parts.scheduler(path().child("scheduler"), restarts),
         parts.defaults(path().child("defaults"), restarts),
         parts.expiry(path().child("event-expiry"), restarts),
         parts.router(path().child("router"), registry.clone(), restarts),
     ];
+    children.extend(parts.credentials(path().child("credentials")));
     let arguments = SupervisorArguments {
         registry: registry.clone(),
         clock: Arc::clone(&parts.clock),
@@ -276,6 +281,22 @@ impl Parts {
             let (store, clock, view) = (Arc::clone(&store), Arc::clone(&clock), context.view.clone());
             (EventExpiry, ExpiryArguments { store, clock, view })
         })
+    }
+
+    fn credentials(&self, path: ActorPath) -> Option<ChildSpec> {
+        let signer = Arc::clone(self.config.signer.as_ref()?);
+        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let cluster_ca = self.config.cluster_ca.clone().unwrap_or_default();
+        Some(ChildSpec::actor(path, "credentials", Self::policy(), move |context| {
+            let arguments = CredentialsArguments {
+                store: Arc::clone(&store),
+                signer: Arc::clone(&signer),
+                cluster_ca: cluster_ca.clone(),
+                clock: Arc::clone(&clock),
+                view: context.view.clone(),
+            };
+            (Credentials, arguments)
+        }))
     }
 
     fn scheduler(&self, path: ActorPath, life: u64) -> ChildSpec {

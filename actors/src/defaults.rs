@@ -1,4 +1,4 @@
-//! The objects that every cluster has: four namespaces, the Service `default/kubernetes`, and its EndpointSlice and
+//! The objects that every cluster has: four namespaces, the system's priority classes, API priority and fairness, the Service `default/kubernetes`, and its EndpointSlice and
 //! Endpoints with the addresses of the members' gateways. What is wanted is pure; the actor writes what is missing and follows the
 //! membership. Supervised by the control plane's root (permanent).
 
@@ -79,7 +79,24 @@ pub fn wanted(service_cidr: Ipv4Range, addresses: &[SocketAddr]) -> Vec<Wanted> 
     if !addresses.is_empty() {
         all.extend(endpoints(addresses, target));
     }
+    all.extend(flow_control());
     all
+}
+
+/// The priority levels of API requests and what leads to them. They are people's to change once they exist.
+fn flow_control() -> impl Iterator<Item = Wanted> {
+    let of = |resource: &'static str| {
+        move |value: Value| Wanted {
+            key: Key::new(resource, "", value["metadata"]["name"].as_str().unwrap_or_default()),
+            value,
+            kept_up: &[],
+        }
+    };
+    let levels = access::flow::default_priority_levels().into_iter();
+    let schemas = access::flow::default_flow_schemas().into_iter();
+    levels
+        .map(of("prioritylevelconfigurations.flowcontrol.apiserver.k8s.io"))
+        .chain(schemas.map(of("flowschemas.flowcontrol.apiserver.k8s.io")))
 }
 
 /// The slice and the Endpoints object. Both have one port for all addresses: members that serve on another port than the
@@ -360,7 +377,7 @@ mod tests {
         ];
         let mut rng = SmallRng::seed_from_u64(1);
         let all = wanted(Ipv4Range::parse("10.96.0.0/16").unwrap(), &addresses);
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 30);
         for wanted in &all {
             let write = write_of(wanted, None, &supervision::SystemClock, &mut rng);
             assert!(write.is_some_and(|write| write.key() == &wanted.key), "{}", wanted.key);
@@ -387,8 +404,9 @@ mod tests {
             Ipv4Range::parse("10.96.0.0/16").unwrap(),
             &["127.0.0.1:6443".parse().unwrap()],
         );
-        let resources: Vec<&str> = all[6..].iter().map(|wanted| wanted.key.resource.as_str()).collect();
+        let resources: Vec<&str> = all[6..8].iter().map(|wanted| wanted.key.resource.as_str()).collect();
         assert_eq!(resources, ["services", "endpointslices.discovery.k8s.io"]);
+        assert!(all.iter().all(|wanted| wanted.key.resource.as_str() != "endpoints"));
     }
 
     #[test]

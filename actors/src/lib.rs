@@ -11,6 +11,7 @@ pub mod collection;
 pub mod compose;
 pub mod conditions;
 pub mod control_plane;
+pub mod credentials;
 pub mod defaults;
 pub mod deployment;
 pub mod disruption;

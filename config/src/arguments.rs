@@ -112,4 +112,33 @@ pub struct NodeArguments {
     /// kube-system, if there is one, comes before it [default: the profile default-scheduler].
     #[arg(long, env = "ACTORIUM_SCHEDULER_CONFIG", value_name = "FILE")]
     pub scheduler_config: Option<PathBuf>,
+
+    /// What to write into the audit log of this node's API: a file with an audit.k8s.io/v1 Policy.
+    #[arg(long, env = "ACTORIUM_AUDIT_POLICY_FILE", value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+
+    /// The audit log, a JSON event a line; `-` is the standard output.
+    #[arg(long, env = "ACTORIUM_AUDIT_LOG_PATH", value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+
+    /// For how many days closed audit logs are kept; 0 for ever [default: 0].
+    #[arg(long, env = "ACTORIUM_AUDIT_LOG_MAXAGE", value_name = "DAYS")]
+    pub audit_log_maxage: Option<u64>,
+
+    /// How many closed audit logs are kept; 0 keeps all [default: 0].
+    #[arg(long, env = "ACTORIUM_AUDIT_LOG_MAXBACKUP", value_name = "COUNT")]
+    pub audit_log_maxbackup: Option<u64>,
+
+    /// At which size an audit log is closed and another begun; 0 closes none [default: 100].
+    #[arg(long, env = "ACTORIUM_AUDIT_LOG_MAXSIZE", value_name = "MEGABYTES")]
+    pub audit_log_maxsize: Option<u64>,
+
+    /// How many seats the requests to this node's API share that flow control does not exempt; with those of
+    /// max-mutating-requests-inflight. A list of many objects takes several [default: 100].
+    #[arg(long, env = "ACTORIUM_MAX_REQUESTS_INFLIGHT", value_name = "COUNT")]
+    pub max_requests_inflight: Option<u32>,
+
+    /// See max-requests-inflight: priority levels share the sum of both [default: 100].
+    #[arg(long, env = "ACTORIUM_MAX_MUTATING_REQUESTS_INFLIGHT", value_name = "COUNT")]
+    pub max_mutating_requests_inflight: Option<u32>,
 }

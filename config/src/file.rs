@@ -40,10 +40,17 @@ pub struct NodeFile {
     pub reserved_memory: Option<String>,
     pub unreachable_toleration_seconds: Option<u32>,
     pub scheduler_config: Option<PathBuf>,
+    pub audit_policy_file: Option<PathBuf>,
+    pub audit_log_path: Option<PathBuf>,
+    pub audit_log_maxage: Option<u64>,
+    pub audit_log_maxbackup: Option<u64>,
+    pub audit_log_maxsize: Option<u64>,
+    pub max_requests_inflight: Option<u32>,
+    pub max_mutating_requests_inflight: Option<u32>,
 }
 
 /// Every key of `NodeFile`, for the message about one that is unknown.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 28] = [
     "name",
     "data_dir",
     "address",
@@ -65,6 +72,13 @@ const KEYS: [&str; 21] = [
     "reserved_memory",
     "unreachable_toleration_seconds",
     "scheduler_config",
+    "audit_policy_file",
+    "audit_log_path",
+    "audit_log_maxage",
+    "audit_log_maxbackup",
+    "audit_log_maxsize",
+    "max_requests_inflight",
+    "max_mutating_requests_inflight",
 ];
 
 /// Why a configuration file is refused.
@@ -200,7 +214,9 @@ mod tests {
         let all = "name='n1'\ndata_dir='/d'\naddress='10.0.0.1'\nbind_address='::'\nmesh_port=1\nhttps_port=2\n\
             join=['a']\ntoken='t'\ntoken_file='f'\ncluster_cidr='c'\nservice_cidr='s'\ncluster_domain='d'\nlog='l'\n\
             kubeconfig='k'\ninsecure_registries=['r']\nlabels={a='b'}\ntaints=['t']\nreserved_cpu='1'\n\
-            reserved_memory='2'\nunreachable_toleration_seconds=3\n";
+            reserved_memory='2'\nunreachable_toleration_seconds=3\nscheduler_config='k'\naudit_policy_file='p'\naudit_log_path='-'\n\
+            audit_log_maxage=1\naudit_log_maxbackup=2\naudit_log_maxsize=3\nmax_requests_inflight=4\n\
+            max_mutating_requests_inflight=5\n";
         parse(all).unwrap();
         assert_eq!(all.lines().count(), KEYS.len());
         for key in KEYS {

@@ -20,6 +20,13 @@ pub const DEFAULT_FILE: &str = "/etc/actorium/node.toml";
 pub const DEFAULT_MESH_PORT: u16 = 7443;
 /// The API's TCP port unless told otherwise.
 pub const DEFAULT_HTTPS_PORT: u16 = 6443;
+/// Megabytes after which an audit log is closed, unless told otherwise, as kube-apiserver's.
+const AUDIT_LOG_MEGABYTES: u64 = 100;
+/// Seats of requests that read, unless told otherwise. kube-apiserver has 400, whose requests wait for etcd; here what is served at
+/// the same time shares the processors, and more of it only makes each wait longer.
+const REQUESTS_IN_FLIGHT: u32 = 100;
+/// Seats of requests that write, unless told otherwise: those that wait for the disk at the same time share a sync.
+const WRITES_IN_FLIGHT: u32 = 100;
 /// Bits of a node's own range of pod addresses: 254 pods, more than Kubernetes' usual 110 a node.
 pub const NODE_CIDR_PREFIX: u8 = 24;
 
@@ -191,6 +198,25 @@ pub struct NodeConfiguration {
     pub unreachable_toleration_seconds: u32,
     /// A file with a KubeSchedulerConfiguration.
     pub scheduler_config: Option<PathBuf>,
+    /// The audit log, if there is to be one.
+    pub audit: Option<AuditSettings>,
+    /// How many seats requests share that flow control does not exempt.
+    pub requests_in_flight_max: u32,
+}
+
+/// Where what is audited goes, by kube-apiserver's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditSettings {
+    /// The policy.
+    pub policy_file: PathBuf,
+    /// The log; `-` is the standard output.
+    pub log_path: PathBuf,
+    /// Days; zero is for ever.
+    pub max_age_days: u64,
+    /// Closed files that are kept; zero keeps all.
+    pub max_backups: u64,
+    /// Bytes after which a file is closed; zero closes none.
+    pub max_size_bytes: u64,
 }
 
 impl NodeConfiguration {
@@ -348,7 +374,57 @@ pub fn resolve(
             .or(f.unreachable_toleration_seconds)
             .unwrap_or(UNREACHABLE_TOLERATION_SECONDS),
         scheduler_config: path(&a.scheduler_config, &f.scheduler_config),
+        audit: audit(a, f)?,
+        requests_in_flight_max: requests_in_flight(a, f)?,
     })
+}
+
+fn audit(a: &NodeArguments, f: &NodeFile) -> Result<Option<AuditSettings>, ConfigurationError> {
+    let policy_file = path(&a.audit_policy_file, &f.audit_policy_file);
+    let log_path = path(&a.audit_log_path, &f.audit_log_path);
+    let (policy_file, log_path) = match (policy_file, log_path) {
+        (None, None) => return Ok(None),
+        (Some(policy_file), Some(log_path)) => (policy_file, log_path),
+        (Some(_), None) => {
+            return Err(ConfigurationError::Incomplete {
+                given: "audit-policy-file",
+                missing: "audit-log-path",
+                remedy: "say with --audit-log-path where events are written",
+            });
+        }
+        (None, Some(_)) => {
+            return Err(ConfigurationError::Incomplete {
+                given: "audit-log-path",
+                missing: "audit-policy-file",
+                remedy: "say with --audit-policy-file what is written; a policy with the one rule \"level: Metadata\" writes of every request who did what",
+            });
+        }
+    };
+    Ok(Some(AuditSettings {
+        policy_file,
+        log_path,
+        max_age_days: a.audit_log_maxage.or(f.audit_log_maxage).unwrap_or(0),
+        max_backups: a.audit_log_maxbackup.or(f.audit_log_maxbackup).unwrap_or(0),
+        max_size_bytes: a
+            .audit_log_maxsize
+            .or(f.audit_log_maxsize)
+            .unwrap_or(AUDIT_LOG_MEGABYTES)
+            << 20,
+    }))
+}
+
+fn requests_in_flight(a: &NodeArguments, f: &NodeFile) -> Result<u32, ConfigurationError> {
+    let reading = a.max_requests_inflight.or(f.max_requests_inflight);
+    let writing = a.max_mutating_requests_inflight.or(f.max_mutating_requests_inflight);
+    let sum = u64::from(reading.unwrap_or(REQUESTS_IN_FLIGHT)) + u64::from(writing.unwrap_or(WRITES_IN_FLIGHT));
+    match u32::try_from(sum) {
+        Ok(sum) if sum > 0 => Ok(sum),
+        _ => Err(invalid(
+            "max-requests-inflight",
+            sum,
+            "together with max-mutating-requests-inflight it must be from 1 to 2^32-1",
+        )),
+    }
 }
 
 fn text(flag: &Option<String>, key: &Option<String>) -> Option<String> {

@@ -17,11 +17,14 @@ use cluster::identity::NodeIdentity;
 use cluster::join::{JoinService, TokenRecord, new_token};
 use cluster::membership::{MemberFacts, MembershipOptions};
 use cluster::{Membership, Mesh, Remoting};
+use config::node::AuditSettings;
 use config::{Kubeconfig, NodeConfiguration};
 use consensus::{Consensus, ConsensusConfig, Status, StoreClient};
 use gateway::addresses::AddressRange;
+use gateway::audit::{AuditLog, LogOptions};
 use gateway::edge::{self, Edge};
-use gateway::service::{Api, ApiConfig};
+use gateway::issuer::Issuer;
+use gateway::service::{Api, ApiConfig, AuditConfig};
 use protocol::runtime::PodRuntime;
 use protocol::store::ObjectStore;
 use protocol::transport::{Purpose, Transport};
@@ -38,6 +41,8 @@ use crate::leader::Leadership;
 use crate::machine;
 use crate::pod_network::NodeNetwork;
 use crate::sessions::SessionService;
+use crate::signer::ClusterSigner;
+use crate::tokens::PodTokens;
 
 /// Why the node does not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +87,17 @@ pub enum StartFailure {
     /// The runtime.
     #[error(transparent)]
     Runtime(#[from] protocol::runtime::RuntimeError),
+    /// What is to be audited.
+    #[error(transparent)]
+    AuditPolicy(#[from] gateway::audit::PolicyFileError),
+    /// The audit log.
+    #[error("the audit log {path} cannot be written: {source}; choose another place with --audit-log-path")]
+    AuditLog {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// TLS.
     #[error("the API's TLS cannot be set up: {0}")]
     Tls(String),
@@ -153,7 +169,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         settings: settled.settings.clone(),
     };
     mesh.serve(Purpose::Join, JoinService::new(Arc::new(authority)));
-    let edge = start_gateway(&config, &settled, &store, &mesh, &admin, &consensus)?;
+    let (edge, issuer) = start_gateway(&config, &settled, &store, &mesh, &admin, &consensus)?;
     keep_first_secrets(&config, &settled, &store).await?;
 
     let network = NodeNetwork::new(config.clone(), settled.settings.clone());
@@ -172,13 +188,25 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
             runtime: Arc::clone(&runtime),
         }),
     );
-    start_agent(&config, &network, &store, &runtime, &registry).await?;
+    let tokens = Arc::new(PodTokens {
+        issuer: Arc::clone(&issuer),
+        node: config.name.clone(),
+    });
+    start_agent(&config, &network, &store, &runtime, &registry, tokens).await?;
     let leadership = Leadership {
         consensus: Arc::clone(&consensus),
         membership: membership.clone(),
         store: Arc::clone(&store),
         registry,
-        config: control_plane_config(&config, &settled, scheduler),
+        config: control_plane_config(
+            &config,
+            &settled,
+            scheduler,
+            Arc::new(ClusterSigner {
+                store: Arc::clone(&store),
+                issuer,
+            }),
+        ),
     };
     tokio::spawn(leadership.run());
     match Remoting::start(&mesh, &settled.identity, admin.handler()).await {
@@ -274,7 +302,7 @@ fn start_gateway(
     mesh: &Mesh,
     admin: &Arc<ClusterAdmin>,
     consensus: &Arc<Consensus>,
-) -> Result<Edge, StartFailure> {
+) -> Result<(Edge, Arc<Issuer>), StartFailure> {
     let range = settled.settings.service_cidr.to_string();
     let service_range = AddressRange::parse(&range).map_err(|error| StartFailure::Tls(error.to_string()))?;
     let (for_readiness, for_metrics) = (Arc::clone(consensus), Arc::clone(consensus));
@@ -296,13 +324,32 @@ fn start_gateway(
         random: Arc::new(random),
         readiness: Arc::new(move || readiness(&for_readiness.status())),
         metrics: Arc::new(move || metrics(&for_metrics)),
+        requests_in_flight_max: u64::from(config.requests_in_flight_max),
+        audit: config.audit.as_ref().map(open_audit).transpose()?,
     });
-    Ok(edge::start(
+    let issuer = api.issuer();
+    let edge = edge::start(
         api_bind(config),
         tls(&settled.identity)?,
         Arc::new(api),
         Arc::new(random),
-    )?)
+    )?;
+    Ok((edge, issuer))
+}
+
+/// The policy is read and the log opened before the API serves: nothing that should be written down goes by unseen.
+fn open_audit(settings: &AuditSettings) -> Result<AuditConfig, StartFailure> {
+    let path = settings.log_path.clone();
+    let options = LogOptions {
+        path: path.clone(),
+        size_bytes_max: settings.max_size_bytes,
+        backups_max: settings.max_backups,
+        age_days_max: settings.max_age_days,
+    };
+    Ok(AuditConfig {
+        policy: gateway::audit::read_policy(&settings.policy_file)?,
+        log: AuditLog::open(options).map_err(|source| StartFailure::AuditLog { path, source })?,
+    })
 }
 
 /// Where the API listens.
@@ -501,6 +548,7 @@ async fn start_agent(
     store: &Arc<dyn ObjectStore>,
     runtime: &Arc<dyn PodRuntime>,
     registry: &Registry,
+    tokens: Arc<PodTokens>,
 ) -> Result<(), StartFailure> {
     let for_dns = Arc::clone(network);
     let agent_config = AgentConfig {
@@ -509,6 +557,7 @@ async fn start_agent(
         unready: network.unready(),
         clock: Arc::new(SystemClock),
         random: Arc::new(random),
+        tokens,
     };
     agent::start(agent_config, Arc::clone(store), Arc::clone(runtime), registry.clone())
         .await
@@ -516,11 +565,9 @@ async fn start_agent(
         .map_err(|error| StartFailure::Agent(error.to_string()))
 }
 
-/// Pods are given no tokens: the agent does not ask for any.
 fn admission_settings(config: &NodeConfiguration) -> admission::Settings {
     admission::Settings {
         unreachable_toleration_seconds: i64::from(config.unreachable_toleration_seconds),
-        mount_tokens: false,
         ..admission::Settings::default()
     }
 }
@@ -542,6 +589,7 @@ fn control_plane_config(
     config: &NodeConfiguration,
     settled: &Settled,
     scheduler: SchedulerSettings,
+    signer: Arc<ClusterSigner>,
 ) -> ControlPlaneConfig {
     let mut control = ControlPlaneConfig {
         cluster_cidr: settled.settings.cluster_cidr.to_string(),
@@ -553,6 +601,7 @@ fn control_plane_config(
     control.node.default_toleration_seconds = u64::from(config.unreachable_toleration_seconds);
     control.admission = Some(admission_settings(config));
     control.cluster_ca = Some(settled.identity.authority_pem.clone());
+    control.signer = Some(signer);
     control
 }
 

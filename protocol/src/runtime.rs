@@ -112,12 +112,28 @@ pub enum VolumeSource {
 }
 
 /// A file of a `VolumeSource::Files`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileContent {
     /// Its content.
     pub content: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
+    /// The user whose file it is; root's when `None`.
+    #[serde(default)]
+    pub owner: Option<u32>,
+}
+
+/// Its content may be a secret, and what is printed for debugging ends in logs.
+impl std::fmt::Debug for FileContent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "FileContent({} bytes, {:o}, {:?})",
+            self.content.len(),
+            self.mode,
+            self.owner
+        )
+    }
 }
 
 /// When an image is pulled.

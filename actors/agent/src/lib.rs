@@ -35,6 +35,7 @@ use heartbeat::{Heartbeat, HeartbeatArguments};
 use node_object::NodeFacts;
 use pod::actor::PodSurroundings;
 use pod::environment::PodFacts;
+use pod::token::TokenSource;
 use table::PodTable;
 
 /// Gives the text of a pod's `/etc/resolv.conf`.
@@ -52,6 +53,8 @@ pub struct AgentConfig {
     pub clock: Arc<dyn Clock>,
     /// Random bits, for uids and names.
     pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
+    /// Who gives tokens of ServiceAccounts.
+    pub tokens: Arc<dyn TokenSource>,
 }
 
 /// The context in which this node writes objects: as the kubelet, whose field manager name people know.
@@ -93,6 +96,7 @@ pub async fn start(
         facts,
         resolv_conf: config.resolv_conf,
         random: Arc::clone(&config.random),
+        tokens: config.tokens,
     });
     let heartbeat = HeartbeatArguments {
         facts: config.facts,

@@ -80,7 +80,7 @@ impl World {
             reason: "No such file".into(),
         };
         Some(match effect {
-            Effect::ResolveDependencies(_) => Event::DependenciesResolved(Dependencies::default()),
+            Effect::ResolveDependencies(..) => Event::DependenciesResolved(Dependencies::default()),
             Effect::StartSandbox(spec) => Event::SandboxStarted(Ok(SandboxState {
                 pod: spec.pod.clone(),
                 addresses: vec!["10.244.0.9".parse().unwrap()],
@@ -580,6 +580,7 @@ fn a_missing_config_map_is_named_and_found_later() {
     let found = Dependencies {
         contents: [(reference, Some(Default::default()))].into(),
         services: vec![],
+        tokens: Default::default(),
     };
     world.tell(Event::DependenciesResolved(found));
     assert!(world.running("c"));

@@ -200,7 +200,7 @@ impl AgentMachine {
     /// What the runtime, or the store, says to an effect.
     fn answer(&mut self, uid: &Uid, effect: Effect, now: UnixMillis) -> Vec<Event> {
         match effect {
-            Effect::ResolveDependencies(_) => vec![Event::DependenciesResolved(Dependencies::default())],
+            Effect::ResolveDependencies(..) => vec![Event::DependenciesResolved(Dependencies::default())],
             Effect::StartSandbox(spec) => vec![Event::SandboxStarted(Ok(self.start_sandbox(uid, &spec.pod, now)))],
             Effect::EnsureImage {
                 container, reference, ..

@@ -13,6 +13,7 @@ use rcgen::{
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::FromDer;
 
 use super::{
     ADMINISTRATOR_USER, ADMINISTRATORS_GROUP, IdentityError, NODE_USER_PREFIX, NODES_GROUP, certificate::fingerprint,
@@ -51,6 +52,79 @@ pub struct Issued {
     pub certificate_pem: String,
     /// Its key, PKCS#8 PEM.
     pub key_pem: String,
+}
+
+/// A certificate to be made of a signing request.
+#[derive(Clone, Copy, Debug)]
+pub struct CertificateOrder<'a> {
+    /// The request, PEM.
+    pub request_pem: &'a str,
+    /// For a server; else for a client.
+    pub server: bool,
+    /// Whether the key may also encipher keys.
+    pub key_encipherment: bool,
+    /// For how long, in seconds.
+    pub seconds: u64,
+}
+
+/// What a signing request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestedNames {
+    /// The subject's common name.
+    pub common_name: String,
+    /// The subject's organisations.
+    pub organisations: Vec<String>,
+    /// How many DNS names and addresses.
+    pub hosts: usize,
+    /// How many alternative names of other kinds.
+    pub other_names: usize,
+}
+
+fn malformed_request(reason: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Malformed {
+        what: "the certificate signing request".to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+fn parse_request(pem: &str) -> Result<CertificateSigningRequestParams, IdentityError> {
+    CertificateSigningRequestParams::from_pem(pem).map_err(|source| IdentityError::Request { source })
+}
+
+/// Reads a signing request whose signature is its key's.
+///
+/// # Errors
+///
+/// It is no such request, or asks for something that a certificate of this CA cannot hold: several organisations.
+pub fn read_request(pem: &str) -> Result<RequestedNames, IdentityError> {
+    let request = parse_request(pem)?;
+    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).map_err(malformed_request)?;
+    let (_, parsed) =
+        x509_parser::certification_request::X509CertificationRequest::from_der(&der).map_err(malformed_request)?;
+    let subject = &parsed.certification_request_info.subject;
+    let texts = |values: &mut dyn Iterator<Item = &x509_parser::x509::AttributeTypeAndValue<'_>>| -> Vec<String> {
+        values
+            .filter_map(|value| value.as_str().ok().map(str::to_owned))
+            .collect()
+    };
+    let organisations = texts(&mut subject.iter_organization());
+    if organisations.len() > 1 {
+        return Err(malformed_request(
+            "it names several organisations (O): a certificate of this cluster holds one",
+        ));
+    }
+    let is_host = |name: &&SanType| matches!(name, SanType::DnsName(_) | SanType::IpAddress(_));
+    let names = &request.params.subject_alt_names;
+    let hosts = names.iter().filter(is_host).count();
+    Ok(RequestedNames {
+        common_name: texts(&mut subject.iter_common_name())
+            .into_iter()
+            .next()
+            .unwrap_or_default(),
+        organisations,
+        hosts,
+        other_names: names.len() - hosts,
+    })
 }
 
 /// The CA, ready to issue.
@@ -139,6 +213,28 @@ impl ClusterAuthority {
             NODE_VALIDITY_DAYS,
         );
         self.sign(params, &request.public_key, "a node's certificate")
+    }
+
+    /// Issues a certificate to whom a signing request names, for its key. Subject and alternative names are the request's, which
+    /// the caller has checked; usages and validity are the caller's.
+    pub fn issue_requested(&self, order: &CertificateOrder<'_>, now: UnixMillis) -> Result<String, IdentityError> {
+        let request = parse_request(order.request_pem)?;
+        let mut params = request.params;
+        params.not_before = instant(now) - CLOCK_SKEW;
+        params.not_after = instant(now) + Duration::seconds(i64::try_from(order.seconds).unwrap_or(i64::MAX));
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        if order.key_encipherment {
+            params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
+        }
+        params.extended_key_usages = vec![if order.server {
+            ExtendedKeyUsagePurpose::ServerAuth
+        } else {
+            ExtendedKeyUsagePurpose::ClientAuth
+        }];
+        params.custom_extensions = Vec::new();
+        params.use_authority_key_identifier_extension = true;
+        self.sign(params, &request.public_key, "a requested certificate")
     }
 
     /// Issues an administrator's certificate with a key of its own.

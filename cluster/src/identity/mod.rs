@@ -11,7 +11,10 @@ mod files;
 mod node;
 mod service_account;
 
-pub use authority::{ADMIN_VALIDITY_DAYS, AuthorityMaterial, ClusterAuthority, Issued, NODE_VALIDITY_DAYS};
+pub use authority::{
+    ADMIN_VALIDITY_DAYS, AuthorityMaterial, CertificateOrder, ClusterAuthority, Issued, NODE_VALIDITY_DAYS,
+    RequestedNames, read_request,
+};
 pub use certificate::{CertificateFacts, fingerprint, renewal_due};
 pub use files::{PkiDirectory, write_private};
 pub use node::{NodeIdentity, NodeKey};

@@ -23,24 +23,28 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// As whom the request goes on; `None` for a client without a credential. A credential that proves nothing is refused,
-    /// also where none would do.
-    pub async fn user(&self, request: &ApiRequest, now: UnixMillis) -> Result<Option<User>, Status> {
-        let proven = match (&request.user, &request.bearer) {
+    /// Who asks; `None` for a client without a credential. A credential that proves nothing is refused, also where none would
+    /// do.
+    pub async fn proven(&self, request: &ApiRequest, now: UnixMillis) -> Result<Option<User>, Status> {
+        Ok(match (&request.user, &request.bearer) {
             (Some(user), _) => Some(user.clone()),
             (None, Some(token)) => Some(self.bearer(token, now).await?),
             (None, None) => self.anonymous.then(User::anonymous),
-        };
+        })
+    }
+
+    /// As whom the request goes on instead, where its headers ask for that and the one who asks may.
+    pub async fn impersonated(&self, request: &ApiRequest, proven: Option<&User>) -> Result<Option<User>, Status> {
         let headers = request
             .impersonation
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_str()));
         let asked = impersonation(headers).map_err(|error| Status::bad_request(error.to_string()))?;
-        let Some(asked) = asked else { return Ok(proven) };
+        let Some(asked) = asked else { return Ok(None) };
         let user = proven.ok_or_else(Status::unauthorized)?;
-        self.rights.loaded(&user).await?;
+        self.rights.loaded(user).await?;
         for check in &asked.checks {
-            self.rights.check(&check.attributes(&user))?;
+            self.rights.check(&check.attributes(user))?;
         }
         tracing::debug!(cause = %request.cause, user = %user.name, as_user = %asked.user.name, "impersonation");
         Ok(Some(asked.user))

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::http::StatusCode;
-use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING};
+use actix_web::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING,
+};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
@@ -20,6 +22,7 @@ use access::token::bearer::of_header;
 use api::status::Status;
 use protocol::Cause;
 
+use crate::proxy;
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::service::Api;
 use crate::session::{Connection, ConnectionOpen, Session, SessionCounters};
@@ -160,17 +163,17 @@ fn user_of(certificate: &[u8]) -> Option<User> {
 }
 
 async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<Shared>) -> HttpResponse {
-    let connection = http
-        .conn_data::<ConnectionOpen>()
-        .map(ConnectionOpen::connection)
-        .unwrap_or_default();
+    if proxy::may_concern(http.path()) && percent_decoded(http.path()).is_some_and(|path| proxy::concerns(&path)) {
+        return pass_on(http, payload, &shared).await;
+    }
+    let connection = connection_of(&http);
     let request = match read_request(&http, &mut payload, &shared).await {
         Ok(request) => request,
         Err(status) => return respond(ApiResponse::from(status), connection, &shared),
     };
     if streams::upgrades_to(&http).is_some() {
         let begun = begin_session(&http, payload, request, connection.clone(), &shared).await;
-        return begun.unwrap_or_else(|status| respond(ApiResponse::from(status), connection, &shared));
+        return begun.unwrap_or_else(|refused| respond(refused, connection, &shared));
     }
     let cause = request.cause;
     tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
@@ -186,6 +189,35 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
     respond(response, connection, &shared)
 }
 
+fn connection_of(http: &HttpRequest) -> Connection {
+    let open = http.conn_data::<ConnectionOpen>();
+    open.map(ConnectionOpen::connection).unwrap_or_default()
+}
+
+/// Passes a request of the `proxy` subresource on.
+async fn pass_on(http: HttpRequest, payload: web::Payload, shared: &Shared) -> HttpResponse {
+    let connection = connection_of(&http);
+    let request = match read_head(&http, shared) {
+        Ok(request) => request,
+        Err(status) => return respond(ApiResponse::from(status), connection, shared),
+    };
+    let api = Arc::clone(&shared.api);
+    let planned = shared.runtime.spawn(async move { api.plan_proxy(request).await }).await;
+    let planned = planned.unwrap_or_else(|error| {
+        tracing::error!(%error, "planning a proxied request failed: a bug");
+        Err(ApiResponse::from(Status::internal(
+            "the request could not be served; see the node's log",
+        )))
+    });
+    let passed = match planned {
+        Ok(plan) => proxy::pass(http, payload, plan, shared.runtime.clone())
+            .await
+            .map_err(ApiResponse::from),
+        Err(refused) => Err(refused),
+    };
+    passed.unwrap_or_else(|refused| respond(refused, connection, shared))
+}
+
 /// Upgrades the connection of a request for exec, attach or port-forward.
 async fn begin_session(
     http: &HttpRequest,
@@ -193,17 +225,17 @@ async fn begin_session(
     request: ApiRequest,
     connection: Connection,
     shared: &Shared,
-) -> Result<HttpResponse, Status> {
+) -> Result<HttpResponse, ApiResponse> {
     let (api, pairs) = (Arc::clone(&shared.api), query_pairs(http)?);
     let planned = shared
         .runtime
         .spawn(async move { api.plan_session(request, &pairs).await });
-    let (plan, doors) = planned.await.map_err(|error| {
+    let (plan, doors, record) = planned.await.map_err(|error| {
         tracing::error!(%error, "planning a session failed: a bug");
         Status::internal("the request could not be served; see the node's log")
     })??;
-    let with = (shared.runtime.clone(), connection, Arc::clone(&shared.sessions));
-    streams::upgrade(http, payload, plan, doors, with)
+    let with = (shared.runtime.clone(), connection, Arc::clone(&shared.sessions), record);
+    streams::upgrade(http, payload, plan, doors, with).map_err(ApiResponse::from)
 }
 
 fn query_pairs(http: &HttpRequest) -> Result<Vec<(String, String)>, Status> {
@@ -217,6 +249,14 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
         None => read_body(payload).await?,
         Some(_) => bytes::Bytes::new(), // what follows is the session's
     };
+    Ok(ApiRequest {
+        body,
+        ..read_head(http, shared)?
+    })
+}
+
+/// The request without its body.
+fn read_head(http: &HttpRequest, shared: &Shared) -> Result<ApiRequest, Status> {
     let header = |name| {
         http.headers()
             .get(name)
@@ -237,11 +277,16 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
         accept: header(ACCEPT),
         content_type: header(CONTENT_TYPE),
         user_agent: header(USER_AGENT),
-        body,
+        body: bytes::Bytes::new(),
         user: http.conn_data::<User>().cloned(),
         bearer: of_header(&header(AUTHORIZATION)).map(str::to_owned),
         impersonation: impersonation_headers(http),
         cause: Cause((shared.random)() as u64),
+        uri: http.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        peer: http.peer_addr().map(|address| address.ip()),
+        forwarded_for: header(HeaderName::from_static("x-forwarded-for")),
+        audit_id: header(HeaderName::from_static("audit-id")),
+        connection: connection_of(http),
     })
 }
 
@@ -306,6 +351,9 @@ fn respond(response: ApiResponse, connection: Connection, shared: &Shared) -> Ht
         if let Ok(value) = HeaderValue::from_bytes(warning_header(warning).as_bytes()) {
             builder.append_header((WARNING, value));
         }
+    }
+    for (name, value) in &response.headers {
+        builder.insert_header((*name, value.as_str()));
     }
     if response.retry_after_seconds > 0 {
         builder.insert_header((RETRY_AFTER, response.retry_after_seconds.to_string()));

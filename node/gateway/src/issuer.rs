@@ -9,7 +9,7 @@ use std::sync::Arc;
 use access::User;
 use access::token::{
     Bearer, BindingKind, BootstrapError, Issue, IssuePolicy, LiveObject, TokenAsked, TokenBinding, TokenError,
-    TokenKey, VerifiedTokens, respond, sign,
+    TokenKey, VerifiedTokens, discovery_document, key_set, respond, sign,
 };
 use api::access::Access;
 use api::status::Status;
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::read::read_status;
+use crate::request::ApiResponse;
 
 /// The resource of the key. No kind has it: the API cannot reach it.
 const KEYS: &str = "authorities.internal.actorium.io";
@@ -101,33 +102,46 @@ impl Issuer {
         Err(Status::internal("the key for tokens was stored and is not there"))
     }
 
-    /// Answers a TokenRequest for an account.
+    /// Answers a TokenRequest for an account. `on_node` is where the pod is that the token is to be bound to, if the caller
+    /// knows it: everything is then read at the same time.
     pub async fn request(
         &self,
-        namespace: &str,
-        account: &str,
+        (namespace, account): (&str, &str),
         body: &Value,
         id: &str,
         now: UnixMillis,
+        on_node: Option<&str>,
     ) -> Result<(Value, Vec<String>), Status> {
         let accounts = api::kinds::find("", "v1", "serviceaccounts").ok_or_else(Status::no_such_resource)?;
-        let stored = self.object("serviceaccounts", namespace, account).await?;
-        let stored = stored.ok_or_else(|| Status::not_found(accounts, account))?;
         let asked = TokenAsked::read(body, &self.policy)?;
-        let bound = match &asked.bound {
-            Some(bound) => {
-                let place = if bound.kind == BindingKind::Node { "" } else { namespace };
-                self.object(bound.kind.resource(), place, &bound.name).await?
+        let bound = async {
+            match &asked.bound {
+                Some(bound) => {
+                    let place = if bound.kind == BindingKind::Node { "" } else { namespace };
+                    self.object(bound.kind.resource(), place, &bound.name).await
+                }
+                None => Ok(None),
             }
-            None => None,
         };
-        let node = bound
+        let node = async {
+            match on_node {
+                Some(name) => self.object("nodes", "", name).await,
+                None => Ok(None),
+            }
+        };
+        let (stored, bound, node) = futures::join!(self.object("serviceaccounts", namespace, account), bound, node);
+        let (stored, bound, mut node) = (stored?, bound?, node?);
+        let stored = stored.ok_or_else(|| Status::not_found(accounts, account))?;
+        let named = bound
             .as_ref()
             .map(|bound| bound.at(&["spec"]).text("nodeName").to_owned());
-        let node = match node.filter(|node| !node.is_empty()) {
-            Some(node) => self.object("nodes", "", &node).await?,
-            None => None,
-        };
+        let named = named.filter(|name| !name.is_empty());
+        if named.as_deref() != on_node {
+            node = match &named {
+                Some(name) => self.object("nodes", "", name).await?,
+                None => None,
+            };
+        }
         let claims = asked.claims(
             &self.policy,
             &Issue {
@@ -142,6 +156,21 @@ impl Issuer {
         let token = sign(&claims, key.as_ref()).ok_or_else(|| Status::internal("the token was not signed"))?;
         let warnings = asked.warnings.clone();
         Ok((respond(body, &asked, &token, now), warnings))
+    }
+
+    /// OpenID's discovery document. `address` is where this node's API is reached.
+    pub fn discovery(&self, address: &str) -> ApiResponse {
+        let document = discovery_document(&self.policy.issuer, &format!("https://{address}"));
+        ApiResponse::value(200, &document)
+    }
+
+    /// The public keys, by which others verify tokens.
+    pub async fn keys(&self) -> Result<ApiResponse, Status> {
+        let key = self.key().await?;
+        Ok(ApiResponse {
+            content_type: "application/jwk-set+json",
+            ..ApiResponse::value(200, &key_set(&[key.as_ref()]))
+        })
     }
 
     /// Who a token proves its bearer to be, and for which of the wanted audiences. None wanted means the API's own.

@@ -1,7 +1,7 @@
 //! The Kubernetes API over HTTPS, on every node. It reads and writes through `ObjectStore`, which finds the leader; so a
 //! node that is not the leader serves the same API.
 //!
-//! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may, `policy` is admission, `read`, `watch`, `write` and `logs` serve
+//! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may, `doorway` is what every request passes: these, the `audit` log, and `fairness`; `policy` is admission, `read`, `watch`, `write`, `logs` and `proxy` serve
 //! it, `follow` keeps at hand what every request needs of the store, `service` puts them together, `edge` carries HTTP and `session` the long-lived streams. What an object means is `api`'s business: nothing
 //! here names a kind, but for the addresses that a Service is given, what a namespace begins with, and the answer to a deletion.
 
@@ -10,12 +10,17 @@
 
 pub mod accept;
 pub mod addresses;
+pub mod audit;
 pub mod credentials;
+pub mod doorway;
 pub mod edge;
+pub mod eviction;
+pub mod fairness;
 pub mod follow;
 pub mod issuer;
 pub mod logs;
 pub mod policy;
+pub mod proxy;
 pub mod read;
 pub mod request;
 pub mod reviews;

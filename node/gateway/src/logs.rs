@@ -179,6 +179,7 @@ pub(crate) mod tests {
             bearer: None,
             impersonation: Vec::new(),
             cause: protocol::Cause(1),
+            ..ApiRequest::default()
         }
     }
 

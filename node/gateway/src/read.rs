@@ -97,6 +97,22 @@ pub fn read_status(error: ReadError) -> Status {
     }
 }
 
+/// The slices of a Service's endpoints, in the order of their names.
+pub async fn slices_of(store: &dyn ObjectStore, namespace: &str, service: &str) -> Result<Vec<Value>, Status> {
+    let label = format!("kubernetes.io/service-name={service}");
+    let labels = LabelSelector::parse(&label).map_err(|error| Status::bad_request(error.to_string()))?;
+    let list = ListRequest {
+        labels,
+        ..ListRequest::all("endpointslices.discovery.k8s.io").in_namespace(namespace)
+    };
+    let page = store.list(list).await.map_err(read_status)?;
+    let values = page
+        .items
+        .iter()
+        .map(|(_, object)| object.value().map_err(Status::internal));
+    values.collect()
+}
+
 /// Nothing was done and the same request may succeed in a moment: clients repeat it by themselves.
 pub fn try_again(why: String) -> Status {
     let mut status = Status::service_unavailable(why);

@@ -2,6 +2,7 @@
 //! tested without a socket.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::pin::Pin;
 
 use access::User;
@@ -12,8 +13,10 @@ use serde_json::Value;
 use api::status::Status;
 use protocol::Cause;
 
+use crate::session::Connection;
+
 /// A request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ApiRequest {
     /// `GET`, `POST`, ...
     pub method: String,
@@ -37,6 +40,16 @@ pub struct ApiRequest {
     pub impersonation: Vec<(String, String)>,
     /// What the request's writes and effects are traced by.
     pub cause: Cause,
+    /// Path and query as they were sent.
+    pub uri: String,
+    /// The client's address.
+    pub peer: Option<IpAddr>,
+    /// `X-Forwarded-For`: for whom proxies ask.
+    pub forwarded_for: String,
+    /// `Audit-ID`: by which the client wants to find the request in the audit log.
+    pub audit_id: String,
+    /// The client's connection.
+    pub connection: Connection,
 }
 
 impl ApiRequest {
@@ -94,6 +107,8 @@ pub struct ApiResponse {
     pub content_type: &'static str,
     /// `Warning` headers: texts for the client's user.
     pub warnings: Vec<String>,
+    /// More headers, their names in lower case.
+    pub headers: Vec<(&'static str, String)>,
     /// After how many seconds the client may try again by itself; zero says nothing.
     pub retry_after_seconds: u32,
     /// The body.
@@ -111,6 +126,7 @@ impl ApiResponse {
             code,
             content_type: JSON,
             warnings: Vec::new(),
+            headers: Vec::new(),
             retry_after_seconds: 0,
             body,
         }

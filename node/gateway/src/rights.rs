@@ -28,6 +28,7 @@ use crate::route::{Route, Target};
 const LOADING_MAX: Duration = Duration::from_secs(5);
 
 const RBAC: &str = "rbac.authorization.k8s.io";
+const CERTIFICATES: &str = "certificates.k8s.io";
 
 /// What RBAC decides by.
 const RULES: [&str; 4] = [
@@ -94,11 +95,7 @@ impl Rights {
         self.loaded(user).await?;
         match route {
             Route::Resource(target) => self.check_target(user, verb, request, target),
-            _ => {
-                let method = request.method.to_ascii_lowercase();
-                let verb = if method == "head" { "get" } else { &method };
-                self.check(&Attributes::path(user, verb, &request.path))
-            }
+            _ => self.check(&attributes_of(user, verb, request, route)),
         }
     }
 
@@ -182,13 +179,45 @@ impl Rights {
                 change,
             })?;
         }
+        if kind.group == CERTIFICATES && kind.plural == "certificatesigningrequests" {
+            self.check_signing(write)?;
+        }
         restrict(write)
+    }
+
+    /// Who decides about a request for a certificate, or gives one, needs a right for the request's signer as well.
+    fn check_signing(&self, write: &NodeWrite<'_>) -> Result<(), Status> {
+        let certificate = |request: &Value| request["status"]["certificate"].clone();
+        let verb = match write.subresource {
+            "approval" => "approve",
+            "status" if certificate(write.new) != certificate(write.old) => "sign",
+            _ => return Ok(()),
+        };
+        let signer = write.old["spec"]["signerName"].as_str().unwrap_or_default();
+        self.authorizers
+            .read()
+            .check_signer(write.user, verb, signer, write.name)
     }
 }
 
 async fn until_complete(complete: &watch::Sender<bool>) {
     // The sender lives as long as this reference.
     let _ = complete.subscribe().wait_for(|complete| *complete).await;
+}
+
+/// Who wants what, without the request's selectors: as audit and fairness see a request.
+pub fn attributes_of<'a>(user: &'a User, verb: &'a str, request: &'a ApiRequest, route: &'a Route) -> Attributes<'a> {
+    match route {
+        Route::Resource(target) => {
+            let name = target.name.as_deref().unwrap_or_default();
+            let about = ResourceRequest {
+                subresource: target.subresource.map_or("", |subresource| subresource.name()),
+                ..resource_request(target.kind, &target.namespace, name)
+            };
+            Attributes::resource(user, verb, about.completed(verb))
+        }
+        _ => Attributes::path(user, verb, &request.path),
+    }
 }
 
 /// A request for objects of a kind.

@@ -28,6 +28,10 @@ pub enum Route {
     OpenApiV3Index,
     /// `/openapi/v3/api/v1`: the part after `/openapi/v3/`.
     OpenApiV3(String),
+    /// `/.well-known/openid-configuration`: who issues tokens.
+    Issuer,
+    /// `/openid/v1/jwks`: the keys that tokens are verified with.
+    IssuerKeys,
     /// `/actorium/v1/admin`: the shell's messages.
     Admin,
     /// A collection or an object.
@@ -60,6 +64,8 @@ pub fn route(path: &str) -> Route {
         ["openapi", "v2"] => Route::OpenApiV2,
         ["openapi", "v3"] => Route::OpenApiV3Index,
         ["openapi", "v3", rest @ ..] => Route::OpenApiV3(rest.join("/")),
+        [".well-known", "openid-configuration"] => Route::Issuer,
+        ["openid", "v1", "jwks"] => Route::IssuerKeys,
         ["actorium", "v1", "admin"] => Route::Admin,
         ["api"] => Route::CoreVersions,
         ["api", version] => Route::GroupVersion(String::new(), (*version).to_owned()),
@@ -81,6 +87,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
     let (plural, name, subresource) = match rest {
         [plural] => (*plural, None, None),
         [plural, name] => (*plural, Some((*name).to_owned()), None),
+        [plural, name, "proxy", ..] => (*plural, Some((*name).to_owned()), Some(Subresource::Proxy)),
         [plural, name, subresource] => match Subresource::find(subresource) {
             Some(subresource) => (*plural, Some((*name).to_owned()), Some(subresource)),
             None => return Route::Unknown,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use access::audit::AuditPolicy;
 use api::discovery::BuildVersion;
 use api::kinds::Subresource;
 use api::status::Status;
@@ -15,10 +16,15 @@ use protocol::{Uid, UnixMillis};
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
+use crate::audit::{Audit, AuditLog};
 use crate::credentials::Credentials;
+use crate::doorway::{Doorway, SessionRecord, verb_of};
+use crate::fairness::Fairness;
 use crate::issuer::Issuer;
 use crate::logs;
 use crate::policy::Policy;
+use crate::proxy::plan::{Destination, ProxyName};
+use crate::proxy::{self, ProxyPlan};
 use crate::read;
 use crate::request::{ApiRequest, ApiResponse};
 use crate::reviews;
@@ -29,6 +35,9 @@ use crate::virtual_kind;
 use crate::watch::{self, Now};
 use crate::webhooks::client::WebhookClient;
 use crate::write::{Circumstances, Writer, parse_body};
+
+/// How many endpoints of a Service are tried for one proxied request.
+const PROXY_TRIES_MAX: usize = 3;
 
 /// Whether this node can serve, and why not: `/readyz`.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -61,6 +70,18 @@ pub struct ApiConfig {
     pub readiness: Readiness,
     /// The text of `/metrics`, in Prometheus' format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// How many seats requests share that are not exempt from flow control.
+    pub requests_in_flight_max: u64,
+    /// The audit log, where the operator wants one.
+    pub audit: Option<AuditConfig>,
+}
+
+/// What is audited, and where to.
+pub struct AuditConfig {
+    /// The policy.
+    pub policy: AuditPolicy,
+    /// The log.
+    pub log: AuditLog,
 }
 
 /// The API of a node.
@@ -69,12 +90,12 @@ pub struct Api {
     writer: Writer,
     rights: Arc<Rights>,
     issuer: Arc<Issuer>,
-    credentials: Credentials,
+    doorway: Doorway,
 }
 
 impl Api {
     /// An API over a store. From now on it follows the policy objects, on the runtime that this is called on.
-    pub fn new(config: ApiConfig) -> Api {
+    pub fn new(mut config: ApiConfig) -> Api {
         let rights = Rights::start(Arc::clone(&config.store));
         let issuer = Arc::new(Issuer::new(Arc::clone(&config.store)));
         let credentials = Credentials {
@@ -83,6 +104,20 @@ impl Api {
             anonymous: config.anonymous,
         };
         let webhooks = Arc::new(WebhookClient::new(Arc::clone(&config.store)));
+        let audit = config.audit.take().map(|audit| {
+            let now = Arc::clone(&config.now);
+            Arc::new(Audit {
+                policy: audit.policy,
+                log: audit.log,
+                now,
+            })
+        });
+        let doorway = Doorway {
+            credentials,
+            audit,
+            fairness: Fairness::start(Arc::clone(&config.store), config.requests_in_flight_max),
+            random: Arc::clone(&config.random),
+        };
         let writer = Writer {
             rights: Arc::clone(&rights),
             store: Arc::clone(&config.store),
@@ -95,20 +130,19 @@ impl Api {
             writer,
             rights,
             issuer,
-            credentials,
+            doorway,
         }
     }
 
     /// Serves one request. It never fails: a refusal is an answer.
     pub async fn handle(&self, mut request: ApiRequest) -> ApiResponse {
-        let served = match self.credentials.user(&request, (self.config.now)()).await {
-            Ok(user) => {
-                request.user = user;
-                self.serve(&request).await
-            }
-            Err(status) => Err(status),
+        let route = route(&request.path);
+        let passage = match self.doorway.enter(&mut request, &route, (self.config.now)()).await {
+            Ok(passage) => passage,
+            Err(refused) => return refused,
         };
-        served.unwrap_or_else(ApiResponse::from)
+        let served = self.serve(&request, route).await;
+        passage.leave(served.unwrap_or_else(ApiResponse::from))
     }
 
     /// The issuer of ServiceAccount tokens on this node.
@@ -121,14 +155,72 @@ impl Api {
         &self,
         mut request: ApiRequest,
         pairs: &[(String, String)],
-    ) -> Result<(Plan, Arc<dyn NodeDoor>), Status> {
-        request.user = self.credentials.user(&request, (self.config.now)()).await?;
+    ) -> Result<(Plan, Arc<dyn NodeDoor>, SessionRecord), ApiResponse> {
         let route = route(&request.path);
+        let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
+        match self.plan(&request, &route, pairs).await {
+            Ok(plan) => Ok((plan, Arc::clone(&self.config.nodes), passage.session(101))),
+            Err(status) => Err(passage.leave(ApiResponse::from(status))),
+        }
+    }
+
+    /// Where a request of the `proxy` subresource goes on to.
+    pub async fn plan_proxy(&self, mut request: ApiRequest) -> Result<ProxyPlan, ApiResponse> {
+        let route = route(&request.path);
+        let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
+        match self.destinations(&request, &route).await {
+            Ok((destinations, tls)) => Ok(ProxyPlan {
+                destinations,
+                tls,
+                doors: Arc::clone(&self.config.nodes),
+                headers: passage.headers(),
+                record: passage.session(200),
+            }),
+            Err(status) => Err(passage.leave(ApiResponse::from(status))),
+        }
+    }
+
+    async fn destinations(&self, request: &ApiRequest, route: &Route) -> Result<(Vec<Destination>, bool), Status> {
+        let verb = verb_of(request, route);
+        self.rights
+            .authorize(request.user.as_ref(), verb, request, route)
+            .await?;
+        let Route::Resource(target) = route else {
+            return Err(Status::no_such_resource());
+        };
+        let named = target.name.as_deref().unwrap_or_default();
+        let name = ProxyName::parse(&target.kind.kind.to_ascii_lowercase(), named)?;
+        let object = Target {
+            name: Some(name.name.to_owned()),
+            ..target.clone()
+        };
+        let value = self.stored(&object).await?.value().map_err(Status::internal)?;
+        let destinations = match target.kind.plural {
+            "pods" => vec![proxy::plan::of_pod(&name, &value)?],
+            "nodes" => {
+                // What a node serves by itself, it serves by TLS.
+                let tls = name.tls || name.port.is_empty();
+                return Ok((vec![proxy::plan::of_node(&name, &value)?], tls));
+            }
+            _ => {
+                let slices = read::slices_of(self.config.store.as_ref(), &target.namespace, name.name).await?;
+                let mut found = proxy::plan::of_service(&name, &value, &slices)?;
+                // Requests spread over the endpoints.
+                let first = (self.config.random)() as usize % found.len();
+                found.rotate_left(first);
+                found.truncate(PROXY_TRIES_MAX);
+                found
+            }
+        };
+        Ok((destinations, name.tls))
+    }
+
+    async fn plan(&self, request: &ApiRequest, route: &Route, pairs: &[(String, String)]) -> Result<Plan, Status> {
         // Kubernetes asks for the right to create, whichever method carries the upgrade (since 1.35).
         self.rights
-            .authorize(request.user.as_ref(), "create", &request, &route)
+            .authorize(request.user.as_ref(), "create", request, route)
             .await?;
-        let Route::Resource(target) = &route else {
+        let Route::Resource(target) = route else {
             return Err(Status::no_such_resource());
         };
         let Some(subresource) = target.subresource else {
@@ -137,21 +229,19 @@ impl Api {
             ));
         };
         let stored = self.stored(target).await?;
-        let with = self.circumstances(&request, (self.config.now)())?;
+        let with = self.circumstances(request, (self.config.now)())?;
         self.writer.connect(target, pairs, &with).await?;
         let pod = stored.value().map_err(Status::internal)?;
-        let plan = streams::plan::plan(subresource, &request, pairs, &pod)?;
-        Ok((plan, Arc::clone(&self.config.nodes)))
+        streams::plan::plan(subresource, request, pairs, &pod)
     }
 
-    async fn serve(&self, request: &ApiRequest) -> Result<ApiResponse, Status> {
-        let route = route(&request.path);
+    async fn serve(&self, request: &ApiRequest, route: Route) -> Result<ApiResponse, Status> {
         let verb = match &route {
             Route::Resource(target) => {
                 let watches = request.flag("watch");
                 verb(&request.method, target, watches).ok_or_else(Status::method_not_allowed_path)?
             }
-            _ => "get",
+            _ => verb_of(request, &route),
         };
         self.rights
             .authorize(request.user.as_ref(), verb, request, &route)
@@ -161,6 +251,8 @@ impl Api {
             Route::Admin => self.admin(request).await,
             Route::Unknown => Err(Status::no_such_resource()),
             _ if !matches!(request.method.as_str(), "GET" | "HEAD") => Err(Status::method_not_allowed_path()),
+            Route::Issuer => Ok(self.issuer.discovery(&self.config.address)),
+            Route::IssuerKeys => self.issuer.keys().await,
             other => self.document(request, &other),
         }
     }
@@ -170,7 +262,7 @@ impl Api {
         let found = |document: Option<Value>| document.ok_or_else(Status::no_such_resource);
         let document = match route {
             Route::Health(_) => return Ok(self.health()),
-            Route::Metrics => return Ok(ApiResponse::text(200, (self.config.metrics)())),
+            Route::Metrics => return Ok(ApiResponse::text(200, self.metrics())),
             Route::Version => api::discovery::version(&self.config.version),
             Route::CoreVersions if aggregated => {
                 return Ok(aggregated_discovery(&api::discovery::aggregated_core()));
@@ -192,9 +284,29 @@ impl Api {
                     ..ApiResponse::json(200, body)
                 });
             }
-            Route::Admin | Route::Resource(_) | Route::Unknown => return Err(Status::no_such_resource()),
+            Route::Issuer | Route::IssuerKeys | Route::Admin | Route::Resource(_) | Route::Unknown => {
+                return Err(Status::no_such_resource());
+            }
         };
         Ok(ApiResponse::value(200, &document))
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = (self.config.metrics)();
+        text.push_str(&self.doorway.fairness.metrics());
+        if let Some(audit) = &self.doorway.audit {
+            text.push_str(&audit.metrics());
+        }
+        text
+    }
+
+    /// The next list of the resource is weighed by what this one held.
+    fn note_list(&self, request: &ApiRequest, target: &Target, page: &protocol::store::ListPage) {
+        let is_whole = request.parameter("limit").is_empty() && target.namespace.is_empty();
+        if is_whole || page.items.len() > 100 {
+            let objects = page.items.len() as u64 + page.remaining.unwrap_or(0);
+            self.doorway.fairness.note_list(target.kind.resource(), objects);
+        }
     }
 
     fn health(&self) -> ApiResponse {
@@ -214,6 +326,7 @@ impl Api {
         }
         match (verb, target.subresource) {
             ("get", Some(Subresource::Log)) => self.logs(request, target).await,
+            (_, Some(Subresource::Proxy)) => Err(Status::bad_request("the proxy is reached over HTTPS alone")),
             (_, Some(Subresource::Exec | Subresource::Attach | Subresource::PortForward)) => Err(Status::bad_request(
                 "unable to upgrade: the request does not ask for a WebSocket",
             )),
@@ -233,6 +346,7 @@ impl Api {
             ("watch", None) => self.watch(request, target).await,
             ("list", None) => {
                 let page = read::list(self.config.store.as_ref(), request, target).await?;
+                self.note_list(request, target, &page);
                 read::page(request, target.kind, &page, now)
             }
             _ => self.write(request, target, verb, now).await,
@@ -319,7 +433,7 @@ impl Api {
         let id = Uid::from_bits((self.config.random)());
         let (answer, warnings) = self
             .issuer
-            .request(&target.namespace, account, &body, id.as_str(), now)
+            .request((&target.namespace, account), &body, id.as_str(), now, None)
             .await?;
         Ok(ApiResponse::value(201, &answer).warning(warnings))
     }

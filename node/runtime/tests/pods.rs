@@ -30,6 +30,7 @@ fn files(list: &[(&str, &str)]) -> VolumeSource {
                 FileContent {
                     content: text.as_bytes().to_vec(),
                     mode: 0o644,
+                    owner: None,
                 },
             )
         })

@@ -99,6 +99,7 @@ async fn files_belong_to_the_pods_own_users_and_volumes_outlive_a_container() {
         FileContent {
             content: b"secret".to_vec(),
             mode: 0o400,
+            owner: None,
         },
     )]);
     let empty = |memory| VolumeSource::EmptyDir {

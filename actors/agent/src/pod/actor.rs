@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use protocol::runtime::{PodIdentity, PodRuntime, SandboxSpec};
-use protocol::store::{ListRequest, ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
+use protocol::store::{ListRequest, ObjectStore, Precondition, Proposal, ProposeError, ReadError, Refusal, Write};
 use protocol::{Cause, Key};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use serde_json::{Value, json};
@@ -22,6 +23,7 @@ use super::environment::PodFacts;
 use super::plan;
 use super::state::PodState;
 use super::status::phase;
+use super::token::{self, HeldToken, TokenError, TokenSource, TokenWish};
 use crate::event::{self, EventLog, Subject};
 use crate::table::{Found, PodSlot, PodTable};
 
@@ -65,6 +67,8 @@ pub struct PodSurroundings {
     pub resolv_conf: crate::ResolvConf,
     /// Random bits, for uids and names.
     pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
+    /// Who gives tokens of ServiceAccounts.
+    pub tokens: Arc<dyn TokenSource>,
 }
 
 /// The actor.
@@ -220,7 +224,7 @@ impl PodActorState {
         let (runtime, uid) = (Arc::clone(&self.arguments.shared.runtime), self.identity.uid.clone());
         let name = self.identity.name.clone();
         match effect {
-            Effect::ResolveDependencies(references) => self.resolve(myself, references),
+            Effect::ResolveDependencies(references, tokens) => self.resolve(myself, references, tokens),
             Effect::StartSandbox(spec) => self.start_sandbox(myself, *spec),
             Effect::EnsureImage {
                 container,
@@ -282,15 +286,26 @@ impl PodActorState {
         });
     }
 
-    fn resolve(&self, myself: &ActorRef<PodMessage>, references: Vec<Reference>) {
+    fn resolve(&self, myself: &ActorRef<PodMessage>, references: Vec<Reference>, wishes: Vec<TokenWish>) {
         let (store, namespace) = (
             Arc::clone(&self.arguments.shared.store),
             self.identity.namespace.clone(),
         );
-        let name = self.identity.name.clone();
+        let (identity, source) = (self.identity.clone(), Arc::clone(&self.arguments.shared.tokens));
+        let account = token::account(&self.pod.pod).to_owned();
         answer_with(myself, async move {
+            let name = &identity.name;
             loop {
-                match resolve(store.as_ref(), &namespace, &references).await {
+                // At the same time: neither needs the other, and a pod's start waits for both.
+                let read = resolve(store.as_ref(), &namespace, &references);
+                let (read, tokens) = futures::join!(read, tokens(source.as_ref(), &identity, &account, &wishes));
+                let resolved = read.map_err(|error| error.to_string()).and_then(|read| {
+                    Ok(Dependencies {
+                        tokens: tokens?,
+                        ..read
+                    })
+                });
+                match resolved {
                     Ok(dependencies) => return Event::DependenciesResolved(dependencies),
                     Err(error) => {
                         tracing::debug!(pod = %name, %error, "the store does not answer; asked again");
@@ -410,26 +425,51 @@ async fn resolve(
     store: &dyn ObjectStore,
     namespace: &str,
     references: &[Reference],
-) -> Result<Dependencies, protocol::store::ReadError> {
-    let mut contents = BTreeMap::new();
-    for reference in references {
+) -> Result<Dependencies, ReadError> {
+    let contents = references.iter().map(|reference| async move {
         let key = Key::new(reference.source.resource(), namespace, reference.name.as_str());
         let object = store.read(&key).await?;
         let value = object.and_then(|object| object.value().ok());
-        contents.insert(reference.clone(), value.map(|value| content(reference.source, &value)));
-    }
-    let mut services = Vec::new();
+        Ok::<_, ReadError>((reference.clone(), value.map(|value| content(reference.source, &value))))
+    });
     let mut namespaces = vec!["default"];
     if namespace != "default" {
         namespaces.push(namespace);
     }
-    for of in namespaces {
+    let services = namespaces.into_iter().map(|of| async move {
         let page = store.list(ListRequest::all("services").in_namespace(of)).await?;
         let wanted = |name: &str| of == namespace || name == "kubernetes";
         let listed = page.items.iter().filter(|(key, _)| wanted(&key.name));
-        services.extend(listed.filter_map(|(_, object)| service_address(&object.value().ok()?)));
+        let addresses = listed.filter_map(|(_, object)| service_address(&object.value().ok()?));
+        Ok::<_, ReadError>(addresses.collect::<Vec<ServiceAddress>>())
+    });
+    // All at the same time: a pod's start waits for the slowest alone.
+    let (contents, services) = futures::future::try_join(try_join_all(contents), try_join_all(services)).await?;
+    let (contents, services) = (contents.into_iter().collect(), services.concat());
+    Ok(Dependencies {
+        contents,
+        services,
+        tokens: BTreeMap::new(),
+    })
+}
+
+/// Asks for tokens. An error means that nobody answers; a refusal is an answer.
+async fn tokens(
+    source: &dyn TokenSource,
+    pod: &PodIdentity,
+    account: &str,
+    wishes: &[TokenWish],
+) -> Result<BTreeMap<TokenWish, Result<HeldToken, String>>, String> {
+    let mut given = BTreeMap::new();
+    for wish in wishes {
+        let answer = match source.token(pod, account, wish).await {
+            Ok(token) => Ok(token),
+            Err(TokenError::Refused(reason)) => Err(reason),
+            Err(error @ TokenError::Unavailable(_)) => return Err(error.to_string()),
+        };
+        given.insert(wish.clone(), answer);
     }
-    Ok(Dependencies { contents, services })
+    Ok(given)
 }
 
 /// `data` (and `binaryData` of a ConfigMap) as bytes.

@@ -15,6 +15,7 @@ use super::plan;
 use super::state::{ContainerRecord, Ending, Image, PodState, Run, Sandbox, Termination};
 use super::status;
 use super::stop::{evict, stop_sidecars, terminate};
+use super::token::TokenWish;
 use super::volumes::volumes;
 
 /// How long a pod that misses a ConfigMap or Secret waits before it looks again, should no event announce it.
@@ -79,8 +80,8 @@ pub enum Event {
 /// What is to be done. All are idempotent.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Read these ConfigMaps and Secrets, and the services of the namespace.
-    ResolveDependencies(Vec<Reference>),
+    /// Read these ConfigMaps and Secrets, and the services of the namespace, and ask for these tokens.
+    ResolveDependencies(Vec<Reference>, Vec<TokenWish>),
     /// Start the sandbox; the actor fills in `resolv.conf`.
     StartSandbox(Box<SandboxSpec>),
     /// Make an image present.
@@ -154,14 +155,15 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
                 .kill_at = now;
         }
         Event::SandboxFound(found) => sandbox_found(state, now, found, effects),
-        Event::DependenciesResolved(dependencies) => {
+        Event::DependenciesResolved(mut dependencies) => {
             state.resolving = false;
             state.resolve_again_at = None;
+            state.tokens.merge(&mut dependencies, now);
             state.dependencies = Some(dependencies);
             forget_refusals(state);
             update_volumes(state, effects);
         }
-        Event::DependencyChanged(_) => ask_dependencies(state, effects),
+        Event::DependencyChanged(_) => ask_dependencies(state, now, effects),
         Event::SandboxStarted(result) => sandbox_started(state, now, result, effects),
         Event::SandboxDied(reason) => sandbox_died(state, now, &reason, effects),
         Event::SandboxRemoved(result) => sandbox_removed(state, now, result, effects),
@@ -192,7 +194,7 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
                 state.timer_at = None;
             }
             if state.resolve_again_at.is_some_and(|at| at <= now) {
-                ask_dependencies(state, effects);
+                ask_dependencies(state, now, effects);
             }
         }
         Event::StatusRefused => {
@@ -486,13 +488,14 @@ fn forget_refusals(state: &mut PodState) {
     }
 }
 
-fn ask_dependencies(state: &mut PodState, effects: &mut Vec<Effect>) {
+fn ask_dependencies(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     state.resolve_again_at = None;
     if !state.resolving && state.termination.is_none() {
         state.resolving = true;
         let spec = state.pod.spec.as_ref();
         let references = spec.map(super::dependency::references).unwrap_or_default();
-        effects.push(Effect::ResolveDependencies(references.into_iter().collect()));
+        let tokens = state.tokens.missing(&state.pod, now);
+        effects.push(Effect::ResolveDependencies(references.into_iter().collect(), tokens));
     }
 }
 
@@ -544,9 +547,12 @@ fn advance(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
 fn run(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     if state.dependencies.is_none() {
         if state.resolve_again_at.is_none() {
-            ask_dependencies(state, effects);
+            ask_dependencies(state, now, effects);
         }
         return;
+    }
+    if state.tokens.due_at(&state.pod).is_some_and(|at| at <= now) {
+        ask_dependencies(state, now, effects);
     }
     ensure_images(state, now, effects);
     match &state.sandbox {
@@ -701,6 +707,7 @@ fn set_timer(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
                 due.push(record.pull_backoff.until());
             }
         }
+        due.extend(state.tokens.due_at(&state.pod));
         due.extend(state.measure_at);
         due.extend(state.eviction.as_ref().map(|eviction| eviction.kill_at));
     }

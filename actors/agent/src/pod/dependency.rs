@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{PodSpec, Volume};
 
+use super::token::{HeldToken, TokenWish};
+
 /// The two kinds that hold configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
@@ -69,6 +71,8 @@ pub struct Dependencies {
     pub contents: BTreeMap<Reference, Option<BTreeMap<String, Vec<u8>>>>,
     /// Services of the pod's namespace, and the `kubernetes` service.
     pub services: Vec<ServiceAddress>,
+    /// The tokens that were asked for, or why there is none.
+    pub tokens: BTreeMap<TokenWish, Result<HeldToken, String>>,
 }
 
 impl Dependencies {

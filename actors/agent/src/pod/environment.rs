@@ -43,6 +43,14 @@ pub enum ConfigurationError {
         /// What it asks for.
         kind: String,
     },
+    /// A token that the cluster does not give.
+    #[error("failed to fetch token for volume {volume:?}: {reason}")]
+    Token {
+        /// The volume.
+        volume: String,
+        /// What the issuer said.
+        reason: String,
+    },
     /// A mount without volume; validation refuses it earlier.
     #[error("volume mount {0:?} names no volume of the pod")]
     Mount(String),
@@ -361,6 +369,7 @@ mod tests {
                 cluster_ip: "10.96.0.7".into(),
                 ports: vec![(String::new(), 6379, "TCP".into())],
             }],
+            tokens: Default::default(),
         }
     }
 

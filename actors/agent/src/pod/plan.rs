@@ -438,6 +438,7 @@ mod tests {
         let dependencies = Dependencies {
             contents: BTreeMap::from([(Reference::new(Source::Secret, "s"), Some(content))]),
             services: vec![],
+            tokens: Default::default(),
         };
         let found = credentials(&pod, "r.example:5000/app:1", &dependencies);
         assert_eq!(

@@ -12,6 +12,7 @@ use super::backoff::Backoff;
 use super::dependency::Dependencies;
 use super::environment::PodFacts;
 use super::eviction::{Eviction, is_limited};
+use super::token::Tokens;
 
 /// What a container is asked to stop by when neither it nor its image says otherwise.
 pub const SIGTERM: i32 = 15;
@@ -195,6 +196,8 @@ pub struct PodState {
     pub dependencies: Option<Dependencies>,
     /// Whether they are being read.
     pub resolving: bool,
+    /// The tokens that its volumes show.
+    pub tokens: Tokens,
     /// The sandbox.
     pub sandbox: Sandbox,
     /// Waits between tries to start the sandbox.
@@ -260,6 +263,7 @@ impl PodState {
             facts,
             dependencies: None,
             resolving: false,
+            tokens: Tokens::default(),
             sandbox: Sandbox::Unknown,
             sandbox_backoff: Backoff::default(),
             volume_problem: None,

@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, ProjectedVolumeSource, Volume,
+    DownwardAPIVolumeFile, EmptyDirVolumeSource, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection,
+    Volume,
 };
 use protocol::quantity::Quantity;
 use protocol::runtime::{FileContent, VolumeSource, VolumeSpec};
 
 use super::dependency::{Dependencies, Source};
 use super::environment::{ConfigurationError, PodFacts, field_value, resource_value};
+use super::token::TokenWish;
 
 const DEFAULT_MODE: i32 = 0o644;
 
@@ -129,10 +131,13 @@ fn project(
             reader.content(Source::Secret, &secret.name, items, secret.optional, mode, files)?;
         } else if let Some(downward) = &projection.downward_api {
             reader.downward(downward.items.iter().flatten(), mode, files)?;
+        } else if let Some(token) = &projection.service_account_token {
+            let file = reader.token(volume, token, mode)?;
+            files.insert(token.path.clone(), file);
         } else {
             return Err(unsupported(
                 volume,
-                "a projection other than configMap, secret and downwardAPI",
+                "a projection other than serviceAccountToken, configMap, secret and downwardAPI",
             ));
         }
     }
@@ -161,7 +166,50 @@ struct Reader<'a> {
     facts: &'a PodFacts,
 }
 
+/// The user as which every container of the pod runs, where it is one.
+fn only_user(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let mut users = containers.map(|container| {
+        let own = container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.run_as_user);
+        own.or(of_pod)
+    });
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then_some(first as u32)
+}
+
 impl Reader<'_> {
+    /// A token is readable by the pod's only user, or by its group, where the pod says who they are.
+    fn token(
+        &self,
+        volume: &Volume,
+        projection: &ServiceAccountTokenProjection,
+        mode: i32,
+    ) -> Result<FileContent, ConfigurationError> {
+        let refused = |reason: &str| ConfigurationError::Token {
+            volume: volume.name.clone(),
+            reason: reason.to_owned(),
+        };
+        let token = match self.dependencies.tokens.get(&TokenWish::of(projection)) {
+            Some(Ok(token)) => token,
+            Some(Err(reason)) => return Err(refused(reason)),
+            None => return Err(refused("it was not asked for as yet")),
+        };
+        let security = self.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+        let has_group = security.is_some_and(|context| context.fs_group.is_some());
+        let owner = only_user(self.pod);
+        let is_private = owner.is_some() || has_group;
+        Ok(FileContent {
+            content: token.token.clone().into_bytes(),
+            mode: if is_private { 0o600 } else { mode as u32 },
+            owner,
+        })
+    }
+
     fn content(
         &self,
         source: Source,
@@ -187,6 +235,7 @@ impl Reader<'_> {
                     FileContent {
                         content: value.clone(),
                         mode: mode as u32,
+                        owner: None,
                     },
                 );
             }
@@ -201,6 +250,7 @@ impl Reader<'_> {
                         FileContent {
                             content: value.clone(),
                             mode,
+                            owner: None,
                         },
                     );
                 }
@@ -245,6 +295,7 @@ impl Reader<'_> {
                 FileContent {
                     content: text.into_bytes(),
                     mode,
+                    owner: None,
                 },
             );
         }
@@ -272,6 +323,7 @@ mod tests {
         Dependencies {
             contents: BTreeMap::from([(Reference::new(Source::ConfigMap, "m"), Some(content))]),
             services: vec![],
+            tokens: Default::default(),
         }
     }
 
@@ -286,6 +338,7 @@ mod tests {
             FileContent {
                 content: b"v".to_vec(),
                 mode: 0o400,
+                owner: None,
             },
         )]);
         assert_eq!(source, Ok(VolumeSource::Files { files, memory: false }));
@@ -311,6 +364,67 @@ mod tests {
             &settings(),
         );
         assert_eq!(key.unwrap_err().to_string(), "couldn't find key z in ConfigMap d/m");
+    }
+
+    #[test]
+    fn a_token_belongs_to_the_pods_user_or_group() {
+        let projected = json!({"name": "v", "projected": {"defaultMode": 420, "sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}});
+        let wish = TokenWish {
+            audience: String::new(),
+            seconds: 3607,
+        };
+        let token = crate::pod::token::HeldToken {
+            token: "t".to_owned(),
+            issued_at: protocol::UnixMillis(0),
+            expires_at: protocol::UnixMillis(1),
+        };
+        let given = Dependencies {
+            tokens: BTreeMap::from([(wish.clone(), Ok(token))]),
+            ..Dependencies::default()
+        };
+        let file = |spec: serde_json::Value, given: &Dependencies| {
+            let mut pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+            let volume: Volume = serde_json::from_value(projected.clone()).unwrap();
+            pod.spec.as_mut().unwrap().volumes = Some(vec![volume]);
+            volumes(&pod, given, &PodFacts::default()).map(|mut all| match all.remove(0).source {
+                VolumeSource::Files { mut files, memory } => {
+                    assert!(memory);
+                    let file = files.remove("token").unwrap();
+                    (file.mode, file.owner)
+                }
+                other => panic!("{other:?}"),
+            })
+        };
+        let two = |first: u32, second: u32| {
+            json!({"containers": [
+            {"name": "a", "securityContext": {"runAsUser": first}}, {"name": "b", "securityContext": {"runAsUser": second}}]})
+        };
+        let cases = [
+            (json!({"containers": [{"name": "a"}]}), (0o644, None)),
+            (two(7, 7), (0o600, Some(7))),
+            (two(7, 8), (0o644, None)),
+            (
+                json!({"securityContext": {"fsGroup": 9}, "containers": [{"name": "a"}]}),
+                (0o600, None),
+            ),
+            (
+                json!({"securityContext": {"runAsUser": 7}, "containers": [{"name": "a"}]}),
+                (0o600, Some(7)),
+            ),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(file(spec.clone(), &given).unwrap(), expected, "{spec}");
+        }
+        let refused = Dependencies {
+            tokens: BTreeMap::from([(wish, Err("serviceaccounts \"x\" not found".to_owned()))]),
+            ..Dependencies::default()
+        };
+        let error = file(json!({"containers": []}), &refused).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "failed to fetch token for volume \"v\": serviceaccounts \"x\" not found"
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::actor::{Client, StreamSession};
 use super::channel::{self, PORT_FORWARD, Protocol, REMOTE_COMMAND, negotiate};
 use super::plan::{Plan, Work};
 use super::{containers, ports, tunnel};
+use crate::doorway::SessionRecord;
 use crate::session::{Connection, SessionCounters};
 
 /// How many parts of a forwarded port wait in each direction.
@@ -55,7 +56,7 @@ pub fn upgrade(
     payload: web::Payload,
     plan: Plan,
     doors: Arc<dyn NodeDoor>,
-    (runtime, connection, counters): (Handle, Connection, Arc<SessionCounters>),
+    (runtime, connection, counters, record): (Handle, Connection, Arc<SessionCounters>, SessionRecord),
 ) -> Result<HttpResponse, Status> {
     if upgrades_to(http) != Some(Upgrade::WebSocket) {
         return Err(Status::bad_request(
@@ -97,7 +98,11 @@ pub fn upgrade(
             containers::run(client, messages, protocol, plan, doors, runtime).boxed_local()
         }
     };
-    StreamSession::start(work, connection, counters);
+    let work = async move {
+        work.await;
+        drop(record);
+    };
+    StreamSession::start(work.boxed_local(), connection, counters);
     Ok(response)
 }
 

@@ -7,13 +7,17 @@ use admission::matching::Verb;
 use api::kinds::Subresource;
 use api::status::Status;
 use api::write::{DeleteOptions, Deletion};
-use protocol::store::{Precondition, Write};
+use protocol::store::{ListRequest, Precondition, Write};
 use protocol::{Key, Object};
 
 use super::{ATTEMPTS_MAX, Circumstances, Writer, parse_body};
+use crate::eviction;
 use crate::read::{key_of, list_request, one, page, read_status};
 use crate::request::{ApiRequest, ApiResponse};
 use crate::route::Target;
+
+/// The resource of what evictions are charged to.
+const BUDGETS: &str = "poddisruptionbudgets.policy";
 
 /// Whose deletion is answered with the object that went, where others are answered with a Status: clients with types, such
 /// as Python's, refuse the other one (`ReturnDeletedObject` in Kubernetes).
@@ -27,7 +31,7 @@ impl Writer {
         target: &Target,
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
-        let (options, sent) = delete_options(request)?;
+        let (options, sent) = delete_options(request, target)?;
         let evicts = target.subresource == Some(Subresource::Eviction);
         let mut warnings = if evicts {
             self.consult_about_eviction(request, target, with).await?
@@ -69,7 +73,7 @@ impl Writer {
         target: &Target,
         with: &Circumstances,
     ) -> Result<ApiResponse, Status> {
-        let (options, sent) = delete_options(request)?;
+        let (options, sent) = delete_options(request, target)?;
         let listed = self
             .store
             .list(list_request(request, target)?)
@@ -113,8 +117,12 @@ impl Writer {
             let old = kind.served(stored.value().map_err(Status::internal)?);
             options.check(kind, &old)?;
             let warnings = gate.may_delete(&old).await?;
+            let charged = match target.subresource {
+                Some(Subresource::Eviction) => self.charge_budget(key, &old, with).await?,
+                _ => None,
+            };
             let precondition = Precondition::Revision(stored.header.revision);
-            let (writes, marked) = match api::write::begin_deletion(kind, &old, options, with.now) {
+            let (mut writes, marked) = match api::write::begin_deletion(kind, &old, options, with.now) {
                 Deletion::Nothing => return Ok(Deleted::new(&stored, false, warnings)),
                 Deletion::Remove => (self.removal(key, precondition, &old).await?, None),
                 Deletion::Mark(value) => {
@@ -128,6 +136,7 @@ impl Writer {
                     (vec![mark], Some(draft))
                 }
             };
+            writes.extend(charged);
             if with.dry_run || options.dry_run {
                 return Ok(Deleted::new(&stored, marked.is_none(), warnings));
             }
@@ -176,14 +185,42 @@ fn told_options(sent: &Value, dry_run: bool) -> Value {
     told
 }
 
+impl Writer {
+    /// The write that charges a pod's eviction to its budget; refused where the budget does not allow it.
+    async fn charge_budget(&self, pod: &Key, old: &Value, with: &Circumstances) -> Result<Option<Write>, Status> {
+        let budgets = ListRequest::all(BUDGETS).in_namespace(&*pod.namespace);
+        let budgets = self.store.list(budgets).await.map_err(read_status)?.items;
+        let values = budgets
+            .iter()
+            .map(|(_, object)| object.value().map_err(Status::internal));
+        let values = values.collect::<Result<Vec<Value>, Status>>()?;
+        let Some((index, charged)) = eviction::decide(old, &values, with.now)? else {
+            return Ok(None);
+        };
+        let kind = api::kinds::find_by_kind("policy/v1", "PodDisruptionBudget").ok_or_else(Status::no_such_resource)?;
+        let (key, stored) = &budgets[index];
+        Ok(Some(Write::Put {
+            key: key.clone(),
+            precondition: Precondition::Revision(stored.header.revision),
+            draft: kind.draft(&charged).map_err(Status::internal)?,
+        }))
+    }
+}
+
 /// DeleteOptions from body and query, read and as they came; an Eviction carries them inside.
-fn delete_options(request: &ApiRequest) -> Result<(DeleteOptions, Value), Status> {
+fn delete_options(request: &ApiRequest, target: &Target) -> Result<(DeleteOptions, Value), Status> {
     let mut body = if request.body.is_empty() {
         json!({})
     } else {
         parse_body(request)?.value
     };
     if body["kind"] == "Eviction" {
+        let named = body["metadata"]["name"].as_str().unwrap_or_default();
+        if !named.is_empty() && target.name.as_deref() != Some(named) {
+            return Err(Status::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
+        }
         body = body["deleteOptions"].take();
     }
     if !body.is_object() {

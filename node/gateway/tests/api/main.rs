@@ -67,6 +67,8 @@ fn api_over(store: Arc<MemoryStore>) -> Api {
         }),
         readiness: Arc::new(|| Ok(())),
         metrics: Arc::new(String::new),
+        requests_in_flight_max: 600,
+        audit: None,
     })
 }
 
@@ -89,6 +91,7 @@ fn request(method: &str, path: &str, body: Value) -> ApiRequest {
         bearer: None,
         impersonation: Vec::new(),
         cause: Cause(1),
+        ..ApiRequest::default()
     }
 }
 

@@ -173,7 +173,8 @@ async fn webhooks_are_asked_about_every_way_to_write() {
         query: pairs.iter().cloned().collect(),
         ..exec
     };
-    api.plan_session(exec, &pairs).await.map(|_| ()).unwrap();
+    let planned = api.plan_session(exec, &pairs).await;
+    planned.map(drop).map_err(|refused| refused.code).unwrap();
     let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
     assert_eq!(call(&api, "POST", &format!("{pods}/p/eviction"), eviction).await.0, 201);
     assert_eq!(

@@ -124,6 +124,11 @@ impl DetachedMount {
         set_attributes(self.0.as_raw_fd(), c"", flags, &attributes)
     }
 
+    /// Its root, as this process and what it is about to execute reach it.
+    pub(crate) fn path_in_proc(&self) -> std::path::PathBuf {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+
     /// Puts it at a path, and makes its root the working directory.
     pub(crate) fn attach_and_enter(self, destination: &Path) -> io::Result<()> {
         self.place(destination)?;

@@ -8,6 +8,7 @@ mod layout;
 mod logs;
 mod port;
 mod prepare;
+mod program;
 mod sandbox;
 mod session;
 mod session_control;
@@ -44,6 +45,7 @@ use crate::pod_parent::record::{read_json, write_json};
 use connection::{Heard, ParentConnection};
 use id_ranges::IdRanges;
 use layout::{Layout, PARENTS_GROUP, attempt_group, pod_group};
+use program::ParentProgram;
 use sandbox::{Sandbox, discard, discard_root, kill_everything, read_record, recorded_containers};
 
 /// How a runtime is opened.
@@ -95,6 +97,7 @@ pub struct LinuxRuntime {
 
 pub(crate) struct Shared {
     config: RuntimeConfig,
+    parent_program: Arc<ParentProgram>,
     layout: Layout,
     network: Arc<dyn SandboxNetwork>,
     hierarchies: Hierarchies,
@@ -165,6 +168,9 @@ impl LinuxRuntime {
                 read_timeout: config.registry_read_timeout,
             },
         );
+        let program = &config.pod_parent_program;
+        let parent_program = ParentProgram::open(program)
+            .map_err(|error| io_failure(format!("mounting {} read-only", program.display()), &error))?;
         let shared = Arc::new(Shared {
             layout,
             network,
@@ -175,6 +181,7 @@ impl LinuxRuntime {
             user_ids: Mutex::default(),
             events: Mutex::default(),
             log_watch: logs::LogWatch::default(),
+            parent_program: Arc::new(parent_program),
             config,
         });
         shared.find_pods().await?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,13 +15,14 @@ use nix::unistd::Pid;
 use parking_lot::Mutex;
 use protocol::UnixMillis;
 use protocol::runtime::{
-    ContainerExit, ContainerPhase, ContainerState, PodIdentity, RuntimeError, SandboxSpec, SandboxState,
+    ContainerExit, ContainerPhase, ContainerState, PodIdentity, RuntimeError, SandboxSpec, SandboxState, VolumeSource,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::connection::ParentConnection;
 use super::layout::PodLayout;
+use super::program::ParentProgram;
 use super::volumes;
 use crate::cgroup::Group;
 use crate::container::{CgroupEntry, IdRange};
@@ -162,9 +163,16 @@ pub(crate) fn read_record(layout: &PodLayout) -> io::Result<SandboxRecord> {
     read_json(&layout.record())
 }
 
-/// Writes the record.
+/// Writes the record, without what files of volumes hold: nobody needs it again, and Secrets and tokens have no place on the
+/// disk.
 pub(crate) fn write_record(layout: &PodLayout, record: &SandboxRecord) -> Result<(), RuntimeError> {
-    write_json(&layout.record(), record).map_err(|error| io_failure("writing the sandbox's record", &error))
+    let mut record = record.clone();
+    for volume in &mut record.spec.volumes {
+        if let VolumeSource::Files { files, .. } = &mut volume.source {
+            files.clear();
+        }
+    }
+    write_json(&layout.record(), &record).map_err(|error| io_failure("writing the sandbox's record", &error))
 }
 
 /// The containers as the files tell, for a pod whose parent is dead.
@@ -227,11 +235,12 @@ pub(crate) fn make_directory(
 }
 
 /// Starts the pod's parent and waits until it listens. Blocking.
-pub(crate) fn spawn_parent(program: &Path, layout: &PodLayout) -> Result<ParentIdentity, RuntimeError> {
-    let doing = || format!("starting the pod's parent {}", program.display());
+pub(crate) fn spawn_parent(program: &ParentProgram, layout: &PodLayout) -> Result<ParentIdentity, RuntimeError> {
+    let doing = || format!("starting the pod's parent {program}");
     let log = fs::File::create(layout.parent_log()).map_err(|error| io_failure(doing(), &error))?;
     // Without a closure before exec, std uses posix_spawn: no copy of this process's page tables is made.
-    let mut child = Command::new(program)
+    let mut child = program
+        .command()
         .arg("pod-parent")
         .arg(&layout.root)
         .env_clear() // what the node process has in its environment is no business of a process that outlives it

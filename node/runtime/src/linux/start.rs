@@ -127,10 +127,7 @@ async fn make_sandbox(shared: &Arc<Shared>, sandbox: &Arc<Sandbox>, spec: &Sandb
     };
     let identity = blocking({
         let (spec, layout) = (spec.clone(), sandbox.layout.clone());
-        let (group, program) = (
-            shared.pod_group(&spec.pod.uid),
-            shared.config.pod_parent_program.clone(),
-        );
+        let (group, program) = (shared.pod_group(&spec.pod.uid), Arc::clone(&shared.parent_program));
         let parents = shared
             .hierarchies
             .group(&shared.config.cgroup_parent)

@@ -179,6 +179,9 @@ fn write_set(directory: &Path, files: &BTreeMap<String, FileContent>, fs_group: 
         }
         fs::write(&target, &file.content)?;
         let mut mode = file.mode & 0o777;
+        if let Some(owner) = file.owner {
+            lchown(&target, Some(owner), None)?;
+        }
         if let Some(group) = fs_group {
             lchown(&target, None, Some(group))?;
             mode |= 0o040;
@@ -260,6 +263,7 @@ mod tests {
                     FileContent {
                         content: text.as_bytes().to_vec(),
                         mode: *mode,
+                        owner: None,
                     },
                 )
             })

@@ -52,6 +52,9 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     // SAFETY: umask takes a number and cannot fail.
     unsafe { libc::umask(0o022) };
+    // It was executed by a descriptor, whose number would be its name in `ps`.
+    // SAFETY: the name is a NUL-terminated string that outlives the call.
+    unsafe { libc::prctl(libc::PR_SET_NAME, c"actorium".as_ptr()) };
     // A descriptor that the node process failed to close on exec (a listening socket, say) would be held here past its
     // death; its working directory would keep a file system busy.
     // SAFETY: close_range takes plain numbers; nothing was opened in this process yet but the standard streams.

@@ -20,7 +20,7 @@ pub struct RequestId(pub u64);
 /// The server's bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowLimits {
-    /// How many seats all limited levels share: Kubernetes has 600.
+    /// How many seats all limited levels share.
     pub seats: u64,
     /// How long a request may wait, in microseconds: Kubernetes lets it wait a quarter of its time.
     pub wait_max: u64,
@@ -197,6 +197,11 @@ impl FlowControl {
         self.levels.get(name).map_or("", |level| &level.uid)
     }
 
+    /// Whether the level runs everything at once: its requests need not be told.
+    pub fn is_exempt(&self, level: &str) -> bool {
+        self.levels.get(level).is_some_and(|level| level.exempt)
+    }
+
     /// When `Tick` must be told at the latest: the first instant at which a request has waited too long.
     pub fn deadline(&self) -> Option<Micros> {
         let oldest = self.levels.values().filter_map(|level| level.queues.oldest());
@@ -353,7 +358,8 @@ impl FlowControl {
     /// Starts what can run: first in the levels that use fewer seats than are theirs, then in those that borrow. Levels take
     /// turns.
     fn dispatch(&mut self, now: Micros, effects: &mut Vec<FlowEffect>) {
-        let names: Vec<String> = self.levels.keys().cloned().collect();
+        let waits = self.levels.iter().filter(|(_, level)| level.queues.waiting() > 0);
+        let names: Vec<String> = waits.map(|(name, _)| name.clone()).collect();
         for borrows in [false, true] {
             let mut idle = 0;
             while idle < names.len() {

@@ -151,6 +151,8 @@ pub enum Subresource {
     Attach,
     /// Connects to ports of a pod.
     PortForward,
+    /// Passes a request on to a port of the object.
+    Proxy,
 }
 
 impl Subresource {
@@ -168,6 +170,7 @@ impl Subresource {
             Subresource::Exec => "exec",
             Subresource::Attach => "attach",
             Subresource::PortForward => "portforward",
+            Subresource::Proxy => "proxy",
         }
     }
 
@@ -186,6 +189,7 @@ impl Subresource {
             Exec,
             Attach,
             PortForward,
+            Proxy,
         ]
         .into_iter()
         .find(|subresource| subresource.name() == name)
@@ -204,6 +208,11 @@ impl Subresource {
             Subresource::Exec => ("", "v1", "PodExecOptions"),
             Subresource::Attach => ("", "v1", "PodAttachOptions"),
             Subresource::PortForward => ("", "v1", "PodPortForwardOptions"),
+            Subresource::Proxy => match kind.kind {
+                "Node" => ("", "v1", "NodeProxyOptions"),
+                "Service" => ("", "v1", "ServiceProxyOptions"),
+                _ => ("", "v1", "PodProxyOptions"),
+            },
         }
     }
 
@@ -215,6 +224,7 @@ impl Subresource {
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
             Subresource::Finalize => &["update"],
             Subresource::Exec | Subresource::Attach | Subresource::PortForward => &["create", "get"],
+            Subresource::Proxy => &["create", "delete", "get", "patch", "update"],
         }
     }
 }

@@ -17,7 +17,7 @@ pub const KIND: Kind = Kind {
     singular: "node",
     short_names: &["no"],
     namespaced: false,
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     selectable_fields: &["spec.unschedulable"],
     definition: "io.k8s.api.core.v1.Node",
     schema: |generator| {

@@ -24,6 +24,7 @@ pub const KIND: Kind = Kind {
         Subresource::Exec,
         Subresource::Attach,
         Subresource::PortForward,
+        Subresource::Proxy,
     ],
     selectable_fields: &[
         "spec.nodeName",

@@ -21,7 +21,7 @@ pub const KIND: Kind = Kind {
     singular: "service",
     short_names: &["svc"],
     categories: &["all"],
-    subresources: &[Subresource::Status],
+    subresources: &[Subresource::Status, Subresource::Proxy],
     selectable_fields: &["spec.clusterIP", "spec.type"],
     definition: "io.k8s.api.core.v1.Service",
     schema: |generator| {

@@ -91,6 +91,16 @@ fn subresource_item(kind: &Kind, subresource: Subresource) -> Value {
         let operation = connect(kind, subresource, gvk);
         return json!({"get": operation, "post": operation});
     }
+    if subresource == Subresource::Proxy {
+        let operation = connect(kind, subresource, gvk);
+        let methods = ["get", "post", "put", "patch", "delete", "options", "head"];
+        return Value::Object(
+            methods
+                .map(|method| (method.to_owned(), operation.clone()))
+                .into_iter()
+                .collect(),
+        );
+    }
     let definition = match gvk.2 {
         "Scale" => "io.k8s.api.autoscaling.v1.Scale",
         "Binding" => "io.k8s.api.core.v1.Binding",
@@ -357,6 +367,7 @@ fn connect(kind: &Kind, subresource: Subresource, gvk: Gvk) -> Value {
     let terminal = || query("tty", "boolean", "Whether a terminal is used instead of pipes.");
     let streams = || ["stdin", "stdout", "stderr"].map(stream).to_vec();
     let parameters = match subresource {
+        Subresource::Proxy => vec![query("path", "string", "The path of the request that is passed on.")],
         Subresource::PortForward => vec![query("ports", "integer", "The ports to forward.")],
         Subresource::Exec => {
             let command = query(
