@@ -1,5 +1,5 @@
-//! What a node does while it leads: it runs the control plane, and the autopilot that chooses the voters. Both stop when it
-//! no longer leads.
+//! What a node does while it leads: it runs the control plane, the keeper of the definitions of custom kinds, and the autopilot
+//! that chooses the voters. All stop when it no longer leads.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ impl Leadership {
         let mut status = self.consensus.watch_status();
         let mut members = self.membership.watch();
         let mut control: Option<ControlPlane> = None;
+        let mut definitions = tokio::task::JoinSet::new();
         let mut tick = tokio::time::interval(AUTOPILOT_PERIOD);
         loop {
             let leads = status.borrow_and_update().is_leader;
@@ -53,6 +54,14 @@ impl Leadership {
                     running.stop().await;
                 }
                 (false, None) => {}
+            }
+            match (leads, definitions.is_empty()) {
+                (true, true) => {
+                    let now: gateway::watch::Now = Arc::new(now);
+                    definitions.spawn(gateway::definitions::keep(Arc::clone(&self.store), now));
+                }
+                (false, false) => definitions.shutdown().await,
+                _ => {}
             }
             if leads {
                 self.autopilot().await;

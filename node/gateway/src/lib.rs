@@ -12,6 +12,8 @@ pub mod accept;
 pub mod addresses;
 pub mod audit;
 pub mod credentials;
+pub mod custom;
+pub mod definitions;
 pub mod doorway;
 pub mod edge;
 pub mod eviction;

@@ -150,7 +150,7 @@ pub fn one(
     now: UnixMillis,
 ) -> Result<ApiResponse, Status> {
     let (form, encoding) = negotiate(&request.accept)?;
-    if (form, encoding) == (Form::Objects, Encoding::Json) && kind.conversion.is_none() {
+    if (form, encoding) == (Form::Objects, Encoding::Json) && kind.told_as_stored() {
         return Ok(ApiResponse::json(code, object.body.0.clone()));
     }
     let value = kind.served(object.value().map_err(Status::internal)?);
@@ -310,7 +310,7 @@ pub fn page(request: &ApiRequest, kind: &Kind, page: &ListPage, now: UnixMillis)
             meta["remainingItemCount"] = remaining.into();
         }
     }
-    if negotiate(&request.accept)? == (Form::Objects, Encoding::Json) && kind.conversion.is_none() {
+    if negotiate(&request.accept)? == (Form::Objects, Encoding::Json) && kind.told_as_stored() {
         return Ok(ApiResponse::json(200, plain_list(kind, page, &meta)));
     }
     let values = page

@@ -1,6 +1,7 @@
 //! What a request is about, read from its method and path. Pure. Paths follow the API conventions of Kubernetes:
 //! `/api/v1/namespaces/NS/pods/NAME/log`, `/apis/apps/v1/deployments`.
 
+use api::custom::CustomKinds;
 use api::kinds::{self, Kind, Subresource};
 
 /// A request's target.
@@ -53,8 +54,8 @@ pub struct Target {
     pub subresource: Option<Subresource>,
 }
 
-/// Reads a path.
-pub fn route(path: &str) -> Route {
+/// Reads a path. `custom` are the kinds beside those of the table.
+pub fn route(path: &str, custom: &CustomKinds) -> Route {
     let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     match segments.as_slice() {
         [] => Route::Root,
@@ -69,16 +70,16 @@ pub fn route(path: &str) -> Route {
         ["actorium", "v1", "admin"] => Route::Admin,
         ["api"] => Route::CoreVersions,
         ["api", version] => Route::GroupVersion(String::new(), (*version).to_owned()),
-        ["api", version, rest @ ..] => resource("", version, rest),
+        ["api", version, rest @ ..] => resource("", version, rest, custom),
         ["apis"] => Route::Groups,
         ["apis", group] => Route::Group((*group).to_owned()),
         ["apis", group, version] => Route::GroupVersion((*group).to_owned(), (*version).to_owned()),
-        ["apis", group, version, rest @ ..] => resource(group, version, rest),
+        ["apis", group, version, rest @ ..] => resource(group, version, rest, custom),
         _ => Route::Unknown,
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
+fn resource(group: &str, version: &str, rest: &[&str], custom: &CustomKinds) -> Route {
     let (namespace, rest) = match rest {
         ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => ("", rest),
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (*namespace, rest),
@@ -94,7 +95,8 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Route {
         },
         _ => return Route::Unknown,
     };
-    let Some(kind) = kinds::find(group, version, plural) else {
+    let kind = kinds::find(group, version, plural).or_else(|| custom.find(group, version, plural));
+    let Some(kind) = kind else {
         return Route::Unknown;
     };
     let misplaced =
@@ -128,6 +130,10 @@ pub fn verb(method: &str, target: &Target, watch: bool) -> Option<&'static str> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn route(path: &str) -> Route {
+        super::route(path, &CustomKinds::default())
+    }
 
     fn target(path: &str) -> (String, String, Option<String>, Option<Subresource>) {
         match route(path) {

@@ -18,6 +18,7 @@ use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
 use crate::audit::{Audit, AuditLog};
 use crate::credentials::Credentials;
+use crate::custom::Custom;
 use crate::doorway::{Doorway, SessionRecord, verb_of};
 use crate::fairness::Fairness;
 use crate::issuer::Issuer;
@@ -91,12 +92,14 @@ pub struct Api {
     rights: Arc<Rights>,
     issuer: Arc<Issuer>,
     doorway: Doorway,
+    custom: Arc<Custom>,
 }
 
 impl Api {
     /// An API over a store. From now on it follows the policy objects, on the runtime that this is called on.
     pub fn new(mut config: ApiConfig) -> Api {
         let rights = Rights::start(Arc::clone(&config.store));
+        let custom = Custom::start(Arc::clone(&config.store));
         let issuer = Arc::new(Issuer::new(Arc::clone(&config.store)));
         let credentials = Credentials {
             issuer: Arc::clone(&issuer),
@@ -131,12 +134,25 @@ impl Api {
             rights,
             issuer,
             doorway,
+            custom,
         }
+    }
+
+    /// What a request is about. A path that leads nowhere may be that of a kind that was defined a moment ago.
+    async fn route(&self, request: &ApiRequest) -> Result<Route, Status> {
+        let found = route(&request.path, self.custom.kinds());
+        if found != Route::Unknown || !self.custom.look_up(&request.path).await? {
+            return Ok(found);
+        }
+        Ok(route(&request.path, self.custom.kinds()))
     }
 
     /// Serves one request. It never fails: a refusal is an answer.
     pub async fn handle(&self, mut request: ApiRequest) -> ApiResponse {
-        let route = route(&request.path);
+        let route = match self.route(&request).await {
+            Ok(route) => route,
+            Err(status) => return ApiResponse::from(status),
+        };
         let passage = match self.doorway.enter(&mut request, &route, (self.config.now)()).await {
             Ok(passage) => passage,
             Err(refused) => return refused,
@@ -156,7 +172,7 @@ impl Api {
         mut request: ApiRequest,
         pairs: &[(String, String)],
     ) -> Result<(Plan, Arc<dyn NodeDoor>, SessionRecord), ApiResponse> {
-        let route = route(&request.path);
+        let route = self.route(&request).await?;
         let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
         match self.plan(&request, &route, pairs).await {
             Ok(plan) => Ok((plan, Arc::clone(&self.config.nodes), passage.session(101))),
@@ -166,7 +182,7 @@ impl Api {
 
     /// Where a request of the `proxy` subresource goes on to.
     pub async fn plan_proxy(&self, mut request: ApiRequest) -> Result<ProxyPlan, ApiResponse> {
-        let route = route(&request.path);
+        let route = self.route(&request).await?;
         let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
         match self.destinations(&request, &route).await {
             Ok((destinations, tls)) => Ok(ProxyPlan {
@@ -259,26 +275,27 @@ impl Api {
 
     fn document(&self, request: &ApiRequest, route: &Route) -> Result<ApiResponse, Status> {
         let aggregated = negotiate(&request.accept).is_ok_and(|(form, _)| form == Form::AggregatedDiscovery);
+        let rows = || self.custom.kinds().with_built_in();
         let found = |document: Option<Value>| document.ok_or_else(Status::no_such_resource);
         let document = match route {
             Route::Health(_) => return Ok(self.health()),
             Route::Metrics => return Ok(ApiResponse::text(200, self.metrics())),
             Route::Version => api::discovery::version(&self.config.version),
             Route::CoreVersions if aggregated => {
-                return Ok(aggregated_discovery(&api::discovery::aggregated_core()));
+                return Ok(aggregated_discovery(&api::discovery::aggregated_core(&rows())));
             }
             Route::Groups if aggregated => {
-                return Ok(aggregated_discovery(&api::discovery::aggregated_groups()));
+                return Ok(aggregated_discovery(&api::discovery::aggregated_groups(&rows())));
             }
             Route::CoreVersions => api::discovery::core_versions(&self.config.address),
-            Route::Groups => api::discovery::groups(),
-            Route::Group(group) => found(api::discovery::group(group))?,
-            Route::GroupVersion(group, version) => found(api::discovery::resources(group, version))?,
-            Route::Root => api::discovery::root_paths(),
-            Route::OpenApiV3Index => api::openapi::v3_index(),
-            Route::OpenApiV3(path) => found(api::openapi::v3(path))?,
+            Route::Groups => api::discovery::groups(&rows()),
+            Route::Group(group) => found(api::discovery::group(&rows(), group))?,
+            Route::GroupVersion(group, version) => found(api::discovery::resources(&rows(), group, version))?,
+            Route::Root => api::discovery::root_paths(&rows()),
+            Route::OpenApiV3Index => api::openapi::v3_index(&rows()),
+            Route::OpenApiV3(path) => found(api::openapi::v3(&rows(), path))?,
             Route::OpenApiV2 => {
-                let (content_type, body) = api::openapi::v2_for(&request.accept);
+                let (content_type, body) = api::openapi::v2_for(&rows(), &request.accept);
                 return Ok(ApiResponse {
                     content_type,
                     ..ApiResponse::json(200, body)
@@ -439,13 +456,9 @@ impl Api {
     }
 
     async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
-        watch::open(
-            self.config.store.as_ref(),
-            request,
-            target,
-            Arc::clone(&self.config.now),
-        )
-        .await
+        let now = Arc::clone(&self.config.now);
+        let opened = watch::open(self.config.store.as_ref(), request, target, now).await?;
+        Ok(self.custom.while_defined(target.kind, opened))
     }
 
     async fn stored(&self, target: &Target) -> Result<Arc<protocol::Object>, Status> {

@@ -164,7 +164,7 @@ impl LineEncoder {
         let mut line = Vec::with_capacity(object.body.0.len() + 40);
         line.extend_from_slice(format!(r#"{{"type":"{word}","object":"#).as_bytes());
         match self.form {
-            Form::Objects | Form::AggregatedDiscovery if self.kind.conversion.is_none() => {
+            Form::Objects | Form::AggregatedDiscovery if self.kind.told_as_stored() => {
                 line.extend_from_slice(&object.body.0);
             }
             _ => {

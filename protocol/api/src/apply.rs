@@ -10,7 +10,6 @@ use crate::fieldset::FieldSet;
 use crate::kinds::{Kind, Subresource};
 use crate::last_applied;
 use crate::managed::{self, Manager, Operation};
-use crate::schema::Schemas;
 use crate::status::Status;
 use crate::typed;
 use crate::write::{self, FieldValidation, WriteContext, Written};
@@ -77,7 +76,8 @@ fn decode(kind: &Kind, applied: &mut Value, ctx: &WriteContext<'_>) -> Result<Ve
     };
     let name = applied.at(&["metadata"]).text("name").to_owned();
     let findings = write::decode_object(kind, applied, &warning)?;
-    let ambiguity = typed::ambiguity(Schemas::built_in(), &managed::shape_of(kind), applied);
+    let shapes = kind.shapes();
+    let ambiguity = typed::ambiguity(shapes.schemas(), &shapes.root(), applied);
     let unknown = findings
         .iter()
         .find_map(|finding| finding.strip_prefix("unknown field "));
@@ -123,7 +123,8 @@ fn merged(
     force: bool,
     ctx: &WriteContext<'_>,
 ) -> Result<Value, Status> {
-    let (schemas, shape) = (Schemas::built_in(), managed::shape_of(kind));
+    let shapes = kind.shapes();
+    let (schemas, shape) = (shapes.schemas(), shapes.root());
     let mut managers = managed::managers_of(old);
     if managers.is_empty() {
         managers.push(Manager {

@@ -89,6 +89,11 @@ impl Causes {
         self.0.push(Cause { field, reason, message });
     }
 
+    /// A problem with its reason and its whole message, for validation that words it itself.
+    pub fn add(&mut self, field: Path<'_>, reason: &'static str, message: String) {
+        self.push(field, reason, message);
+    }
+
     /// A field that must be given is not.
     pub fn required(&mut self, field: Path<'_>, detail: &str) {
         let message = if detail.is_empty() {

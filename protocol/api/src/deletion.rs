@@ -133,6 +133,9 @@ const FOREGROUND: &str = "foregroundDeletion";
 /// Decides what a delete request does to an object. Preconditions are checked by `DeleteOptions::check`.
 pub fn begin_deletion(kind: &Kind, object: &Value, options: &DeleteOptions, now: UnixMillis) -> Deletion {
     let mut marked = object.clone();
+    if !object.at(&["metadata"]).has("deletionTimestamp") {
+        (kind.before_deletion)(&mut marked, now);
+    }
     propagate(options, object_mut(&mut marked, "metadata"));
     let grace = grace_period(kind, object, options);
     let held = !marked.at(&["metadata"]).items("finalizers").is_empty() || waits_for_content(kind, object);

@@ -1,9 +1,10 @@
 //! Discovery documents, made from the table of kinds: which groups, versions and resources there are. Both the plain form
-//! (`/api`, `/apis`, `/apis/{group}/{version}`) and the aggregated one that newer clients ask for.
+//! (`/api`, `/apis`, `/apis/{group}/{version}`) and the aggregated one that newer clients ask for. The rows that are told of come
+//! in as an argument: those of the table, and the custom ones of a cluster.
 
 use serde_json::{Value, json};
 
-use crate::kinds::{Kind, Subresource, kinds};
+use crate::kinds::{Kind, Subresource};
 
 /// The content type of the aggregated form, as clients ask for it and as the answer names it.
 pub const AGGREGATED_CONTENT_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -36,9 +37,9 @@ pub fn version(build: &BuildVersion) -> Value {
 }
 
 /// `/`: the paths that there are.
-pub fn root_paths() -> Value {
+pub fn root_paths(rows: &[&'static Kind]) -> Value {
     let mut paths: Vec<String> = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for (group, versions) in groups_and_versions() {
+    for (group, versions) in groups_and_versions(rows) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
     }
@@ -57,9 +58,9 @@ pub fn root_paths() -> Value {
 
 /// The named groups with their versions, the preferred one first; both in the table's order, which is that in which clients
 /// look for a resource of which they know only the name.
-fn groups_and_versions() -> Vec<(&'static str, Vec<&'static str>)> {
+fn groups_and_versions(rows: &[&'static Kind]) -> Vec<(&'static str, Vec<&'static str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for kind in kinds().iter().filter(|kind| !kind.group.is_empty()) {
+    for kind in rows.iter().filter(|kind| !kind.group.is_empty()) {
         match groups.iter_mut().find(|(group, _)| *group == kind.group) {
             Some((_, versions)) if versions.contains(&kind.version) => {}
             Some((_, versions)) => versions.push(kind.version),
@@ -78,8 +79,8 @@ pub fn core_versions(server_address: &str) -> Value {
 }
 
 /// `/apis`.
-pub fn groups() -> Value {
-    let groups: Vec<Value> = groups_and_versions()
+pub fn groups(rows: &[&'static Kind]) -> Value {
+    let groups: Vec<Value> = groups_and_versions(rows)
         .iter()
         .map(|(name, versions)| group_value(name, versions))
         .collect();
@@ -87,8 +88,8 @@ pub fn groups() -> Value {
 }
 
 /// `/apis/{group}`; `None` when there is no such group.
-pub fn group(name: &str) -> Option<Value> {
-    let groups = groups_and_versions();
+pub fn group(rows: &[&'static Kind], name: &str) -> Option<Value> {
+    let groups = groups_and_versions(rows);
     let (_, versions) = groups.iter().find(|(group, _)| *group == name)?;
     let mut group = group_value(name, versions);
     group["kind"] = "APIGroup".into();
@@ -103,9 +104,10 @@ fn group_value(name: &str, versions: &[&str]) -> Value {
 }
 
 /// `/api/v1` (the empty group) and `/apis/{group}/{version}`; `None` when there is no such version.
-pub fn resources(group: &str, version: &str) -> Option<Value> {
-    let rows: Vec<&Kind> = kinds()
+pub fn resources(rows: &[&'static Kind], group: &str, version: &str) -> Option<Value> {
+    let rows: Vec<&Kind> = rows
         .iter()
+        .copied()
         .filter(|kind| kind.group == group && kind.version == version)
         .collect();
     let first = rows.first()?;
@@ -148,16 +150,16 @@ fn subresource_entry(kind: &Kind, subresource: Subresource) -> Value {
 }
 
 /// `/api` in the aggregated form.
-pub fn aggregated_core() -> Value {
-    aggregated(vec![aggregated_group("", &["v1"])])
+pub fn aggregated_core(rows: &[&'static Kind]) -> Value {
+    aggregated(vec![aggregated_group(rows, "", &["v1"])])
 }
 
 /// `/apis` in the aggregated form.
-pub fn aggregated_groups() -> Value {
+pub fn aggregated_groups(rows: &[&'static Kind]) -> Value {
     aggregated(
-        groups_and_versions()
+        groups_and_versions(rows)
             .iter()
-            .map(|(name, versions)| aggregated_group(name, versions))
+            .map(|(name, versions)| aggregated_group(rows, name, versions))
             .collect(),
     )
 }
@@ -166,17 +168,17 @@ fn aggregated(items: Vec<Value>) -> Value {
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items})
 }
 
-fn aggregated_group(name: &str, versions: &[&str]) -> Value {
+fn aggregated_group(rows: &[&'static Kind], name: &str, versions: &[&str]) -> Value {
     let metadata = if name.is_empty() {
         json!({})
     } else {
         json!({"name": name})
     };
     let version = |version: &&str| {
-        let rows = kinds()
+        let rows = rows
             .iter()
             .filter(|kind| kind.group == name && kind.version == *version);
-        let resources: Vec<Value> = rows.map(aggregated_resource).collect();
+        let resources: Vec<Value> = rows.map(|kind| aggregated_resource(kind)).collect();
         json!({"version": version, "freshness": "Current", "resources": resources})
     };
     json!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<_>>()})
@@ -213,11 +215,16 @@ fn aggregated_resource(kind: &Kind) -> Value {
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::kinds::kinds;
+
+    fn rows() -> Vec<&'static Kind> {
+        kinds().iter().collect()
+    }
 
     #[test]
     fn every_kind_is_discovered_in_both_forms() {
         for kind in kinds() {
-            let list = resources(kind.group, kind.version).unwrap();
+            let list = resources(&rows(), kind.group, kind.version).unwrap();
             assert_eq!(list.text("groupVersion"), kind.api_version());
             let entry = list
                 .items("resources")
@@ -226,9 +233,9 @@ mod tests {
                 .unwrap();
             assert_eq!(entry.text("kind"), kind.kind);
             let document = if kind.group.is_empty() {
-                aggregated_core()
+                aggregated_core(&rows())
             } else {
-                aggregated_groups()
+                aggregated_groups(&rows())
             };
             let group = document
                 .items("items")
@@ -248,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_scale_of_a_deployment_is_of_another_group() {
-        let list = resources("apps", "v1").unwrap();
+        let list = resources(&rows(), "apps", "v1").unwrap();
         let scale = list
             .items("resources")
             .iter()
@@ -259,10 +266,13 @@ mod tests {
 
     #[test]
     fn groups_that_do_not_exist_are_not_discovered() {
-        assert_eq!(group("nope"), None);
-        assert_eq!(resources("apps", "v9"), None);
+        assert_eq!(group(&rows(), "nope"), None);
+        assert_eq!(resources(&rows(), "apps", "v9"), None);
         assert_eq!(
-            group("apps").unwrap().at(&["preferredVersion"]).text("groupVersion"),
+            group(&rows(), "apps")
+                .unwrap()
+                .at(&["preferredVersion"])
+                .text("groupVersion"),
             "apps/v1"
         );
     }

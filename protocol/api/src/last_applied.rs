@@ -8,8 +8,6 @@ use serde_json::Value;
 use crate::access::{Access, object_mut, remove};
 use crate::fieldset::FieldSet;
 use crate::kinds::Kind;
-use crate::managed;
-use crate::schema::Schemas;
 use crate::typed;
 
 /// The field manager of `kubectl apply --server-side`. Who names another one opts out.
@@ -29,7 +27,8 @@ pub fn inherited(kind: &Kind, manager: &str, old: &Value) -> FieldSet {
     if !last.is_object() {
         return FieldSet::default();
     }
-    let (schemas, shape) = (Schemas::built_in(), managed::shape_of(kind));
+    let shapes = kind.shapes();
+    let (schemas, shape) = (shapes.schemas(), shapes.root());
     let mut fields = typed::fields(schemas, &shape, &last);
     let since = typed::difference(schemas, &shape, &last, old);
     fields.subtract(&since.changed);

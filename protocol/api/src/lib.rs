@@ -8,6 +8,7 @@
 pub mod access;
 mod apply;
 pub mod cause;
+pub mod custom;
 pub mod decode;
 mod deletion;
 pub mod discovery;

@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 use crate::access::{Access, NULL, object_mut, remove};
 use crate::fieldset::FieldSet;
 use crate::kinds::{Kind, Subresource};
-use crate::schema::{Schemas, Shape};
 use crate::typed;
 use crate::write::WriteContext;
 
@@ -172,11 +171,6 @@ pub fn without_server_fields(set: &mut FieldSet) {
     }
 }
 
-/// The shape of a kind's objects.
-pub fn shape_of(kind: &Kind) -> Shape {
-    Shape::Struct(kind.definition)
-}
-
 /// Gives the request's manager what it changed between `old` and `new`, and takes that from all others. `new` carries the
 /// managers as they were before.
 pub fn record_update(
@@ -187,8 +181,8 @@ pub fn record_update(
     ctx: &WriteContext<'_>,
 ) {
     let empty = Value::Object(Map::new());
-    let schemas = Schemas::built_in();
-    let mut difference = typed::difference(schemas, &shape_of(kind), old.unwrap_or(&empty), new);
+    let shapes = kind.shapes();
+    let mut difference = typed::difference(shapes.schemas(), &shapes.root(), old.unwrap_or(&empty), new);
     without_server_fields(&mut difference.changed);
     without_server_fields(&mut difference.removed);
     if difference.is_empty() {
@@ -246,10 +240,11 @@ fn cap(managers: &mut Vec<Manager>) {
 
 /// Everything that is in the object, for objects that were written before anybody counted owners.
 pub fn all_fields(kind: &Kind, object: &Value) -> FieldSet {
+    let shapes = kind.shapes();
     let mut set = if object.is_null() {
-        typed::fields(Schemas::built_in(), &shape_of(kind), &NULL)
+        typed::fields(shapes.schemas(), &shapes.root(), &NULL)
     } else {
-        typed::fields(Schemas::built_in(), &shape_of(kind), object)
+        typed::fields(shapes.schemas(), &shapes.root(), object)
     };
     without_server_fields(&mut set);
     set

@@ -20,14 +20,21 @@ pub fn scale_of(kind: &Kind, object: &Value) -> Result<Value, Status> {
             kept[name] = metadata.at(&[name]).clone();
         }
     }
-    let mut status = json!({"replicas": object.at(&["status"]).int("replicas").unwrap_or(0)});
-    let selector = selector_text(object.at(&["spec", "selector"]));
+    let (wanted, counted, selector) = match kind.custom_definition()? {
+        Some(custom) => custom.replicas(object),
+        None => (
+            object.at(&["spec"]).int("replicas").unwrap_or(0),
+            object.at(&["status"]).int("replicas").unwrap_or(0),
+            selector_text(object.at(&["spec", "selector"])),
+        ),
+    };
+    let mut status = json!({"replicas": counted});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
     Ok(json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": kept,
-        "spec": {"replicas": object.at(&["spec"]).int("replicas").unwrap_or(0)},
+        "spec": {"replicas": wanted},
         "status": status,
     }))
 }
@@ -87,6 +94,9 @@ pub fn set_scale(kind: &Kind, object: &Value, scale: &Value) -> Result<Value, St
         return Err(Status::invalid_of("autoscaling", "Scale", name, causes.0));
     }
     let mut object = object.clone();
-    object_mut(&mut object, "spec")["replicas"] = replicas.into();
+    match kind.custom_definition()? {
+        Some(custom) => custom.set_replicas(&mut object, replicas.into()),
+        None => object_mut(&mut object, "spec")["replicas"] = replicas.into(),
+    }
     Ok(object)
 }

@@ -101,8 +101,11 @@ impl Definition {
 }
 
 /// Every definition that a kind of the table reaches.
+#[derive(Debug)]
 pub struct Schemas {
     definitions: HashMap<&'static str, Definition>,
+    /// Where names that are not here are looked up: a custom kind's objects have metadata like any other.
+    base: Option<&'static Schemas>,
 }
 
 impl Schemas {
@@ -123,6 +126,14 @@ impl Schemas {
         })
     }
 
+    /// These definitions, beside the built-in ones.
+    pub(crate) fn of(definitions: Vec<Definition>) -> Schemas {
+        Schemas {
+            definitions: definitions.into_iter().map(|of| (of.name, of)).collect(),
+            base: Some(Schemas::built_in()),
+        }
+    }
+
     /// The names of all definitions.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.definitions.keys().copied()
@@ -130,7 +141,8 @@ impl Schemas {
 
     /// The definition of this name.
     pub fn definition(&self, name: &str) -> Option<&Definition> {
-        self.definitions.get(name)
+        let own = self.definitions.get(name);
+        own.or_else(|| self.base?.definition(name))
     }
 
     fn read(definitions: Map<String, Value>) -> Schemas {
@@ -164,6 +176,7 @@ impl Schemas {
         };
         Schemas {
             definitions: definitions.iter().filter_map(read).collect(),
+            base: None,
         }
     }
 }

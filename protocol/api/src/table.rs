@@ -88,7 +88,7 @@ impl Column {
         priority: 0,
     };
 
-    fn definition(&self) -> Value {
+    pub(crate) fn definition(&self) -> Value {
         json!({
             "name": self.name, "type": self.kind, "format": self.format,
             "description": self.description, "priority": self.priority,
@@ -127,17 +127,25 @@ pub fn table<'a>(
     include_object: IncludeObject,
     now: UnixMillis,
 ) -> Value {
-    let columns: Vec<Value> = kind.columns.iter().map(Column::definition).collect();
-    let rows: Vec<Value> = items.map(|item| row(kind, item, include_object, now)).collect();
+    let custom = kind.definition_now();
+    let columns: Vec<Value> = match &custom {
+        Some(custom) => custom.columns(),
+        None => kind.columns.iter().map(Column::definition).collect(),
+    };
+    let cells = |item: &Value| match &custom {
+        Some(custom) => custom.cells(item, now),
+        None => (kind.cells)(item, now),
+    };
+    let rows: Vec<Value> = items.map(|item| row(cells(item), item, include_object)).collect();
     json!({
         "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": list_meta,
         "columnDefinitions": columns, "rows": rows,
     })
 }
 
-fn row(kind: &Kind, item: &Value, include_object: IncludeObject, now: UnixMillis) -> Value {
+fn row(cells: Vec<Value>, item: &Value, include_object: IncludeObject) -> Value {
     let mut row = Map::new();
-    row.insert("cells".to_owned(), (kind.cells)(item, now).into());
+    row.insert("cells".to_owned(), cells.into());
     match include_object {
         IncludeObject::None => {}
         IncludeObject::Metadata => {

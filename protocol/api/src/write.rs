@@ -147,6 +147,13 @@ pub(crate) fn create_decoded(
     }
     fill_metadata(kind, object_mut(&mut object, "metadata"), ctx);
     (kind.stamp)(&mut object, ctx);
+    let custom = kind.custom_definition()?;
+    if let Some(custom) = &custom {
+        if custom.terminating {
+            return Err(Status::method_not_allowed(kind, "create"));
+        }
+        custom.fill(&mut object);
+    }
     (kind.default)(&mut object);
     ctx.admit(&mut object, None)?;
     if kind.has(Subresource::Status) && !kind.created_with_status {
@@ -157,6 +164,9 @@ pub(crate) fn create_decoded(
     meta::validate(kind, object.at(&["metadata"]), &mut causes);
     (kind.validate_create)(&object, &mut causes);
     (kind.validate)(&object, &mut causes);
+    if let Some(custom) = &custom {
+        custom.validate(&object, None, &mut causes);
+    }
     refuse(kind, &object, causes)?;
     managed::record_update(kind, None, None, &mut object, ctx);
     Ok(Written { object, warnings })
@@ -200,6 +210,10 @@ pub(crate) fn update_decoded(
     ctx: &WriteContext<'_>,
 ) -> Result<(), Status> {
     keep_metadata(old, object_mut(new, "metadata"));
+    let custom = kind.custom_definition()?;
+    if let Some(custom) = &custom {
+        custom.fill(new);
+    }
     match subresource {
         // Admission comes first: what it changes outside of what this path writes is dropped like a client's change.
         Some(Subresource::Status) => {
@@ -248,6 +262,9 @@ pub(crate) fn update_decoded(
     let mut causes = Causes::default();
     meta::validate(kind, new.at(&["metadata"]), &mut causes);
     meta::validate_update(old.at(&["metadata"]), new.at(&["metadata"]), &mut causes);
+    if let Some(custom) = &custom {
+        custom.validate(new, Some(old), &mut causes);
+    }
     match subresource {
         None => {
             (kind.validate)(new, &mut causes);
@@ -289,7 +306,10 @@ pub(crate) fn decode_object(kind: &Kind, object: &mut Value, ctx: &WriteContext<
             return Err(Status::bad_request(text));
         }
     }
-    let findings = decode::conform(Schemas::built_in(), kind.definition, object);
+    let findings = match kind.custom_definition()? {
+        Some(custom) => custom.conform(object),
+        None => decode::conform(Schemas::built_in(), kind.definition, object),
+    };
     let prefix = format!(
         "{} in version {:?} cannot be handled as a {}",
         kind.kind, kind.version, kind.kind
@@ -399,10 +419,13 @@ fn raise_generation(kind: &Kind, old: &Value, new: &mut Value) {
     if kind.generation == Generation::None {
         return;
     }
+    // A custom kind without the subresource has no status: everything is wanted.
+    let keeps_status = kind.custom.is_none() || kind.has(Subresource::Status);
     let desired = |object: &Value| -> Map<String, Value> {
         let members = object.as_object().into_iter().flatten();
-        let desired =
-            members.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status" | "apiVersion" | "kind"));
+        let desired = members.filter(|(name, _)| {
+            !matches!(name.as_str(), "metadata" | "apiVersion" | "kind") && !(keeps_status && *name == "status")
+        });
         desired.map(|(name, value)| (name.clone(), value.clone())).collect()
     };
     let mut changed = desired(old) != desired(new);

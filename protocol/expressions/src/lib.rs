@@ -40,6 +40,7 @@ pub use environment::{Environment, Program};
 pub use error::{CompileError, EvaluationError, Problem};
 pub use escape::{escape, unescape};
 pub use evaluate::{Budget, Evaluation, Inputs};
+pub use functions::time::read_duration;
 pub use functions::{AccessQuestion, AccessReview, Authorizer, NamedFormat};
 pub use types::{Field, ObjectType, Type};
 pub use value::Value;

@@ -9,6 +9,7 @@ use super::checks::{self, Rule, check};
 use super::{Generation, Kind, STORED, Subresource, cells};
 use crate::access::{Access, existing_mut, items_mut, object_mut, set_default_text};
 use crate::cause::{Causes, Path};
+use crate::custom::{self, CLEANUP_FINALIZER};
 use crate::rules;
 use crate::table::Column;
 
@@ -53,6 +54,19 @@ pub const KIND: Kind = Kind {
             }
         }
         object_mut(new, "status")["storedVersions"] = stored.into();
+    },
+    // Its objects go before it does.
+    before_deletion: |object, now| {
+        let metadata = object_mut(object, "metadata");
+        if !metadata["finalizers"].is_array() {
+            metadata["finalizers"] = json!([]);
+        }
+        if let Some(finalizers) = metadata["finalizers"].as_array_mut()
+            && !finalizers.iter().any(|finalizer| finalizer == CLEANUP_FINALIZER)
+        {
+            finalizers.push(CLEANUP_FINALIZER.into());
+        }
+        crate::custom::set_terminating(object, now);
     },
     validate,
     validate_update: |old, new, causes| {
@@ -193,6 +207,12 @@ fn versions(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
     let versions = spec.items("versions");
     let stored = versions.iter().filter(|version| version.flag("storage")).count();
     let mut known = BTreeSet::new();
+    let schemas = || {
+        versions
+            .iter()
+            .map(|version| version.at(&["schema", "openAPIV3Schema"]))
+    };
+    let same_schemas = schemas().zip(schemas().skip(1)).all(|(a, b)| a == b);
     for (index, version) in versions.iter().enumerate() {
         let at = list.index(index);
         check(
@@ -205,10 +225,16 @@ fn versions(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
             causes.duplicate(at.field("name"), version.text("name"));
         }
         let schema = version.at(&["schema", "openAPIV3Schema"]);
+        let (validation, own) = (path.field("validation"), at.field("schema"));
         if schema.is_null() {
-            let schema = at.field("schema");
-            causes.required(schema.field("openAPIV3Schema"), "schemas are required");
+            causes.required(own.field("openAPIV3Schema"), "schemas are required");
+        } else if !same_schemas {
+            custom::structural::check(schema, &own.field("openAPIV3Schema"), causes);
+        } else if index == 0 {
+            // Kubernetes names a schema that all versions share so.
+            custom::structural::check(schema, &validation.field("openAPIV3Schema"), causes);
         }
+        selectable_fields(version, &at, causes);
         subresources(version.at(&["subresources"]), &at.field("subresources"), causes);
         check(
             version,
@@ -228,6 +254,43 @@ fn versions(spec: &Value, path: &Path<'_>, causes: &mut Causes) {
         let value = spec.at(&["versions"]).clone();
         let text = "must have exactly one version marked as storage version";
         causes.invalid(list, value, text);
+    }
+}
+
+/// How many fields of a version may be selected by.
+const SELECTABLE_FIELDS_MAX: usize = 8;
+
+fn selectable_fields(version: &Value, path: &Path<'_>, causes: &mut Causes) {
+    let (fields, at) = (version.items("selectableFields"), path.field("selectableFields"));
+    if fields.len() > SELECTABLE_FIELDS_MAX {
+        causes.too_many(at, fields.len(), SELECTABLE_FIELDS_MAX);
+    }
+    let mut known = BTreeSet::new();
+    for (index, field) in fields.iter().enumerate() {
+        let (text, at) = (field.text("jsonPath"), at.index(index));
+        let at = at.field("jsonPath");
+        if text.is_empty() {
+            causes.required(at, "");
+            continue;
+        }
+        if !known.insert(text) {
+            causes.duplicate(at, text);
+        }
+        let mut schema = version.at(&["schema", "openAPIV3Schema"]);
+        let mut inside_list = false;
+        for name in text.trim_start_matches('.').split('.') {
+            inside_list |= name.contains('[') || schema.text("type") == "array";
+            schema = schema.at(&["properties", name]);
+        }
+        if text.starts_with(".metadata.") {
+            causes.invalid(at, text, "must not point to fields in metadata");
+        } else if !text.starts_with('.') || inside_list {
+            causes.invalid(at, text, "must be a simple path");
+        } else if schema.is_null() {
+            causes.invalid(at, text, "is an invalid path: does not refer to a valid field");
+        } else if !matches!(schema.text("type"), "string" | "boolean" | "integer") {
+            causes.invalid(at, text, "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.");
+        }
     }
 }
 

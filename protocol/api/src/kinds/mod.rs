@@ -115,6 +115,8 @@ mod storage_class;
 mod volume;
 mod volume_attachment;
 
+use std::sync::Arc;
+
 use protocol::object::DraftError;
 use protocol::{Draft, Resource, UnixMillis};
 use schemars::SchemaGenerator;
@@ -122,7 +124,10 @@ use serde_json::Value;
 
 use crate::access::Access;
 use crate::cause::Causes;
+use crate::custom::{Definition, Slot};
 use crate::rules::{self, Problems};
+use crate::schema::{Schemas, Shape};
+use crate::status::Status;
 use crate::table::Column;
 use crate::write::WriteContext;
 
@@ -331,6 +336,8 @@ pub struct Kind {
     pub prepare_update: fn(&Value, &mut Value),
     /// Whether a new object may bring its status along, although the status has its own path: a node registers so.
     pub created_with_status: bool,
+    /// Last touches of an object that begins to be deleted.
+    pub before_deletion: fn(&mut Value, UnixMillis),
     /// Finds what a new object may not have yet.
     pub validate_create: fn(&Value, &mut Causes),
     /// Finds what is wrong with a complete object, metadata aside.
@@ -345,6 +352,8 @@ pub struct Kind {
     pub cells: fn(&Value, UnixMillis) -> Vec<Value>,
     /// The value of a selectable field.
     pub field_value: fn(&Value, &str) -> String,
+    /// What a custom kind has beyond its row; `None` for the kinds of the table.
+    pub custom: Option<&'static Slot>,
 }
 
 impl std::fmt::Debug for Kind {
@@ -360,7 +369,7 @@ impl PartialEq for Kind {
 }
 
 /// What a row starts from: a stored, namespaced kind without particulars. A row sets its names and what differs.
-const STORED: Kind = Kind {
+pub(crate) const STORED: Kind = Kind {
     group: "",
     version: "v1",
     kind: "",
@@ -384,6 +393,7 @@ const STORED: Kind = Kind {
     stamp: |_, _| {},
     prepare_update: |_, _| {},
     created_with_status: false,
+    before_deletion: |_, _| {},
     validate_create: |_, _| {},
     validate: |_, _| {},
     validate_update: |_, _, _| {},
@@ -391,6 +401,7 @@ const STORED: Kind = Kind {
     columns: &[Column::NAME, Column::CREATED],
     cells: |object, _| vec![object.at(&["metadata"]).text("name").into(), created(object)],
     field_value,
+    custom: None,
 };
 
 /// All kinds, grouped by API group, versions of a group by preference.
@@ -437,6 +448,9 @@ impl Kind {
 
     /// An object as this version tells it, made of the stored one.
     pub fn served(&self, mut object: Value) -> Value {
+        if let Some(custom) = self.definition_now() {
+            return custom.served(self, object);
+        }
         if let Some(conversion) = self.conversion
             && object.is_object()
         {
@@ -488,6 +502,10 @@ impl Kind {
 
     /// Encodes a complete object for the store, in its stored version and with that version's selectable fields.
     pub fn draft(&self, object: &Value) -> Result<Draft, DraftError> {
+        if let Some(custom) = self.definition_now() {
+            let stored = custom.stored(self, object.clone());
+            return Draft::encode(&stored, custom.fields(&stored));
+        }
         let Some(conversion) = self.conversion.filter(|_| object.is_object()) else {
             return Draft::encode(object, self.fields(object));
         };
@@ -499,10 +517,81 @@ impl Kind {
         Draft::encode(&stored, row.fields(&stored))
     }
 
+    /// Whether stored bytes may be told to clients as they are.
+    pub fn told_as_stored(&self) -> bool {
+        self.conversion.is_none() && self.definition_now().is_none_or(|custom| !custom.reads_convert)
+    }
+
+    /// A custom kind's definition as it is now. `None` for the kinds of the table, and for one that is gone.
+    pub fn definition_now(&self) -> Option<Arc<Definition>> {
+        self.custom?.get()
+    }
+
+    /// A custom kind's definition; refuses when it is gone. `None` for the kinds of the table.
+    pub fn custom_definition(&self) -> Result<Option<Arc<Definition>>, Status> {
+        let Some(slot) = self.custom else { return Ok(None) };
+        slot.get().map(Some).ok_or_else(Status::no_such_resource)
+    }
+
+    /// The shapes along which its objects are decoded and owned.
+    pub(crate) fn shapes(&self) -> KindShapes {
+        match self.definition_now() {
+            Some(custom) => KindShapes::Custom(custom),
+            None => KindShapes::BuiltIn(Schemas::built_in(), self.definition),
+        }
+    }
+
+    /// Whether all names and subresources of two rows are the same.
+    pub(crate) fn is_same_row(&self, other: &Kind) -> bool {
+        let names = |kind: &Kind| {
+            [
+                kind.group,
+                kind.version,
+                kind.kind,
+                kind.list_kind,
+                kind.plural,
+                kind.singular,
+            ]
+        };
+        let lists = |kind: &Kind| [kind.short_names, kind.categories, kind.selectable_fields];
+        names(self) == names(other)
+            && lists(self) == lists(other)
+            && self.namespaced == other.namespaced
+            && self.subresources == other.subresources
+    }
+
     /// Whether clients may do this with it.
     pub fn offers(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }
+}
+
+/// The shapes of a kind, held while they are walked along.
+pub(crate) enum KindShapes {
+    BuiltIn(&'static Schemas, &'static str),
+    Custom(Arc<Definition>),
+}
+
+impl KindShapes {
+    pub(crate) fn schemas(&self) -> &Schemas {
+        match self {
+            KindShapes::BuiltIn(schemas, _) => schemas,
+            KindShapes::Custom(custom) => custom.shapes(),
+        }
+    }
+
+    /// The shape of a whole object.
+    pub(crate) fn root(&self) -> Shape {
+        match self {
+            KindShapes::BuiltIn(_, name) => Shape::Struct(name),
+            KindShapes::Custom(custom) => custom.shape(),
+        }
+    }
+}
+
+/// Whether a definition is served.
+pub(crate) fn established(crd: &Value) -> bool {
+    cells::has_condition(crd, "Established")
 }
 
 /// A field's value as a field selector compares it.

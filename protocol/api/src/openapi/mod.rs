@@ -14,26 +14,26 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::discovery::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
-use crate::kinds::{Kind, kinds};
+use crate::kinds::Kind;
 
 pub use v2::document as v2;
 /// `/openapi/v2` in the encoding that `accept` asks for: the content type and the body.
-pub fn v2_for(accept: &str) -> (&'static str, Vec<u8>) {
+pub fn v2_for(rows: &[&'static Kind], accept: &str) -> (&'static str, Vec<u8>) {
     // Clients ask with `@` before the version, which is no valid media type, or with a dot.
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        (v2_protobuf::CONTENT_TYPE, v2_protobuf::encode(&v2()))
+        (v2_protobuf::CONTENT_TYPE, v2_protobuf::encode(&v2(rows)))
     } else {
-        ("application/json", v2().to_string().into_bytes())
+        ("application/json", v2(rows).to_string().into_bytes())
     }
 }
 
 /// `/openapi/v3`: where each group version's document is.
-pub fn v3_index() -> Value {
+pub fn v3_index(rows: &[&'static Kind]) -> Value {
     let mut paths = Map::new();
-    for kind in kinds() {
+    for kind in rows {
         let path = path_of(kind);
         if !paths.contains_key(&path) {
-            let url = format!("/openapi/v3/{path}?hash={}", hash(kind.group, kind.version));
+            let url = format!("/openapi/v3/{path}?hash={}", hash(rows, kind.group, kind.version));
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
@@ -41,8 +41,8 @@ pub fn v3_index() -> Value {
 }
 
 /// `/openapi/v3/{path}`, the path as in the index (`api/v1`, `apis/apps/v1`); `None` when there is no such document.
-pub fn v3(path: &str) -> Option<Value> {
-    let rows: Vec<&Kind> = kinds().iter().filter(|kind| path_of(kind) == path).collect();
+pub fn v3(rows: &[&'static Kind], path: &str) -> Option<Value> {
+    let rows: Vec<&Kind> = rows.iter().copied().filter(|kind| path_of(kind) == path).collect();
     if rows.is_empty() {
         return None;
     }
@@ -55,11 +55,11 @@ pub fn v3(path: &str) -> Option<Value> {
 }
 
 /// A text that changes when the document of this group version does: for the index, and for an `ETag`.
-pub fn hash(group: &str, version: &str) -> String {
+pub fn hash(rows: &[&'static Kind], group: &str, version: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(KUBERNETES_MINOR);
-    for kind in kinds()
+    for kind in rows
         .iter()
         .filter(|kind| kind.group == group && kind.version == version)
     {
@@ -67,6 +67,9 @@ pub fn hash(group: &str, version: &str) -> String {
             "{}/{}/{}/{:?};",
             kind.group, kind.version, kind.kind, kind.subresources
         ));
+        if let Some(custom) = kind.definition_now() {
+            digest.update(custom.published.to_string());
+        }
     }
     hex::encode_upper(digest.finalize())
 }
@@ -84,6 +87,11 @@ fn path_of(kind: &Kind) -> String {
 mod tests {
     use super::*;
     use crate::access::Access;
+    use crate::kinds::kinds;
+
+    fn rows() -> Vec<&'static Kind> {
+        kinds().iter().collect()
+    }
 
     fn references(value: &Value, found: &mut Vec<String>) {
         match value {
@@ -102,8 +110,8 @@ mod tests {
 
     #[test]
     fn every_reference_of_every_document_leads_somewhere() {
-        for path in v3_index().members("paths").map(|(path, _)| path.clone()) {
-            let document = v3(&path).unwrap();
+        for path in v3_index(&rows()).members("paths").map(|(path, _)| path.clone()) {
+            let document = v3(&rows(), &path).unwrap();
             let mut found = Vec::new();
             references(&document, &mut found);
             assert!(!found.is_empty());
@@ -112,7 +120,7 @@ mod tests {
                 assert!(document.pointer(pointer).is_some(), "{reference} in {path}");
             }
         }
-        let document = v2();
+        let document = v2(&rows());
         let mut found = Vec::new();
         references(&document, &mut found);
         for reference in found {
@@ -126,7 +134,7 @@ mod tests {
     #[test]
     fn a_patch_of_every_kind_takes_field_validation_so_that_kubectl_leaves_it_to_the_server() {
         for kind in kinds().iter().filter(|kind| kind.offers("patch")) {
-            let document = v3(&path_of(kind)).unwrap();
+            let document = v3(&rows(), &path_of(kind)).unwrap();
             let supported = document.members("paths").any(|(_, item)| {
                 let operation = item.at(&["patch"]);
                 operation.at(&["x-kubernetes-group-version-kind"]).text("kind") == kind.kind
@@ -141,7 +149,7 @@ mod tests {
 
     #[test]
     fn merge_keys_are_printed_where_kubectl_looks_for_them() {
-        let document = v3("api/v1").unwrap();
+        let document = v3(&rows(), "api/v1").unwrap();
         let schema = |name: &str| document.at(&["components", "schemas", name]).clone();
         let containers = schema("io.k8s.api.core.v1.PodSpec")["properties"]["containers"].clone();
         assert_eq!(containers.text("x-kubernetes-patch-merge-key"), "name");
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn hashes_differ_between_group_versions_and_stay_between_calls() {
-        assert_eq!(hash("apps", "v1"), hash("apps", "v1"));
-        assert_ne!(hash("apps", "v1"), hash("", "v1"));
+        assert_eq!(hash(&rows(), "apps", "v1"), hash(&rows(), "apps", "v1"));
+        assert_ne!(hash(&rows(), "apps", "v1"), hash(&rows(), "", "v1"));
     }
 }

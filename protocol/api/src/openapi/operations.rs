@@ -282,7 +282,8 @@ fn patch(kind: &Kind, definition: &str, gvk: Gvk) -> Value {
     let mut operation = operation(kind, "patch", gvk, parameters, responses(definition, &["200", "201"]));
     operation["description"] = format!("partially update the specified {}", gvk.2).into();
     let mut bodies = Map::new();
-    for content_type in PATCH_TYPES {
+    let offered = |content_type: &&str| kind.custom.is_none() || !content_type.contains("strategic");
+    for content_type in PATCH_TYPES.into_iter().filter(offered) {
         bodies.insert(content_type.to_owned(), json!({"schema": reference(PATCH)}));
     }
     operation["requestBody"] = json!({"required": true, "content": bodies});

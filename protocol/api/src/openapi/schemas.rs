@@ -40,7 +40,19 @@ pub fn of(rows: &[&Kind]) -> Map<String, Value> {
     for (name, schema) in &mut schemas {
         publish(name, schema);
     }
+    if rows.iter().any(|kind| kind.custom.is_some()) {
+        let mut generator = schema::generator();
+        generator.subschema_for::<v1::ObjectMeta>();
+        for (name, mut schema) in generator.take_definitions(false) {
+            publish(&name, &mut schema);
+            schemas.entry(name).or_insert(schema);
+        }
+    }
     for kind in rows {
+        if let Some(custom) = kind.definition_now() {
+            let schema = crate::custom::published_schema(kind, &custom, PREFIX);
+            schemas.insert(kind.definition.to_owned(), schema);
+        }
         if let Some(schema) = schemas.get_mut(kind.definition) {
             name_kind(schema, kind.group, kind.version, kind.kind);
         }

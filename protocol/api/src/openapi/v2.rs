@@ -5,13 +5,12 @@ use serde_json::{Map, Value, json};
 use super::schemas::PREFIX;
 use super::{operations, schemas};
 use crate::discovery::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
-use crate::kinds::{Kind, kinds};
+use crate::kinds::Kind;
 
 /// The document.
-pub fn document() -> Value {
-    let rows: Vec<&Kind> = kinds().iter().collect();
-    let mut definitions: Value = schemas::of(&rows).into();
-    let mut paths: Value = operations::paths(&rows).into();
+pub fn document(rows: &[&Kind]) -> Value {
+    let mut definitions: Value = schemas::of(rows).into();
+    let mut paths: Value = operations::paths(rows).into();
     translate(&mut definitions);
     for (_, item) in paths.as_object_mut().into_iter().flatten() {
         for (name, part) in item.as_object_mut().into_iter().flatten() {

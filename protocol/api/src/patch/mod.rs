@@ -54,6 +54,14 @@ pub fn apply_patch(kind: &Kind, patch_type: PatchType, old: &Value, patch: &Valu
             merge(&mut object, patch);
             Ok(object)
         }
+        PatchType::Strategic if kind.custom.is_some() => {
+            let accepted = [
+                "application/json-patch+json",
+                "application/merge-patch+json",
+                "application/apply-patch+yaml",
+            ];
+            Err(Status::unsupported_media_type(&accepted))
+        }
         PatchType::Strategic => strategic::apply(Schemas::built_in(), kind.definition, old, patch),
     }
 }

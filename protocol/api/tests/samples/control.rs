@@ -241,7 +241,7 @@ fn extension() -> Vec<Sample> {
                 "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
                 "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
                     "type": "object", "properties": {"spec": {"type": "object",
-                        "properties": {"size": {"type": "integer", "default": 1}, "next": {"$ref": "#/x"}}}},
+                        "properties": {"size": {"type": "integer", "default": 1}, "next": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}},
                 }}}],
             }}),
             vec![

@@ -122,7 +122,7 @@ pub(crate) fn read_instant(text: &str) -> Option<Timestamp> {
 }
 
 /// Reads a span in Go's form: `1h30m`, `-1.5s`, `300ms`; days and weeks as well, as formats of schemas have it.
-pub(crate) fn read_duration(text: &str) -> Option<SignedDuration> {
+pub fn read_duration(text: &str) -> Option<SignedDuration> {
     let (negative, mut rest) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
