@@ -341,7 +341,7 @@ fn compose_group(
                 });
             }
             Intent::Update { key, base, value } => {
-                let draft = compose::update(&key.resource, &value)?;
+                let draft = compose::changed(&key.resource, &base, &value)?;
                 push_put(key, &base, draft, &mut writes, &mut planned);
             }
             Intent::Fence { key, base } => {

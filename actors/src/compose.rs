@@ -140,6 +140,15 @@ pub fn update(resource: &Resource, value: &Value) -> Result<Draft, ComposeError>
     Ok(kind.draft(value)?)
 }
 
+/// The same for an object of any kind. Of a custom one the control plane changes metadata alone, so its selectable fields are
+/// what they were.
+pub fn changed(resource: &Resource, base: &Object, value: &Value) -> Result<Draft, ComposeError> {
+    match api::kinds::find_by_resource(resource) {
+        Some(kind) => Ok(kind.draft(value)?),
+        None => Ok(Draft::encode(value, base.header.fields.clone())?),
+    }
+}
+
 /// The write of a new object.
 pub fn creation(
     resource: &Resource,
@@ -162,7 +171,7 @@ pub fn change(key: &Key, base: &Object, value: &Value) -> Result<Write, ComposeE
     Ok(Write::Put {
         key: key.clone(),
         precondition: Precondition::Revision(base.header.revision),
-        draft: update(&key.resource, value)?,
+        draft: changed(&key.resource, base, value)?,
     })
 }
 

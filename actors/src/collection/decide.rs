@@ -53,10 +53,20 @@ enum Ownership {
 }
 
 fn judge(state: &Collection, reference: &OwnerReference) -> Ownership {
-    let Some(key) = owner_key(reference, &state.key.namespace) else {
-        return Ownership::Solid;
+    let owner = match owner_key(reference, &state.key.namespace) {
+        Some(key) => state.others.get(&key),
+        // An owner of a custom kind: the index knows where it would be, and the load has shown it or its absence. One of a
+        // kind that nobody has defined cannot be judged.
+        None => match state.others.values().find(|other| other.header.uid == reference.uid) {
+            Some(owner) => Some(owner),
+            None if state.absent.iter().any(|key| is_named(key, reference)) => None,
+            None => match state.others.iter().find(|(key, _)| is_named(key, reference)) {
+                Some((_, another)) => Some(another),
+                None => return Ownership::Solid,
+            },
+        },
     };
-    match state.others.get(&key) {
+    match owner {
         Some(owner) if owner.header.uid == reference.uid => {
             let waits = owner.header.deleting && owner.header.finalizers.iter().any(|name| name == FOREGROUND);
             if waits && reference.block_owner_deletion {
@@ -67,6 +77,12 @@ fn judge(state: &Collection, reference: &OwnerReference) -> Ownership {
         }
         _ => Ownership::Gone,
     }
+}
+
+/// Whether a key is that of an owner of a custom kind, as far as group and name tell.
+fn is_named(key: &Key, reference: &OwnerReference) -> bool {
+    let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
+    *key.name == *reference.name && key.resource.group() == group
 }
 
 fn follow_owners(state: &Collection, own: &Arc<Object>, now: UnixMillis, looked: bool, effects: &mut Effects) {

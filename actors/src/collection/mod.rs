@@ -9,7 +9,7 @@ mod decide;
 
 pub(crate) use decide::{FOREGROUND, ORPHAN};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use protocol::{Key, Object, OwnerReference, UnixMillis};
@@ -26,6 +26,8 @@ pub struct Collection {
     others: BTreeMap<Key, Arc<Object>>,
     /// Whether it has looked around since the object is being deleted: from then on it is told of every dependent.
     looked_since_marked: bool,
+    /// Owners that were looked for and are not there.
+    absent: BTreeSet<Key>,
 }
 
 impl Collection {
@@ -36,11 +38,13 @@ impl Collection {
             own: None,
             others: BTreeMap::new(),
             looked_since_marked: false,
+            absent: BTreeSet::new(),
         }
     }
 }
 
-/// The key of an owner: in the dependent's namespace, or cluster-scoped. `None` when no kind of this name is known.
+/// The key of an owner: in the dependent's namespace, or cluster-scoped. `None` when no kind of the table has this name: custom
+/// kinds are the index's business.
 pub fn owner_key(reference: &OwnerReference, namespace: &str) -> Option<Key> {
     let kind = api::kinds::find_by_kind(&reference.api_version, &reference.kind)?;
     let namespace = if kind.namespaced { namespace } else { "" };
@@ -56,9 +60,11 @@ impl ObjectKind for Collection {
                 self.own = object.cloned();
             }
             Some(object) => {
+                self.absent.remove(key);
                 self.others.insert(key.clone(), Arc::clone(object));
             }
             None => {
+                self.absent.insert(key.clone());
                 self.others.remove(key);
             }
         }

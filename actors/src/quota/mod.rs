@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use admission::resource_quota::{selects, sum, usage_of};
+use admission::resource_quota::{selects, sum, usage_of, usage_of_custom};
 use api::kinds::find_by_resource;
 use protocol::quantity::Quantity;
 use protocol::{Key, Object, UnixMillis};
@@ -55,8 +55,13 @@ impl ObjectKind for ResourceQuota {
             };
             quota.is_some_and(|quota| selects(quota, kind, &value))
         });
+        let is_custom = *key != self.key && find_by_resource(&key.resource).is_none();
         match counted {
             Some(kind) => self.usage.insert(key.clone(), usage_of(kind, &value)),
+            None if is_custom => {
+                let quota = self.own.as_ref().map_or(&Value::Null, |(_, quota)| quota);
+                self.usage.insert(key.clone(), usage_of_custom(quota, &key.resource))
+            }
             None => self.usage.remove(key),
         };
         if *key == self.key {

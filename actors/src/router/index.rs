@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use protocol::object::OwnerReference;
 use protocol::selector::{LabelSelector, Operator};
 use protocol::store::{Change, StoreEvent};
 use protocol::{Header, Key, Object, Resource, Uid};
@@ -26,6 +27,7 @@ pub(crate) const NODES: &str = "nodes";
 const EVENTS: &str = "events";
 pub(crate) const SERVICES: &str = "services";
 pub(crate) const NAMESPACES: &str = "namespaces";
+pub(crate) const DEFINITIONS: &str = "customresourcedefinitions.apiextensions.k8s.io";
 pub(crate) const QUOTAS: &str = "resourcequotas";
 pub(crate) const REPLICA_SETS: &str = "replicasets.apps";
 pub(crate) const DEPLOYMENTS: &str = "deployments.apps";
@@ -43,6 +45,20 @@ struct Entry {
     selector: Option<LabelSelector>,
     /// Of a node: whether it has to do something about its pods, being silent or driving them away.
     minds_pods: bool,
+}
+
+impl CustomPlace {
+    fn read(definition: &Value) -> CustomPlace {
+        let spec = &definition["spec"];
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (group, plural) = (text(&spec["group"]), text(&spec["names"]["plural"]));
+        CustomPlace {
+            resource: Resource::of(&plural, &group),
+            kind: text(&spec["names"]["kind"]),
+            namespaced: spec["scope"] == "Namespaced",
+            group,
+        }
+    }
 }
 
 /// Whom an event concerns.
@@ -70,6 +86,16 @@ pub struct Index {
     ending: HashSet<Arc<str>>,
     /// Quotas by namespace.
     quotas: HashMap<Arc<str>, BTreeSet<Key>>,
+    /// Where the objects of custom kinds are, by the definition of the kind.
+    custom: BTreeMap<Key, CustomPlace>,
+}
+
+/// Where the objects of a custom kind are.
+struct CustomPlace {
+    group: String,
+    kind: String,
+    resource: Resource,
+    namespaced: bool,
 }
 
 /// Objects with a selector by one label that it requires, within a namespace: label, then value. Those that require none are
@@ -103,6 +129,11 @@ impl Index {
             return;
         }
         self.forget(key);
+        if key.resource.as_str() == DEFINITIONS
+            && let Ok(value) = object.value()
+        {
+            self.custom.insert(key.clone(), CustomPlace::read(&value));
+        }
         let selector = selector_of(key, object);
         let minds_pods = key.resource.as_str() == NODES && minds_pods(object);
         let header = object.header.clone();
@@ -188,6 +219,7 @@ impl Index {
 
     fn forget(&mut self, key: &Key) {
         let Some(entry) = self.entries.remove(key) else { return };
+        self.custom.remove(key);
         if self.uids.get(&entry.header.uid) == Some(key) {
             self.uids.remove(&entry.header.uid);
         }
@@ -496,11 +528,27 @@ impl Index {
             .take_while(move |other| other.name.starts_with(&prefix))
     }
 
+    /// The resources of all custom kinds that are defined.
+    pub fn custom_resources(&self) -> Vec<Resource> {
+        self.custom.values().map(|place| place.resource.clone()).collect()
+    }
+
+    /// The key of an owner; `None` when no kind of its name is known.
+    fn owner_key(&self, owner: &OwnerReference, namespace: &str) -> Option<Key> {
+        collection::owner_key(owner, namespace).or_else(|| {
+            let (group, _) = owner.api_version.split_once('/')?;
+            let mut places = self.custom.values();
+            let place = places.find(|place| place.group == group && place.kind == owner.kind)?;
+            let namespace = if place.namespaced { namespace } else { "" };
+            Some(Key::new(place.resource.clone(), namespace, owner.name.as_str()))
+        })
+    }
+
     fn related_to_collector(&self, key: &Key, header: &Header) -> Vec<Key> {
         let owners = header
             .owners
             .iter()
-            .filter_map(|owner| collection::owner_key(owner, &key.namespace));
+            .filter_map(|owner| self.owner_key(owner, &key.namespace));
         let mut related: BTreeSet<Key> = owners.collect();
         if header.deleting {
             related.extend(
@@ -539,7 +587,7 @@ impl Index {
 
     /// The controller of an object, and that one's, whether or not they exist.
     fn controllers_above(&self, key: &Key) -> Vec<Key> {
-        let above = |key: &Key| collection::owner_key(self.header(key)?.controller()?, &key.namespace);
+        let above = |key: &Key| self.owner_key(self.header(key)?.controller()?, &key.namespace);
         let controller = above(key);
         let second = controller.as_ref().and_then(above);
         controller.into_iter().chain(second).collect()

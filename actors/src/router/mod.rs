@@ -255,6 +255,13 @@ impl RouterState {
                 fresh.insert(&key, &object);
             }
         }
+        for resource in fresh.custom_resources() {
+            let mut request = ListRequest::all(resource);
+            request.at = Some(revision);
+            for (key, object) in list_all(self.store.as_ref(), request).await? {
+                fresh.insert(&key, &object);
+            }
+        }
         self.open_watch(myself, revision).await?;
         let initial = fresh.initial();
         *self.index.write() = fresh;

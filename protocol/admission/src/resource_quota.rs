@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use api::access::{Access, object_mut};
 use api::kinds::Kind;
 use api::status::Status;
-use protocol::Key;
 use protocol::quantity::Quantity;
+use protocol::{Key, Resource};
 use serde_json::{Value, json};
 
 use crate::chain::Plugin;
@@ -156,6 +156,16 @@ fn charge(review: &Review<'_>, name: &str, quota: &Value, delta: &Amounts) -> Re
         used[&resource] = amount.into();
     }
     Ok(Some(charged))
+}
+
+/// What one object of a custom kind uses of a quota: it is counted, unless the quota is about some pods alone.
+pub fn usage_of_custom(quota: &Value, resource: &Resource) -> Amounts {
+    let spec = quota.at(&["spec"]);
+    let mut usage = Amounts::new();
+    if spec.items("scopes").is_empty() && !spec.has("scopeSelector") {
+        usage.insert(format!("count/{resource}"), Quantity::from_units(1));
+    }
+    usage
 }
 
 /// What one object uses, under every name by which a quota may count it.

@@ -424,7 +424,8 @@ fn raise_generation(kind: &Kind, old: &Value, new: &mut Value) {
     let desired = |object: &Value| -> Map<String, Value> {
         let members = object.as_object().into_iter().flatten();
         let desired = members.filter(|(name, _)| {
-            !matches!(name.as_str(), "metadata" | "apiVersion" | "kind") && !(keeps_status && *name == "status")
+            let aside = matches!(name.as_str(), "metadata" | "apiVersion" | "kind");
+            !aside && (*name != "status" || !keeps_status)
         });
         desired.map(|(name, value)| (name.clone(), value.clone())).collect()
     };

@@ -23,8 +23,6 @@ pub struct Definition {
     pub storage_version: String,
     /// Whether objects may be stored in another version than this one, or lack defaults that it has: reads must look inside.
     pub reads_convert: bool,
-    /// How objects come from one version into another.
-    pub conversion: Conversion,
     /// Why the definition takes no new objects: it is being deleted.
     pub terminating: bool,
     /// The schema as it was written, for OpenAPI.
@@ -36,15 +34,6 @@ pub struct Definition {
     /// Selectable fields of all versions, without the dot.
     stored_fields: Vec<String>,
     scale: Option<ScalePaths>,
-}
-
-/// `spec.conversion`.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Conversion {
-    /// Versions differ in nothing but their name.
-    None,
-    /// A webhook converts: `spec.conversion.webhook`.
-    Webhook(Value),
 }
 
 /// `subresources.scale`.
@@ -77,10 +66,6 @@ impl Definition {
             name: crd.at(&["metadata"]).text("name").to_owned(),
             storage_version: storage.map_or("", |version| version.text("name")).to_owned(),
             reads_convert: !only_this || schema.has_defaults,
-            conversion: match spec.at(&["conversion"]).text("strategy") {
-                "Webhook" => Conversion::Webhook(spec.at(&["conversion", "webhook"]).clone()),
-                _ => Conversion::None,
-            },
             terminating: crd.at(&["metadata"]).has("deletionTimestamp"),
             columns: CustomColumn::read_all(version),
             scale: ScalePaths::read(version.at(&["subresources", "scale"])),

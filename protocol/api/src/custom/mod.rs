@@ -27,8 +27,8 @@ use crate::kinds::{self, Generation, Kind, Subresource};
 
 pub use cel::FORMATS;
 pub use columns::JsonPath;
+pub use definition::Definition;
 pub(crate) use definition::published_schema;
-pub use definition::{Conversion, Definition};
 pub(crate) use names_accepted::set_terminating;
 pub use names_accepted::{CLEANUP_FINALIZER, conditions};
 
@@ -78,7 +78,11 @@ impl CustomKinds {
         let before = table.served.remove(&name).unwrap_or_default();
         let mut now: Vec<&'static Kind> = Vec::new();
         let versions = crd.at(&["spec"]).items("versions").iter();
-        for version in versions.filter(|version| established && version.flag("served")) {
+        // Without a webhook's help only the stored form can be told where versions differ in more than their name.
+        let by_webhook = crd.at(&["spec", "conversion"]).text("strategy") == "Webhook";
+        let tells =
+            |version: &&Value| established && version.flag("served") && (!by_webhook || version.flag("storage"));
+        for version in versions.filter(tells) {
             let made = Definition::read(crd, version).and_then(|definition| {
                 let row = table.row(crd, version)?;
                 row.custom?.set(Some(Arc::new(definition)));

@@ -169,13 +169,13 @@ mod tests {
     #[test]
     fn the_older_document_is_encoded_as_the_client_asks() {
         let asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-        let (content_type, body) = v2_for(asked);
+        let (content_type, body) = v2_for(&rows(), asked);
         assert_eq!(
             content_type,
             "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
         );
         assert!(body.starts_with(b"\x0a\x032.0"));
-        assert_eq!(v2_for("application/json").0, "application/json");
+        assert_eq!(v2_for(&rows(), "application/json").0, "application/json");
     }
 
     #[test]
