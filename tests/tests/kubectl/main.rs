@@ -4,7 +4,6 @@
 //! One cluster carries all checks, each in a namespace of its own. A check that fails does not hide the others: the test
 //! names all that failed.
 
-mod custom;
 mod session;
 
 use std::io::Write;
@@ -711,7 +710,6 @@ fn the_unmodified_kubectl_finds_a_kubernetes() {
         ("nodes", nodes),
         ("namespaces", namespaces),
         ("refusals", refusals),
-        ("custom", custom::kinds_of_ones_own),
     ];
     let failed: Vec<&str> = checks
         .iter()
