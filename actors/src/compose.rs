@@ -145,7 +145,7 @@ pub fn update(resource: &Resource, value: &Value) -> Result<Draft, ComposeError>
 pub fn changed(resource: &Resource, base: &Object, value: &Value) -> Result<Draft, ComposeError> {
     match api::kinds::find_by_resource(resource) {
         Some(kind) => Ok(kind.draft(value)?),
-        None => Ok(Draft::encode(value, base.header.fields.clone())?),
+        None => Ok(Draft::encode(value, base.header.fields.to_vec())?),
     }
 }
 

@@ -200,7 +200,7 @@ async fn remove_objects(store: &dyn ObjectStore, definition: &Value, now: &Now) 
                 let mut value = object.value()?;
                 value["metadata"]["deletionTimestamp"] = now().rfc3339().into();
                 value["metadata"]["deletionGracePeriodSeconds"] = json!(0);
-                let draft = Draft::encode(&value, object.header.fields.clone())?;
+                let draft = Draft::encode(&value, object.header.fields.to_vec())?;
                 writes.push(Write::Put {
                     key,
                     precondition,
