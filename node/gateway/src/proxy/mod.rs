@@ -29,6 +29,7 @@ use protocol::node::NodeDoor;
 
 use crate::doorway::SessionRecord;
 use crate::route::{Route, route};
+use api::custom::CustomKinds;
 use connect::connect;
 use plan::Destination;
 
@@ -56,7 +57,8 @@ pub fn may_concern(path: &str) -> bool {
 
 /// Whether a path is one of a proxy.
 pub fn concerns(path: &str) -> bool {
-    matches!(route(path), Route::Resource(target) if target.subresource == Some(Subresource::Proxy))
+    // No custom kind is a way to anything.
+    matches!(route(path, &CustomKinds::default()), Route::Resource(target) if target.subresource == Some(Subresource::Proxy))
 }
 
 /// The path of the proxy and what follows it, as it was sent.
