@@ -305,7 +305,7 @@ fn start_gateway(
 ) -> Result<(Edge, Arc<Issuer>), StartFailure> {
     let range = settled.settings.service_cidr.to_string();
     let service_range = AddressRange::parse(&range).map_err(|error| StartFailure::Tls(error.to_string()))?;
-    let (for_readiness, for_metrics) = (Arc::clone(consensus), Arc::clone(consensus));
+    let [for_readiness, for_metrics, for_leading] = std::array::from_fn(|_| Arc::clone(consensus));
     let api = Api::new(ApiConfig {
         store: Arc::clone(store),
         nodes: Arc::new(NodeDoors { mesh: mesh.clone() }),
@@ -326,6 +326,7 @@ fn start_gateway(
         metrics: Arc::new(move || metrics(&for_metrics)),
         requests_in_flight_max: u64::from(config.requests_in_flight_max),
         audit: config.audit.as_ref().map(open_audit).transpose()?,
+        leads: Arc::new(move || for_leading.status().is_leader),
     });
     let issuer = api.issuer();
     let edge = edge::start(

@@ -69,10 +69,22 @@ impl Kubectl {
 
     /// Applies a text.
     pub fn apply(&self, text: &str) -> String {
+        let output = self.fed("apply", text);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "kubectl apply failed:\n{said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        said
+    }
+
+    /// Runs a verb with `-f -` over a text.
+    pub fn fed(&self, verb: &str, text: &str) -> Output {
         use std::io::Write;
         let mut child = self
             .command()
-            .args(["apply", "-f", "-"])
+            .args([verb, "-f", "-"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())
@@ -84,13 +96,6 @@ impl Kubectl {
             .expect("a pipe")
             .write_all(text.as_bytes())
             .expect("kubectl reads");
-        let output = child.wait_with_output().expect("kubectl ends");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "kubectl apply failed:\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        text
+        child.wait_with_output().expect("kubectl ends")
     }
 }

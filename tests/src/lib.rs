@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod following;
+pub mod https_server;
 pub mod kernel;
 pub mod kubectl;
 pub mod machine;

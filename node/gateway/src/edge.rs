@@ -346,7 +346,7 @@ fn percent_decoded(path: &str) -> Option<String> {
 fn respond(response: ApiResponse, connection: Connection, shared: &Shared) -> HttpResponse {
     let code = StatusCode::from_u16(response.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut builder = HttpResponse::build(code);
-    builder.insert_header((CONTENT_TYPE, response.content_type));
+    builder.insert_header((CONTENT_TYPE, response.content_type.as_ref()));
     for warning in &response.warnings {
         if let Ok(value) = HeaderValue::from_bytes(warning_header(warning).as_bytes()) {
             builder.append_header((WARNING, value));

@@ -10,6 +10,7 @@
 
 pub mod accept;
 pub mod addresses;
+pub mod aggregation;
 pub mod audit;
 pub mod credentials;
 pub mod custom;

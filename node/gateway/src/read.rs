@@ -185,7 +185,7 @@ pub fn encoded(code: u16, value: &Value, encoding: Encoding) -> Result<ApiRespon
             let text = serde_norway::to_string(value).map_err(Status::internal)?;
             let body = ResponseBody::Full(Bytes::from(text));
             Ok(ApiResponse {
-                content_type: "application/yaml",
+                content_type: "application/yaml".into(),
                 body,
                 ..ApiResponse::json(code, Bytes::new())
             })

@@ -1,6 +1,7 @@
 //! A request and its answer, apart from the HTTP server that carries them: the edge translates, everything behind it is
 //! tested without a socket.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -104,7 +105,7 @@ pub struct ApiResponse {
     /// The HTTP status code.
     pub code: u16,
     /// `Content-Type`.
-    pub content_type: &'static str,
+    pub content_type: Cow<'static, str>,
     /// `Warning` headers: texts for the client's user.
     pub warnings: Vec<String>,
     /// More headers, their names in lower case.
@@ -124,7 +125,7 @@ impl ApiResponse {
         let body = ResponseBody::Full(body.into());
         ApiResponse {
             code,
-            content_type: JSON,
+            content_type: JSON.into(),
             warnings: Vec::new(),
             headers: Vec::new(),
             retry_after_seconds: 0,
@@ -140,7 +141,7 @@ impl ApiResponse {
     /// Plain text.
     pub fn text(code: u16, text: impl Into<String>) -> ApiResponse {
         ApiResponse {
-            content_type: "text/plain; charset=utf-8",
+            content_type: "text/plain; charset=utf-8".into(),
             ..ApiResponse::json(code, text.into())
         }
     }
@@ -148,7 +149,7 @@ impl ApiResponse {
     /// A stream.
     pub fn stream(content_type: &'static str, stream: BodyStream) -> ApiResponse {
         ApiResponse {
-            content_type,
+            content_type: content_type.into(),
             body: ResponseBody::Stream(stream),
             ..ApiResponse::json(200, Bytes::new())
         }

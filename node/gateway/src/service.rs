@@ -16,6 +16,7 @@ use protocol::{Uid, UnixMillis};
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
+use crate::aggregation::{Aggregation, Surroundings};
 use crate::audit::{Audit, AuditLog};
 use crate::credentials::Credentials;
 use crate::custom::Custom;
@@ -69,6 +70,8 @@ pub struct ApiConfig {
     pub random: Arc<dyn Fn() -> u128 + Send + Sync>,
     /// Whether this node can serve.
     pub readiness: Readiness,
+    /// Whether this node leads: the leader keeps the APIServices.
+    pub leads: Arc<dyn Fn() -> bool + Send + Sync>,
     /// The text of `/metrics`, in Prometheus' format.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// How many seats requests share that are not exempt from flow control.
@@ -93,6 +96,7 @@ pub struct Api {
     issuer: Arc<Issuer>,
     doorway: Doorway,
     custom: Arc<Custom>,
+    aggregation: Arc<Aggregation>,
 }
 
 impl Api {
@@ -128,8 +132,16 @@ impl Api {
             policy: Policy::start(Arc::clone(&config.store), config.admission, webhooks),
             cluster_ca: config.cluster_ca.clone(),
         };
+        let surroundings = Surroundings {
+            leads: Arc::clone(&config.leads),
+            now: Arc::clone(&config.now),
+            random: Arc::clone(&config.random),
+            cluster_ca: config.cluster_ca.clone(),
+        };
+        let aggregation = Aggregation::start(Arc::clone(&config.store), Arc::clone(&rights), surroundings);
         Api {
             config,
+            aggregation,
             writer,
             rights,
             issuer,
@@ -252,6 +264,9 @@ impl Api {
     }
 
     async fn serve(&self, request: &ApiRequest, route: Route) -> Result<ApiResponse, Status> {
+        if let Some(remote) = self.aggregation.remote(&request.path) {
+            return self.aggregation.serve(request, &remote).await;
+        }
         let verb = match &route {
             Route::Resource(target) => {
                 let watches = request.flag("watch");
@@ -269,11 +284,11 @@ impl Api {
             _ if !matches!(request.method.as_str(), "GET" | "HEAD") => Err(Status::method_not_allowed_path()),
             Route::Issuer => Ok(self.issuer.discovery(&self.config.address)),
             Route::IssuerKeys => self.issuer.keys().await,
-            other => self.document(request, &other),
+            other => self.document(request, &other).await,
         }
     }
 
-    fn document(&self, request: &ApiRequest, route: &Route) -> Result<ApiResponse, Status> {
+    async fn document(&self, request: &ApiRequest, route: &Route) -> Result<ApiResponse, Status> {
         let aggregated = negotiate(&request.accept).is_ok_and(|(form, _)| form == Form::AggregatedDiscovery);
         let rows = || self.custom.kinds().with_built_in();
         let found = |document: Option<Value>| document.ok_or_else(Status::no_such_resource);
@@ -285,19 +300,29 @@ impl Api {
                 return Ok(aggregated_discovery(&api::discovery::aggregated_core(&rows())));
             }
             Route::Groups if aggregated => {
-                return Ok(aggregated_discovery(&api::discovery::aggregated_groups(&rows())));
+                let own = api::discovery::aggregated_groups(&rows());
+                let merged = self.aggregation.merge_discovery(&own).await;
+                return Ok(aggregated_discovery(merged.as_ref().unwrap_or(&own)));
             }
             Route::CoreVersions => api::discovery::core_versions(&self.config.address),
-            Route::Groups => api::discovery::groups(&rows()),
-            Route::Group(group) => found(api::discovery::group(&rows(), group))?,
+            Route::Groups => {
+                let mut groups = api::discovery::groups(&rows());
+                self.aggregation.merge_groups(&mut groups);
+                groups
+            }
+            Route::Group(group) => found(self.aggregation.group(group, api::discovery::group(&rows(), group)))?,
             Route::GroupVersion(group, version) => found(api::discovery::resources(&rows(), group, version))?,
             Route::Root => api::discovery::root_paths(&rows()),
-            Route::OpenApiV3Index => api::openapi::v3_index(&rows()),
+            Route::OpenApiV3Index => {
+                let mut index = api::openapi::v3_index(&rows());
+                self.aggregation.merge_openapi(&mut index);
+                index
+            }
             Route::OpenApiV3(path) => found(api::openapi::v3(&rows(), path))?,
             Route::OpenApiV2 => {
                 let (content_type, body) = api::openapi::v2_for(&rows(), &request.accept);
                 return Ok(ApiResponse {
-                    content_type,
+                    content_type: content_type.into(),
                     ..ApiResponse::json(200, body)
                 });
             }
@@ -499,6 +524,6 @@ impl Api {
 
 fn aggregated_discovery(document: &Value) -> ApiResponse {
     let mut response = ApiResponse::value(200, document);
-    response.content_type = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    response.content_type = api::discovery::AGGREGATED_CONTENT_TYPE.into();
     response
 }

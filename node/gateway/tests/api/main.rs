@@ -67,6 +67,7 @@ fn api_over(store: Arc<MemoryStore>) -> Api {
                 .wrapping_mul(0x1_0000_0001_0000_0003)
         }),
         readiness: Arc::new(|| Ok(())),
+        leads: Arc::new(|| true),
         metrics: Arc::new(String::new),
         requests_in_flight_max: 600,
         audit: None,
