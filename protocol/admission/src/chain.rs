@@ -54,6 +54,7 @@ pub static PLUGINS: &[&dyn Plugin] = &[
     &crate::default_storage_class::DefaultStorageClass,
     &crate::persistent_volume_claim_resize::PersistentVolumeClaimResize,
     &crate::runtime_class::RuntimeClass,
+    &crate::certificate_subject_restriction::CertificateSubjectRestriction,
     &crate::default_ingress_class::DefaultIngressClass,
     &crate::policy_expressions::PolicyExpressions,
     &crate::resource_quota::ResourceQuota,

@@ -19,6 +19,7 @@ mod pod;
 mod reasons;
 mod review;
 
+mod certificate_subject_restriction;
 mod default_ingress_class;
 mod default_storage_class;
 mod default_toleration_seconds;
@@ -33,6 +34,7 @@ pub mod resource_quota;
 mod runtime_class;
 mod scene;
 mod service_account;
+pub mod signers;
 mod storage_object_in_use_protection;
 pub mod webhook;
 

@@ -391,3 +391,75 @@ fn security_standards_refuse_and_warn() {
     let (_, warnings, _) = create(kind("deployments", "apps"), template, &labelled).unwrap();
     assert_eq!(warnings.len(), 1, "templates are warned about, not refused");
 }
+
+#[test]
+fn nobody_asks_for_a_certificate_of_the_masters() {
+    use base64::Engine;
+    let requests = kind("certificatesigningrequests", "certificates.k8s.io");
+    for (group, signer, refused) in [
+        ("system:masters", "kubernetes.io/kube-apiserver-client", true),
+        ("devs", "kubernetes.io/kube-apiserver-client", false),
+        ("system:masters", "example.com/own", false),
+    ] {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, group);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = params.serialize_request(&key).unwrap().pem().unwrap();
+        let request = base64::engine::general_purpose::STANDARD.encode(pem);
+        let object = json!({"metadata": {"name": "p"}, "spec": {"signerName": signer, "request": request}});
+        let outcome = create(requests, object, &facts(json!({})));
+        assert_eq!(outcome.is_err(), refused, "{group} {signer}");
+        if let Err(status) = outcome {
+            assert!(
+                status.message.ends_with(
+                    "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed"
+                ),
+                "{status}"
+            );
+        }
+    }
+}
+
+#[test]
+fn signers_have_rights_of_their_own() {
+    use admission::signers::{SignerRight, needed};
+    use api::Subresource;
+    let request = |status: Value| json!({"spec": {"signerName": "example.com/s"}, "status": status});
+    let right = |verb: &'static str, signer: &str| {
+        let signer = signer.to_owned();
+        Some(SignerRight { verb, signer })
+    };
+    let requests = kind("certificatesigningrequests", "certificates.k8s.io");
+    let approved = request(json!({"conditions": [{"type": "Approved"}]}));
+    let signed = request(json!({"certificate": "Yw=="}));
+    let plain = request(json!({}));
+    let cases = [
+        (
+            Some(Subresource::Approval),
+            &approved,
+            right("approve", "example.com/s"),
+        ),
+        (Some(Subresource::Status), &signed, right("sign", "example.com/s")),
+        (Some(Subresource::Status), &plain, None),
+        (None, &plain, None),
+    ];
+    for (subresource, new, expected) in cases {
+        let mut attributes = attributes(requests, Operation::Update);
+        attributes.subresource = subresource;
+        assert_eq!(needed(&attributes, new, &plain), expected);
+    }
+    let bundles = kinds::kinds()
+        .iter()
+        .find(|kind| kind.plural == "clustertrustbundles")
+        .unwrap();
+    let bundle = json!({"spec": {"signerName": "example.com/s", "trustBundle": "x"}});
+    let attributes = attributes(bundles, Operation::Create);
+    assert_eq!(
+        needed(&attributes, &bundle, &Value::Null),
+        right("attest", "example.com/s")
+    );
+    assert_eq!(
+        needed(&attributes, &json!({"spec": {"trustBundle": "x"}}), &Value::Null),
+        None
+    );
+}
