@@ -85,6 +85,27 @@ pub enum Next {
     },
 }
 
+impl Plan {
+    /// Takes a group back before it is proposed.
+    pub(crate) fn drop_group(&mut self, group: usize) {
+        self.proposals.remove(group);
+        self.written.remove(group);
+    }
+
+    /// Puts another draft in the place of a new object's.
+    pub(crate) fn replace_put(&mut self, group: usize, index: usize, new: Draft) {
+        if let Some(Write::Put { draft, .. }) = self.proposals[group].writes.get_mut(index) {
+            *draft = new.clone();
+        }
+        if let Some(put) = self.written[group]
+            .get_mut(index)
+            .and_then(|planned| planned.put.as_mut())
+        {
+            put.draft = new;
+        }
+    }
+}
+
 impl Activation {
     /// An activation that has not read anything.
     pub fn new(slot: Slot, kind: Box<dyn ObjectKind>) -> Activation {

@@ -21,6 +21,7 @@ use crate::expiry::{EventExpiry, ExpiryArguments};
 use crate::kinds::KindSettings;
 use crate::membership::Membership;
 use crate::node::NodeSettings;
+use crate::reviewing::SharedReviewer;
 use crate::router::{Router, RouterArguments};
 use crate::scheduling::{SchedulerActor, SchedulerArguments, SchedulerDoor, SchedulerSettings};
 
@@ -50,6 +51,8 @@ pub struct ControlPlaneConfig {
     pub cluster_ca: Option<String>,
     /// Who holds the cluster's keys; without it, no Secret is given a token and no request a certificate.
     pub signer: Option<Arc<dyn Signer>>,
+    /// Who judges the actors' new objects beside the built-in admission plugins: webhooks and policies.
+    pub reviewer: Option<SharedReviewer>,
 }
 
 impl Default for ControlPlaneConfig {
@@ -65,6 +68,7 @@ impl Default for ControlPlaneConfig {
             admission: None,
             cluster_ca: None,
             signer: None,
+            reviewer: None,
         }
     }
 }
@@ -129,6 +133,7 @@ impl ControlPlane {
             node_prefix: config.node_prefix,
             node: config.node.clone(),
             cluster_ca: config.cluster_ca.as_deref().map(Into::into),
+            reviewer: config.reviewer.clone(),
         });
         let door = SchedulerDoor::default();
         let parts = Parts {

@@ -17,6 +17,7 @@ use crate::node::{Node, NodeSettings};
 use crate::pod::Pod;
 use crate::quota::ResourceQuota;
 use crate::replica_set::ReplicaSet;
+use crate::reviewing::SharedReviewer;
 use crate::router::index::{BUDGETS, DEPLOYMENTS, ENDPOINTS, NAMESPACES, NODES, PODS, QUOTAS, REPLICA_SETS, SERVICES};
 use crate::service::Service;
 use crate::service::leftover::Leftover;
@@ -32,6 +33,8 @@ pub struct KindSettings {
     pub node: NodeSettings,
     /// The certificate of the cluster's CA, PEM, which every namespace has; without one, namespaces are left as they are.
     pub cluster_ca: Option<Arc<str>>,
+    /// Who judges new objects beside the built-in admission plugins.
+    pub reviewer: Option<SharedReviewer>,
 }
 
 /// The actors that see all nodes. They have no object of a kind of their own, and are always there.

@@ -27,6 +27,7 @@ use crate::activation::{Activation, Next};
 use crate::kind::{Event, Liveness, Slot};
 use crate::kinds::{self, KindSettings};
 use crate::recorder;
+use crate::reviewing;
 use crate::router::{RouterMessage, SharedFacts};
 
 /// So many objects of one resource are read one by one; more of them by a list.
@@ -295,6 +296,9 @@ impl ObjectState {
                 self.activation
                     .decide(self.clock.now(), event, &mut self.rng, facts.as_deref())
             };
+            if let Some(reviewer) = &self.settings.reviewer {
+                reviewing::review(&mut plan, reviewer.0.as_ref()).await;
+            }
             for timer in &plan.timers {
                 self.set_timer(myself, timer.timer, timer.after_ms);
             }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actors::reviewing::Reviewer;
 use actors::{Liveness, MemberState};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use cluster::remoting::RouterHandler;
 use cluster::{Membership, Mesh, Remoting};
 use consensus::{Consensus, StoreClient};
 use futures::{FutureExt, StreamExt};
-use protocol::NodeName;
+use gateway::service::Api;
 use protocol::admin::{ActorEntry, AdminDoor, AdminError, AdminReply, AdminRequest, MemberEntry};
 use protocol::codec::{decode, encode};
 use protocol::node::{NodeDoor, NodeDoorError};
@@ -21,12 +22,32 @@ use protocol::session::{
     AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec, SessionRequest,
 };
 use protocol::transport::{FrameStream, Purpose, Service, Transport, TransportError};
+use protocol::{Cause, Key, NodeName};
+use serde_json::Value;
 use supervision::Registry;
 
 use crate::sessions;
 
 /// How long another node's actors have to answer.
 const REMOTE_DEADLINE: Duration = Duration::from_secs(6);
+
+/// What the control plane's actors create goes past the same webhooks and policies as what clients create.
+pub struct ApiReviewer {
+    /// The API of this node.
+    pub api: Arc<Api>,
+}
+
+#[async_trait]
+impl Reviewer for ApiReviewer {
+    fn has_anybody(&self) -> bool {
+        self.api.has_reviewers()
+    }
+
+    async fn review(&self, key: &Key, object: Value, cause: Cause) -> Result<Value, String> {
+        let reviewed = self.api.review_created(key, object, cause).await;
+        reviewed.map_err(|status| status.message)
+    }
+}
 
 /// Serves logs of this node's containers to other nodes. The first byte of each frame says what it is.
 pub struct LogService {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actors::ControlPlaneConfig;
+use actors::reviewing::SharedReviewer;
 use actors::scheduling::SchedulerSettings;
 use agent::AgentConfig;
 use api::discovery::BuildVersion;
@@ -23,7 +24,6 @@ use consensus::{Consensus, ConsensusConfig, Status, StoreClient};
 use gateway::addresses::AddressRange;
 use gateway::audit::{AuditLog, LogOptions};
 use gateway::edge::{self, Edge};
-use gateway::issuer::Issuer;
 use gateway::service::{Api, ApiConfig, AuditConfig};
 use protocol::runtime::PodRuntime;
 use protocol::store::ObjectStore;
@@ -35,7 +35,7 @@ use supervision::{Registry, SystemClock};
 
 use crate::authority::{self, FIRST_TOKEN_VALIDITY_MS, StoreAuthority};
 use crate::clock::{now, random};
-use crate::doors::{ClusterAdmin, LogService, NodeDoors};
+use crate::doors::{ApiReviewer, ClusterAdmin, LogService, NodeDoors};
 use crate::identity::{IdentityFailure, Settled, settle};
 use crate::leader::Leadership;
 use crate::machine;
@@ -169,7 +169,8 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
         settings: settled.settings.clone(),
     };
     mesh.serve(Purpose::Join, JoinService::new(Arc::new(authority)));
-    let (edge, issuer) = start_gateway(&config, &settled, &store, &mesh, &admin, &consensus)?;
+    let (edge, api) = start_gateway(&config, &settled, &store, &mesh, &admin, &consensus)?;
+    let issuer = api.issuer();
     keep_first_secrets(&config, &settled, &store).await?;
 
     let network = NodeNetwork::new(config.clone(), settled.settings.clone());
@@ -206,6 +207,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
                 store: Arc::clone(&store),
                 issuer,
             }),
+            api,
         ),
     };
     tokio::spawn(leadership.run());
@@ -302,11 +304,11 @@ fn start_gateway(
     mesh: &Mesh,
     admin: &Arc<ClusterAdmin>,
     consensus: &Arc<Consensus>,
-) -> Result<(Edge, Arc<Issuer>), StartFailure> {
+) -> Result<(Edge, Arc<Api>), StartFailure> {
     let range = settled.settings.service_cidr.to_string();
     let service_range = AddressRange::parse(&range).map_err(|error| StartFailure::Tls(error.to_string()))?;
     let [for_readiness, for_metrics, for_leading] = std::array::from_fn(|_| Arc::clone(consensus));
-    let api = Api::new(ApiConfig {
+    let api = Arc::new(Api::new(ApiConfig {
         store: Arc::clone(store),
         nodes: Arc::new(NodeDoors { mesh: mesh.clone() }),
         admin: Arc::clone(admin) as Arc<dyn protocol::admin::AdminDoor>,
@@ -327,15 +329,10 @@ fn start_gateway(
         requests_in_flight_max: u64::from(config.requests_in_flight_max),
         audit: config.audit.as_ref().map(open_audit).transpose()?,
         leads: Arc::new(move || for_leading.status().is_leader),
-    });
-    let issuer = api.issuer();
-    let edge = edge::start(
-        api_bind(config),
-        tls(&settled.identity)?,
-        Arc::new(api),
-        Arc::new(random),
-    )?;
-    Ok((edge, issuer))
+    }));
+    let served = Arc::clone(&api);
+    let edge = edge::start(api_bind(config), tls(&settled.identity)?, served, Arc::new(random))?;
+    Ok((edge, api))
 }
 
 /// The policy is read and the log opened before the API serves: nothing that should be written down goes by unseen.
@@ -591,6 +588,7 @@ fn control_plane_config(
     settled: &Settled,
     scheduler: SchedulerSettings,
     signer: Arc<ClusterSigner>,
+    api: Arc<Api>,
 ) -> ControlPlaneConfig {
     let mut control = ControlPlaneConfig {
         cluster_cidr: settled.settings.cluster_cidr.to_string(),
@@ -603,6 +601,7 @@ fn control_plane_config(
     control.admission = Some(admission_settings(config));
     control.cluster_ca = Some(settled.identity.authority_pem.clone());
     control.signer = Some(signer);
+    control.reviewer = Some(SharedReviewer(Arc::new(ApiReviewer { api })));
     control
 }
 

@@ -82,6 +82,7 @@ fn settings() -> KindSettings {
             ..NodeSettings::default()
         },
         cluster_ca: None,
+        reviewer: None,
     }
 }
 

@@ -168,7 +168,7 @@ impl Issuer {
     pub async fn keys(&self) -> Result<ApiResponse, Status> {
         let key = self.key().await?;
         Ok(ApiResponse {
-            content_type: "application/jwk-set+json",
+            content_type: "application/jwk-set+json".into(),
             ..ApiResponse::value(200, &key_set(&[key.as_ref()]))
         })
     }

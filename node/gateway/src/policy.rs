@@ -241,11 +241,25 @@ impl Gate<'_> {
     /// Runs the plugins that only judge, then what depends on who writes, the validating webhooks, and the quotas last: what is
     /// refused anyway is not charged.
     pub async fn judge(&self, object: &mut Value, old: Option<&Value>) -> Result<Outcome, Status> {
+        let mut outcome = self.judge_uncharged(object, old).await?;
+        let charged = self.run(admission::charge, object, old)?;
+        outcome.warnings.extend(charged.warnings);
+        outcome.charges.extend(charged.charges);
+        Ok(outcome)
+    }
+
+    /// The same without quotas.
+    pub async fn judge_uncharged(&self, object: &mut Value, old: Option<&Value>) -> Result<Outcome, Status> {
         let mut outcome = self.run(admission::validate, object, old)?;
         {
             let name = object["metadata"]["name"].as_str().unwrap_or(self.attributes.name);
             let write = self.node_write(name, object, old.unwrap_or(&Value::Null));
             self.rights.check_write(self.attributes.kind, &write)?;
+            let right = admission::signers::needed(&self.attributes, object, old.unwrap_or(&Value::Null));
+            if let Some(right) = right {
+                self.rights
+                    .ask(|rights| rights.check_signer(self.user, right.verb, &right.signer, name))?;
+            }
         }
         if self.shows_object() {
             if self.attributes.subresource == Some(Subresource::Scale) {
@@ -260,9 +274,6 @@ impl Gate<'_> {
                 outcome.warnings.extend(warnings);
             }
         }
-        let charged = self.run(admission::charge, object, old)?;
-        outcome.warnings.extend(charged.warnings);
-        outcome.charges.extend(charged.charges);
         Ok(outcome)
     }
 

@@ -12,7 +12,7 @@ use api::status::Status;
 use protocol::admin::{AdminDoor, AdminError, AdminRequest};
 use protocol::node::NodeDoor;
 use protocol::store::ObjectStore;
-use protocol::{Uid, UnixMillis};
+use protocol::{Cause, Key, Uid, UnixMillis};
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
@@ -171,6 +171,23 @@ impl Api {
         };
         let served = self.serve(&request, route).await;
         passage.leave(served.unwrap_or_else(ApiResponse::from))
+    }
+
+    /// Whether webhooks or policies judge objects.
+    pub fn has_reviewers(&self) -> bool {
+        self.writer.asks()
+    }
+
+    /// A new object of the control plane as webhooks and policies let it be stored.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not be.
+    pub async fn review_created(&self, key: &Key, object: Value, cause: Cause) -> Result<Value, Status> {
+        let random = (self.config.random)();
+        let uid = Uid::from_bits(random).to_string();
+        let with = Circumstances::of_control_plane((self.config.now)(), uid, random as u64, cause);
+        self.writer.review_created(key, object, &with).await
     }
 
     /// The issuer of ServiceAccount tokens on this node.

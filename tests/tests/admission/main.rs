@@ -66,6 +66,7 @@ fn webhooks_and_policies_judge_what_kubectl_writes() {
     webhooks::change_and_refuse(&world);
     webhooks::give_no_answer(&world);
     policies::refuse_and_change(&world);
+    webhooks::judge_what_controllers_create(&world);
 }
 
 #[test]

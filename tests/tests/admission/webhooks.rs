@@ -1,4 +1,4 @@
-//! Webhooks: by URL and by Service, with answers and without.
+//! Webhooks: by URL and by Service, with answers and without; asked about what clients write and what controllers create.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +23,15 @@ fn hook(request: &Request) -> Reply {
             response["allowed"] = (!bad).into();
             response["status"] = json!({"message": "v is bad", "code": 403});
             response["warnings"] = json!(["seen by the webhook"]);
+        }
+        "/annotate" => {
+            let annotations = json!([{"op": "add", "path": "/metadata/annotations", "value": {"made-by": "webhook"}}]);
+            response["patchType"] = "JSONPatch".into();
+            response["patch"] = STANDARD.encode(annotations.to_string()).into();
+        }
+        "/never" => {
+            response["allowed"] = false.into();
+            response["status"] = json!({"message": "never", "code": 403});
         }
         _ => return Reply::Silence,
     }
@@ -125,4 +134,50 @@ pub fn give_no_answer(world: &World) {
         world.until_passed("v=1");
         kubectl.run("delete validatingwebhookconfiguration mute");
     }
+}
+
+pub fn judge_what_controllers_create(world: &World) {
+    let host = world.own_address();
+    let server = HttpsServer::start(host, &[&host.to_string()], None, hook);
+    let at = |path: &str| json!({"url": format!("https://{}{path}", server.address), "caBundle": server.ca_bundle});
+    let pods =
+        json!({"rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]});
+    let kubectl = &world.kubectl;
+    let mutating = configuration(
+        "MutatingWebhookConfiguration",
+        "annotate",
+        &at("/annotate"),
+        pods.clone(),
+    );
+    kubectl.apply(&mutating);
+    let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "none.invalid/i:1"}]}});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+        "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}});
+    // Until the leader has heard of the webhook, pods come without it: each try makes new ones.
+    let annotated = || {
+        kubectl.apply(&deployment.to_string());
+        let pods = kubectl.get("pods -l app=web");
+        let pod = &pods["items"][0];
+        if pod["metadata"]["annotations"]["made-by"] == "webhook" {
+            return Ok(());
+        }
+        if pod.is_object() {
+            kubectl.run("delete deployment web --cascade=foreground");
+        }
+        Err(pods.to_string())
+    };
+    tests::wait_for("a controller's pod is changed", super::HEARD, annotated);
+    let validating = configuration("ValidatingWebhookConfiguration", "never", &at("/never"), pods);
+    kubectl.apply(&validating);
+    let refused = || {
+        kubectl.run("scale deployment web --replicas=0");
+        kubectl.run("scale deployment web --replicas=2");
+        let events = kubectl.run("get events --field-selector reason=FailedCreate");
+        let said = "admission webhook \"never.example.com\" denied the request: never";
+        if events.contains(said) { Ok(()) } else { Err(events) }
+    };
+    tests::wait_for("a controller's pod is refused, and that is told", super::HEARD, refused);
+    kubectl.run("delete mutatingwebhookconfiguration annotate");
+    kubectl.run("delete validatingwebhookconfiguration never");
+    kubectl.run("delete deployment web");
 }

@@ -7,6 +7,7 @@ mod connect;
 mod create;
 mod delete;
 mod namespace_contents;
+mod review;
 mod service_addresses;
 
 use std::sync::Arc;
