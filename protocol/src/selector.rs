@@ -81,12 +81,13 @@ pub struct LabelSelector {
 impl LabelSelector {
     /// Parses a query's `labelSelector`: `a=b,c!=d,e in (f,g),h,!i,j>1`.
     pub fn parse(text: &str) -> Result<LabelSelector, SelectorError> {
-        let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            if !part.trim().is_empty() {
-                requirements.push(parse_requirement(part.trim())?);
-            }
+        if text.trim().is_empty() {
+            return Ok(LabelSelector::default());
         }
+        let parts = split_outside_parentheses(text).into_iter();
+        let requirements = parts
+            .map(|part| parse_requirement(part.trim()))
+            .collect::<Result<_, _>>()?;
         Ok(LabelSelector { requirements })
     }
 
@@ -230,9 +231,9 @@ fn parse_requirement(text: &str) -> Result<Requirement, SelectorError> {
         let values = list.split(',').map(value).collect::<Result<Vec<_>, _>>()?;
         let mut words = text[..open].split_whitespace();
         let name = words.next().ok_or_else(|| fail("missing label key"))?;
-        let operator = match words.next() {
-            Some("in") => Operator::In(values),
-            Some("notin") => Operator::NotIn(values),
+        let operator = match (words.next(), words.next()) {
+            (Some("in"), None) => Operator::In(values),
+            (Some("notin"), None) => Operator::NotIn(values),
             _ => return Err(fail("expected 'in' or 'notin'")),
         };
         return Ok(Requirement {
@@ -414,7 +415,21 @@ mod tests {
 
     #[test]
     fn malformed_selectors_are_refused() {
-        for bad in ["a in 1", "a in (1", "=b", "a b", "a=-", "a/b/c=1", "a>x", "a foo (b)"] {
+        for bad in [
+            "a in 1",
+            "a in (1",
+            "=b",
+            "a b",
+            "a=-",
+            "a/b/c=1",
+            "a>x",
+            "a foo (b)",
+            "a in b (c)",
+            "a,,b",
+            ",a",
+            "a,",
+            ",",
+        ] {
             assert!(LabelSelector::parse(bad).is_err(), "{bad}");
         }
     }
