@@ -92,13 +92,13 @@ impl Custom {
         if kind.custom.is_none() {
             return response;
         }
-        if let ResponseBody::Stream(lines) = response.body {
+        if let ResponseBody::Watch(lines) = response.body {
             let mut changes = self.changes.subscribe();
             let gone = async move {
                 // The sender goes with the gateway, and then so does the stream.
                 let _ = changes.wait_for(|_| kind.definition_now().is_none()).await;
             };
-            response.body = ResponseBody::Stream(Box::pin(lines.take_until(Box::pin(gone))));
+            response.body = ResponseBody::Watch(Box::pin(lines.take_until(Box::pin(gone))));
         }
         response
     }

@@ -4,13 +4,16 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::{Extensions, ServerHandle};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT, WARNING,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
+    USER_AGENT, WARNING,
 };
+use actix_web::http::{StatusCode, Version};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use rustls::ServerConfig;
@@ -25,11 +28,14 @@ use protocol::Cause;
 use crate::proxy;
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::service::Api;
-use crate::session::{Connection, ConnectionOpen, Session, SessionCounters};
+use crate::session::{Connection, ConnectionOpen, Patience, Session, SessionCounters, UNREAD_MAX};
 use crate::streams;
 
 /// The largest request body, as etcd's and the API server's limit.
 pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// How long a client may take to send a body.
+const BODY_SECONDS_MAX: u64 = 30;
 
 /// Why the edge did not start.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +153,15 @@ fn remember_client(connection: &dyn Any, extensions: &mut Extensions) {
     {
         extensions.insert(user);
     }
-    extensions.insert(ConnectionOpen::new());
+    let socket = stream.map(|stream| stream.get_ref().0);
+    if let Some(socket) = socket
+        && let Err(error) = socket.set_nodelay(true)
+    {
+        // Without it the first answer waits 40 ms for the client's acknowledgement of TLS' session tickets.
+        tracing::debug!(%error, "a connection keeps Nagle's algorithm");
+    }
+    let socket = socket.map(AsRawFd::as_raw_fd);
+    extensions.insert(ConnectionOpen::new(socket));
 }
 
 /// CN is the user, each O a group (Kubernetes' x509 authentication). rustls has verified the chain.
@@ -169,11 +183,11 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
     let connection = connection_of(&http);
     let request = match read_request(&http, &mut payload, &shared).await {
         Ok(request) => request,
-        Err(status) => return respond(ApiResponse::from(status), connection, &shared),
+        Err(status) => return respond(ApiResponse::from(status), &http, connection, &shared),
     };
     if streams::upgrades_to(&http).is_some() {
         let begun = begin_session(&http, payload, request, connection.clone(), &shared).await;
-        return begun.unwrap_or_else(|refused| respond(refused, connection, &shared));
+        return begun.unwrap_or_else(|refused| respond(refused, &http, connection, &shared));
     }
     let cause = request.cause;
     tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
@@ -186,7 +200,7 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
             ApiResponse::from(Status::internal("the request could not be served; see the node's log"))
         }
     };
-    respond(response, connection, &shared)
+    respond(response, &http, connection, &shared)
 }
 
 fn connection_of(http: &HttpRequest) -> Connection {
@@ -199,7 +213,7 @@ async fn pass_on(http: HttpRequest, payload: web::Payload, shared: &Shared) -> H
     let connection = connection_of(&http);
     let request = match read_head(&http, shared) {
         Ok(request) => request,
-        Err(status) => return respond(ApiResponse::from(status), connection, shared),
+        Err(status) => return respond(ApiResponse::from(status), &http, connection, shared),
     };
     let api = Arc::clone(&shared.api);
     let planned = shared.runtime.spawn(async move { api.plan_proxy(request).await }).await;
@@ -210,12 +224,12 @@ async fn pass_on(http: HttpRequest, payload: web::Payload, shared: &Shared) -> H
         )))
     });
     let passed = match planned {
-        Ok(plan) => proxy::pass(http, payload, plan, shared.runtime.clone())
+        Ok(plan) => proxy::pass(http.clone(), payload, plan, shared.runtime.clone())
             .await
             .map_err(ApiResponse::from),
         Err(refused) => Err(refused),
     };
-    passed.unwrap_or_else(|refused| respond(refused, connection, shared))
+    passed.unwrap_or_else(|refused| respond(refused, &http, connection, shared))
 }
 
 /// Upgrades the connection of a request for exec, attach or port-forward.
@@ -246,7 +260,7 @@ fn query_pairs(http: &HttpRequest) -> Result<Vec<(String, String)>, Status> {
 
 async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &Shared) -> Result<ApiRequest, Status> {
     let body = match streams::upgrades_to(http) {
-        None => read_body(payload).await?,
+        None => read_body(http, payload).await?,
         Some(_) => bytes::Bytes::new(), // what follows is the session's
     };
     Ok(ApiRequest {
@@ -300,9 +314,30 @@ fn impersonation_headers(http: &HttpRequest) -> Vec<(String, String)> {
         .collect()
 }
 
-async fn read_body(payload: &mut web::Payload) -> Result<bytes::Bytes, Status> {
+async fn read_body(http: &HttpRequest, payload: &mut web::Payload) -> Result<bytes::Bytes, Status> {
+    let length = http.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let length: Option<u64> = length.and_then(|text| text.parse().ok());
+    match length {
+        // Most requests have no body: they pay for no timer.
+        Some(0) => return Ok(bytes::Bytes::new()),
+        None if !http.headers().contains_key(TRANSFER_ENCODING) && http.version() < Version::HTTP_2 => {
+            return Ok(bytes::Bytes::new());
+        }
+        Some(length) if length > BODY_BYTES_MAX as u64 => return Err(Status::too_large(BODY_BYTES_MAX)),
+        _ => {}
+    }
+    let gathered = gather(payload, length.unwrap_or(0) as usize);
+    match tokio::time::timeout(Duration::from_secs(BODY_SECONDS_MAX), gathered).await {
+        Ok(body) => body,
+        Err(_) => Err(Status::timeout(format!(
+            "the request's body did not come within {BODY_SECONDS_MAX} seconds"
+        ))),
+    }
+}
+
+async fn gather(payload: &mut web::Payload, expected: usize) -> Result<bytes::Bytes, Status> {
     use futures::StreamExt;
-    let mut body = bytes::BytesMut::new();
+    let mut body = bytes::BytesMut::with_capacity(expected.min(64 << 10));
     while let Some(part) = payload.next().await {
         let part = part.map_err(|error| Status::bad_request(format!("the body was not received: {error}")))?;
         if body.len() + part.len() > BODY_BYTES_MAX {
@@ -343,7 +378,18 @@ fn percent_decoded(path: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-fn respond(response: ApiResponse, connection: Connection, shared: &Shared) -> HttpResponse {
+/// A watch that nobody reads ends. Over HTTP/2 the connection carries other requests too, and is left to them.
+fn watch_patience(http: &HttpRequest) -> Patience {
+    let open = http
+        .conn_data::<ConnectionOpen>()
+        .filter(|_| http.version() < Version::HTTP_2);
+    Patience {
+        unread_max: Some(UNREAD_MAX),
+        socket: open.and_then(ConnectionOpen::socket),
+    }
+}
+
+fn respond(response: ApiResponse, http: &HttpRequest, connection: Connection, shared: &Shared) -> HttpResponse {
     let code = StatusCode::from_u16(response.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut builder = HttpResponse::build(code);
     builder.insert_header((CONTENT_TYPE, response.content_type.as_ref()));
@@ -358,12 +404,17 @@ fn respond(response: ApiResponse, connection: Connection, shared: &Shared) -> Ht
     if response.retry_after_seconds > 0 {
         builder.insert_header((RETRY_AFTER, response.retry_after_seconds.to_string()));
     }
-    match response.body {
-        ResponseBody::Full(body) => builder.body(body),
-        ResponseBody::Stream(parts) => {
-            builder.streaming(Session::start(parts, connection, Arc::clone(&shared.sessions)))
-        }
-    }
+    let (parts, patience) = match response.body {
+        ResponseBody::Full(body) => return builder.body(body),
+        ResponseBody::Stream(parts) => (parts, Patience::default()),
+        ResponseBody::Watch(events) => (events, watch_patience(http)),
+    };
+    builder.streaming(Session::start(
+        parts,
+        connection,
+        patience,
+        Arc::clone(&shared.sessions),
+    ))
 }
 
 #[cfg(test)]

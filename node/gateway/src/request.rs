@@ -98,6 +98,8 @@ pub enum ResponseBody {
     Full(Bytes),
     /// Parts until the stream ends or the client goes.
     Stream(BodyStream),
+    /// The same, but it also ends when the client takes nothing for `session::UNREAD_MAX`.
+    Watch(BodyStream),
 }
 
 /// An answer.
@@ -152,6 +154,14 @@ impl ApiResponse {
             content_type: content_type.into(),
             body: ResponseBody::Stream(stream),
             ..ApiResponse::json(200, Bytes::new())
+        }
+    }
+
+    /// The events of a watch.
+    pub fn watch(content_type: &'static str, events: BodyStream) -> ApiResponse {
+        ApiResponse {
+            body: ResponseBody::Watch(events),
+            ..ApiResponse::stream(content_type, Box::pin(futures::stream::empty()))
         }
     }
 

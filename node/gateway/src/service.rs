@@ -34,7 +34,7 @@ use crate::rights::Rights;
 use crate::route::{Route, Target, route, verb};
 use crate::streams::{self, plan::Plan};
 use crate::virtual_kind;
-use crate::watch::{self, Now};
+use crate::watch::{self, Now, RecentLines};
 use crate::webhooks::client::WebhookClient;
 use crate::write::{Circumstances, Writer, parse_body};
 
@@ -97,6 +97,7 @@ pub struct Api {
     doorway: Doorway,
     custom: Arc<Custom>,
     aggregation: Arc<Aggregation>,
+    watch_lines: Arc<RecentLines>,
 }
 
 impl Api {
@@ -147,6 +148,7 @@ impl Api {
             issuer,
             doorway,
             custom,
+            watch_lines: Arc::default(),
         }
     }
 
@@ -499,7 +501,8 @@ impl Api {
 
     async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
         let now = Arc::clone(&self.config.now);
-        let opened = watch::open(self.config.store.as_ref(), request, target, now).await?;
+        let lines = Arc::clone(&self.watch_lines);
+        let opened = watch::open(self.config.store.as_ref(), request, target, now, lines).await?;
         Ok(self.custom.while_defined(target.kind, opened))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use api::kinds::Kind;
@@ -33,6 +34,7 @@ pub async fn open(
     request: &ApiRequest,
     target: &Target,
     now: Now,
+    recent: Arc<RecentLines>,
 ) -> Result<ApiResponse, Status> {
     let (form, _) = negotiate(&request.accept)?;
     let encoder = LineEncoder {
@@ -43,6 +45,7 @@ pub async fn open(
         bookmarks: request.flag("allowWatchBookmarks"),
         columns_sent: false,
         now,
+        recent,
     };
     let version = request.parameter("resourceVersion");
     let wants_initial = match request.parameter("sendInitialEvents") {
@@ -87,7 +90,7 @@ pub async fn open(
         Err(error) => return Err(read_status(error)),
     };
     let deadline = tokio::time::sleep(Duration::from_secs(timeout_seconds));
-    Ok(ApiResponse::stream(JSON, Box::pin(lines.take_until(deadline))))
+    Ok(ApiResponse::watch(JSON, Box::pin(lines.take_until(deadline))))
 }
 
 fn lines(mut encoder: LineEncoder, initial: Option<ListPage>, announce_end: bool, items: WatchStream) -> BodyStream {
@@ -136,6 +139,57 @@ struct LineEncoder {
     bookmarks: bool,
     columns_sent: bool,
     now: Now,
+    recent: Arc<RecentLines>,
+}
+
+/// Events whose lines are kept. Watches of one kind are at most a few events apart.
+const RECENT_LINES_MAX: usize = 32;
+
+/// Bytes of lines that are kept.
+const RECENT_BYTES_MAX: usize = 4 << 20;
+
+/// The lines of the last events, for all watches of a node: a thousand watchers of one kind are sent the same bytes, made once.
+#[derive(Debug, Default)]
+pub struct RecentLines(Mutex<Recent>);
+
+#[derive(Debug, Default)]
+struct Recent {
+    /// An object, as what a watch saw it, and that line.
+    lines: VecDeque<(Arc<Object>, &'static str, Bytes)>,
+    bytes: usize,
+}
+
+impl RecentLines {
+    /// The line of a whole object as it is stored.
+    fn line(&self, word: &'static str, object: &Arc<Object>) -> Bytes {
+        let mut recent = self.0.lock();
+        let known = recent
+            .lines
+            .iter()
+            .rev()
+            .find(|(known, as_word, _)| Arc::ptr_eq(known, object) && *as_word == word);
+        if let Some((_, _, line)) = known {
+            return line.clone();
+        }
+        let line = whole_line(word, object);
+        recent.bytes += line.len();
+        recent.lines.push_back((Arc::clone(object), word, line.clone()));
+        while recent.lines.len() > RECENT_LINES_MAX || recent.bytes > RECENT_BYTES_MAX {
+            let Some((_, _, oldest)) = recent.lines.pop_front() else {
+                break;
+            };
+            recent.bytes -= oldest.len();
+        }
+        line
+    }
+}
+
+/// An event's line around an object's stored bytes.
+fn whole_line(word: &str, object: &Object) -> Bytes {
+    const BEFORE: &[u8] = br#"{"type":""#;
+    const BETWEEN: &[u8] = br#"","object":"#;
+    let parts = [BEFORE, word.as_bytes(), BETWEEN, &object.body.0, b"}\n"];
+    Bytes::from(parts.concat())
 }
 
 /// What an event is to a watcher with these selectors.
@@ -157,23 +211,23 @@ pub fn seen_as(selectors: &Selectors, key: &Key, event: &StoreEvent) -> Option<&
 impl LineEncoder {
     fn event(&mut self, event: &StoreEvent) -> Option<Bytes> {
         let word = seen_as(&self.selectors, &event.key, event)?;
+        if self.sends_stored_bytes() {
+            return Some(self.recent.line(word, &event.object));
+        }
         Some(self.line(word, &event.object))
     }
 
+    fn sends_stored_bytes(&self) -> bool {
+        matches!(self.form, Form::Objects | Form::AggregatedDiscovery) && self.kind.told_as_stored()
+    }
+
     fn line(&mut self, word: &str, object: &Object) -> Bytes {
-        let mut line = Vec::with_capacity(object.body.0.len() + 40);
-        line.extend_from_slice(format!(r#"{{"type":"{word}","object":"#).as_bytes());
-        match self.form {
-            Form::Objects | Form::AggregatedDiscovery if self.kind.told_as_stored() => {
-                line.extend_from_slice(&object.body.0);
-            }
-            _ => {
-                let value = self.kind.served(object.value().unwrap_or_default());
-                line.extend_from_slice(self.shaped(&value, object.header.revision).to_string().as_bytes());
-            }
+        if self.sends_stored_bytes() {
+            return whole_line(word, object);
         }
-        line.extend_from_slice(b"}\n");
-        Bytes::from(line)
+        let value = self.kind.served(object.value().unwrap_or_default());
+        let shaped = self.shaped(&value, object.header.revision);
+        Bytes::from(format!("{}\n", json!({"type": word, "object": shaped})))
     }
 
     fn shaped(&mut self, value: &Value, revision: Revision) -> Value {
@@ -229,6 +283,22 @@ mod tests {
         let value =
             json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "uid": "u", "labels": {"a": label}}});
         Arc::new(Draft::encode(&value, vec![]).unwrap().commit(Revision(5), None))
+    }
+
+    #[test]
+    fn watches_share_the_lines_of_the_last_events() {
+        let recent = RecentLines::default();
+        let first = object("1");
+        let line = recent.line("ADDED", &first);
+        assert_eq!(line, whole_line("ADDED", &first));
+        assert!(line.starts_with(br#"{"type":"ADDED","object":{"#) && line.ends_with(b"}}\n"));
+        assert_eq!(recent.line("ADDED", &first).as_ptr(), line.as_ptr());
+        assert_eq!(recent.line("DELETED", &first), whole_line("DELETED", &first));
+        for _ in 0..RECENT_LINES_MAX {
+            recent.line("ADDED", &object("2"));
+        }
+        assert_ne!(recent.line("ADDED", &first).as_ptr(), line.as_ptr(), "it was forgotten");
+        assert!(recent.0.lock().lines.len() <= RECENT_LINES_MAX);
     }
 
     #[test]

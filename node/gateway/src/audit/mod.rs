@@ -187,6 +187,10 @@ impl Record {
                 self.write(Stage::ResponseStarted, response.code, None);
                 ResponseBody::Stream(until_end(parts, self, response.code))
             }
+            ResponseBody::Watch(events) => {
+                self.write(Stage::ResponseStarted, response.code, None);
+                ResponseBody::Watch(until_end(events, self, response.code))
+            }
         };
         ApiResponse { body, ..response }
     }

@@ -291,7 +291,7 @@ async fn a_dry_run_answers_and_stores_nothing() {
 async fn watch(api: &Api, path: &str) -> gateway::request::BodyStream {
     let ApiResponse { code, body, .. } = api.handle(request("GET", path, Value::Null)).await;
     assert_eq!(code, 200);
-    let ResponseBody::Stream(stream) = body else {
+    let ResponseBody::Watch(stream) = body else {
         panic!("no stream")
     };
     stream
