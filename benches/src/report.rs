@@ -196,6 +196,27 @@ pub fn json(results: &[CaseResult], mut to: impl Write) -> io::Result<()> {
     to.write_all(b"\n")
 }
 
+/// The machine in a few words.
+pub fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
+    let memory = read("/proc/meminfo");
+    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let gib = kib
+        .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .unwrap_or(0)
+        >> 20;
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+    let model = model.map_or("unknown processor", |(_, name)| name);
+    format!(
+        "{cpus} cpus ({model}), {gib} GiB, Linux {}",
+        read("/proc/sys/kernel/osrelease").trim()
+    )
+}
+
 /// Of several runs of a case the one with the median rate; failures are kept.
 pub fn medians(results: &[CaseResult]) -> Vec<CaseResult> {
     let mut chosen: Vec<CaseResult> = Vec::new();

@@ -266,34 +266,13 @@ fn write_files(arguments: &Arguments, results: &[CaseResult], shown: &[CaseResul
     if let Some(path) = &arguments.markdown {
         let words: Vec<String> = std::env::args().skip(1).collect();
         let command = format!("cargo run --release -p benches --bin scheduling -- {}", words.join(" "));
-        let text = report::markdown(shown, &machine(), &today(), &command);
+        let text = report::markdown(shown, &report::machine(), &today(), &command);
         std::fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }
     if let Some(path) = &arguments.plot {
         plot::results(path, shown)?;
     }
     Ok(())
-}
-
-/// The machine in a few words.
-fn machine() -> String {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let cpus = std::thread::available_parallelism().map_or(0, |n| n.get());
-    let memory = read("/proc/meminfo");
-    let kib = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let gib = kib
-        .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .unwrap_or(0)
-        >> 20;
-    let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let model = model.map_or("unknown processor", |(_, name)| name);
-    format!(
-        "{cpus} cpus ({model}), {gib} GiB, Linux {}",
-        read("/proc/sys/kernel/osrelease").trim()
-    )
 }
 
 /// The date in UTC.

@@ -49,7 +49,7 @@ fn failed(what: &'static str, why: impl std::fmt::Display) -> CaseError {
 }
 
 /// The program of the node process: `ACTORIUM_BIN`, or the one next to this program.
-fn binary() -> Result<PathBuf, CaseError> {
+pub fn binary() -> Result<PathBuf, CaseError> {
     if let Some(named) = std::env::var_os("ACTORIUM_BIN") {
         return Ok(named.into());
     }
