@@ -1,7 +1,7 @@
 //! The order of the rooms: protocol <- config <- cluster <- actors <- node.
 //!
 //! A crate belongs to the room in whose directory it is nested. It may depend on crates of its own room and of rooms to
-//! the left. `tests`, `benches` and `xtask` stand outside the house: they may use every room, no room may use them, and
+//! the left. `tests`, `fuzz`, `benches` and `xtask` stand outside the house: they may use every room, no room may use them, and
 //! `xtask` uses none. The rule has no exceptions.
 
 use super::{Finding, Rule};
