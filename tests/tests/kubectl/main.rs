@@ -4,6 +4,8 @@
 //! One cluster carries all checks, each in a namespace of its own. A check that fails does not hide the others: the test
 //! names all that failed.
 
+mod forms;
+mod rights;
 mod session;
 
 use std::io::Write;
@@ -710,6 +712,12 @@ fn the_unmodified_kubectl_finds_a_kubernetes() {
         ("nodes", nodes),
         ("namespaces", namespaces),
         ("refusals", refusals),
+        ("formats", forms::formats),
+        ("watches", forms::watches),
+        ("explanations", forms::explanations),
+        ("ways-of-apply", forms::applying),
+        ("rights", rights::rights),
+        ("makers", rights::makers),
     ];
     let failed: Vec<&str> = checks
         .iter()

@@ -418,6 +418,130 @@ class OneKind:
     CHECKS = ["create", "get", "list", "watch", "json_patch", "merge_patch", "strategic_patch", "apply", "replace", "delete"]
 
 
+class Everything:
+    """What only the dynamic client does: kinds that it finds at run time, their subresources, lists of anything, and errors by
+    their classes."""
+
+    CHECKS = ["search", "every_kind", "subresources", "dry_run", "pages", "errors", "bookmarks", "collection"]
+
+    def __init__(self, api_client, namespace):
+        self.client, self.namespace = dynamic.DynamicClient(api_client), namespace
+        self.maps = self.client.resources.get(api_version="v1", kind="ConfigMap")
+
+    def search(self):
+        found = {it.kind for it in self.client.resources.search(group="apps")}
+        if not {"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ControllerRevision"} <= found:
+            raise AssertionError(f"found {found}")
+        by_short_name = self.client.resources.get(short_names=["deploy"])
+        equal((by_short_name.kind, by_short_name.namespaced), ("Deployment", True))
+        by_singular = self.client.resources.get(singular_name="configmap")
+        equal(by_singular.name, "configmaps")
+        try:
+            self.client.resources.get(api_version="v1", kind="Nothing")
+        except dynamic.exceptions.ResourceNotFoundError:
+            return
+        raise AssertionError("a kind that is not there was found")
+
+    def every_kind(self):
+        """Whatever discovery says can be listed can be listed, and says of itself what discovery said."""
+        listed = 0
+        for resource in self.client.resources.search():
+            if type(resource) is not dynamic.resource.Resource or "list" not in resource.verbs:
+                continue
+            found = self.client.get(resource).to_dict()
+            equal(found["apiVersion"], resource.group_version, resource.name)
+            if not found["kind"].endswith("List"):
+                raise AssertionError(f"{resource.name}: {found['kind']}")
+            listed += 1
+        if listed < 50:
+            raise AssertionError(f"only {listed} kinds were found")
+
+    def subresources(self):
+        deployments = self.client.resources.get(api_version="apps/v1", kind="Deployment")
+        spec = {
+            "replicas": 0,
+            "selector": {"matchLabels": {"app": "scaled"}},
+            "template": {"metadata": {"labels": {"app": "scaled"}}, "spec": {"containers": [container()]}},
+        }
+        deployments.create(namespace=self.namespace, body={"metadata": {"name": "scaled"}, "spec": spec})
+        scale = deployments.scale.get(name="scaled", namespace=self.namespace)
+        equal((scale.kind, scale.spec.replicas or 0), ("Scale", 0))
+        body = {"spec": {"replicas": 1}}
+        deployments.scale.patch(name="scaled", namespace=self.namespace, body=body, content_type=MERGE_PATCH)
+        equal(deployments.get(name="scaled", namespace=self.namespace).spec.replicas, 1)
+        body = {"status": {"conditions": [{"type": "Own", "status": "True"}]}}
+        patched = deployments.status.patch(name="scaled", namespace=self.namespace, body=body, content_type=MERGE_PATCH)
+        if "Own" not in {it.type for it in patched.status.conditions}:
+            raise AssertionError(f"{patched.status}")
+        deployments.delete(name="scaled", namespace=self.namespace, body={"propagationPolicy": "Foreground"})
+
+    def dry_run(self):
+        body = {"metadata": {"name": "dry"}, "data": {"a": "b"}}
+        made = self.maps.create(namespace=self.namespace, body=body, dry_run="All")
+        if not made.metadata.uid:
+            raise AssertionError(f"{made}")
+        refused(404, "NotFound", lambda: self.maps.get(name="dry", namespace=self.namespace))
+
+    def pages(self):
+        names = [f"page-{number}" for number in range(7)]
+        for name in names:
+            self.maps.create(namespace=self.namespace, body={"metadata": {"name": name, "labels": {"of": "pages"}}})
+        found, token, version = [], None, None
+        while True:
+            options = {"_continue": token} if token else {}
+            page = self.maps.get(namespace=self.namespace, label_selector="of=pages", limit=3, **options)
+            version = version or page.metadata.resourceVersion
+            equal(page.metadata.resourceVersion, version, "all pages show one instant")
+            found += [it.metadata.name for it in page.items]
+            token = page.metadata["continue"]
+            if not token:
+                break
+            self.maps.delete(name=names[-1], namespace=self.namespace) if len(found) == 3 else None
+        equal(found, names, "what was deleted between two pages is on its page still")
+
+    def errors(self):
+        exceptions = dynamic.exceptions
+        name, namespace = "page-0", self.namespace
+        stale = self.maps.get(name=name, namespace=namespace).to_dict()
+        self.maps.patch(name=name, namespace=namespace, body={"data": {"a": "1"}}, content_type=MERGE_PATCH)
+        for error, call in [
+            (exceptions.NotFoundError, lambda: self.maps.get(name="none", namespace=namespace)),
+            (exceptions.ConflictError, lambda: self.maps.create(namespace=namespace, body={"metadata": {"name": name}})),
+            (exceptions.ConflictError, lambda: self.maps.replace(namespace=namespace, body=stale)),
+            (exceptions.UnprocessibleEntityError, lambda: self.maps.create(namespace=namespace, body={"metadata": {"name": "No Name"}})),
+            (exceptions.BadRequestError, lambda: self.maps.create(namespace=namespace, body={"metadata": {"name": "a"}, "data": [1]})),
+        ]:
+            try:
+                answer = call()
+            except error as caught:
+                if not caught.summary():
+                    raise AssertionError(f"{error} has no message: {caught.body}") from caught
+                continue
+            raise AssertionError(f"{error}: not raised but answered: {answer}")
+
+    def bookmarks(self):
+        """A watch that was asked for bookmarks gets one while nothing happens, from which another watch goes on."""
+        kinds = []
+        version = self.maps.get(namespace=self.namespace).metadata.resourceVersion
+        options = {"namespace": self.namespace, "resource_version": version, "timeout": 5, "allow_watch_bookmarks": True}
+        watching = watch.Watch()
+        for event in self.maps.watch(watcher=watching, **options):
+            kinds.append(event["type"])
+            if event["type"] == "BOOKMARK":
+                version = event["object"].metadata.resourceVersion
+                break
+        equal(kinds, ["BOOKMARK"])
+        self.maps.create(namespace=self.namespace, body={"metadata": {"name": "after"}})
+        for event in self.maps.watch(namespace=self.namespace, resource_version=version, timeout=BOUND_S):
+            equal((event["type"], event["object"].metadata.name), ("ADDED", "after"))
+            break
+
+    def collection(self):
+        self.maps.delete(namespace=self.namespace, label_selector="of=pages")
+        equal(self.maps.get(namespace=self.namespace, label_selector="of=pages").items, [])
+        equal(self.maps.get(name="after", namespace=self.namespace).metadata.name, "after", "others stay")
+
+
 class Application:
     """A Deployment from models: waited for, its logs read, scaled, updated, removed."""
 
@@ -534,6 +658,8 @@ def main():
         for kind in KINDS:
             one = OneKind(via, kind, namespace)
             failures += run(f"{via.name} {kind.plural}", OneKind.CHECKS, lambda check: getattr(one, check))
+    everything = Everything(api_client, "python-dynamic")
+    failures += run("dynamic everything", Everything.CHECKS, lambda check: getattr(everything, check))
     application = Application(api_client, "python-typed")
     failures += run("typed application", Application.CHECKS, lambda check: getattr(application, check))
     return failures

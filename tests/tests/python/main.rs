@@ -1,6 +1,6 @@
 //! The unmodified Python package `kubernetes` on a cluster of one node: its typed client and its DynamicClient make, list in
-//! pages, watch from a revision, patch in all four ways, replace and remove objects of six kinds, wait for a Deployment and
-//! read logs. What is done and expected is in `client.py`, a program as a user would write it; it says one line per check,
+//! pages, watch from a revision, patch in all four ways, replace and remove objects of six kinds; the DynamicClient finds every
+//! kind at run time; the typed client waits for a Deployment and reads logs. What is done and expected is in `client.py`, a program as a user would write it; it says one line per check,
 //! and here it must have said all of them, in order.
 
 use std::process::{Command, Stdio};
@@ -35,6 +35,17 @@ fn expected() -> Vec<String> {
             lines.extend(checks.map(|check| format!("ok {client} {kind} {check}")));
         }
     }
+    let everything = [
+        "search",
+        "every_kind",
+        "subresources",
+        "dry_run",
+        "pages",
+        "errors",
+        "bookmarks",
+        "collection",
+    ];
+    lines.extend(everything.map(|check| format!("ok dynamic everything {check}")));
     lines.extend(application.map(|check| format!("ok typed application {check}")));
     lines
 }
