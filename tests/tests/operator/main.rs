@@ -20,7 +20,7 @@ use kube::core::params::PropagationPolicy;
 use kube::discovery::{Discovery, Scope};
 use kube::runtime::wait::{await_condition, conditions, delete::delete_and_finalize};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Config, CustomResourceExt, ResourceExt};
+use kube::{Client, Config, CustomResourceExt, Resource, ResourceExt};
 use serde_json::json;
 use tests::Cluster;
 use tokio::io::AsyncReadExt;

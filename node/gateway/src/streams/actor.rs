@@ -120,7 +120,7 @@ mod tests {
     fn a_silent_session_ends_with_its_connection_and_lets_go_of_its_work() {
         actix::System::new().block_on(async {
             let counters = Arc::new(SessionCounters::default());
-            let (open, dropped) = (ConnectionOpen::new(), Arc::new(tokio::sync::Notify::new()));
+            let (open, dropped) = (ConnectionOpen::new(None), Arc::new(tokio::sync::Notify::new()));
             let held = Dropped(Arc::clone(&dropped));
             let work = async move {
                 let _held = held;
