@@ -16,7 +16,7 @@ pub enum Shape {
 }
 
 /// Characters that mean something in one language or another.
-const CHARACTERS: &[u8] = b"{}[]()\"'\\,:;=!<>&|*?%#@.-_+/~ \t\n\r\00123456789eEinfa$";
+const CHARACTERS: &[u8] = b"{}[]()\"'\\,:;=!<>&|*?%#@.-_+/~ \t\n\r\x000123456789eEinfa$";
 
 /// Pieces that are on the edge of what programs expect.
 const PIECES: &[&str] = &[

@@ -25,20 +25,20 @@ macro_rules! target {
 }
 
 target!(json_body, JSON_BODY, 50);
-target!(yaml_body, YAML_BODY, 10);
-target!(protobuf_body, PROTOBUF_BODY, 10);
-target!(patch, PATCH, 50);
-target!(label_selector, LABEL_SELECTOR, 10);
-target!(field_selector, FIELD_SELECTOR, 5);
-target!(selector_object, SELECTOR_OBJECT, 5);
+target!(yaml_body, YAML_BODY, 5);
+target!(protobuf_body, PROTOBUF_BODY, 5);
+target!(patch, PATCH, 20);
+target!(label_selector, LABEL_SELECTOR, 5);
+target!(field_selector, FIELD_SELECTOR, 3);
+target!(selector_object, SELECTOR_OBJECT, 3);
 target!(quantity, QUANTITY, 3);
-target!(expression, EXPRESSION, 20);
-target!(request, REQUEST, 20);
-target!(credential, CREDENTIAL, 5);
-target!(message, MESSAGE, 50);
+target!(expression, EXPRESSION, 10);
+target!(request, REQUEST, 10);
+target!(credential, CREDENTIAL, 3);
+target!(message, MESSAGE, 20);
 target!(stored_key, STORED_KEY, 2);
-target!(spdy, SPDY, 5);
-target!(channel, CHANNEL, 5);
+target!(spdy, SPDY, 3);
+target!(channel, CHANNEL, 3);
 
 #[test]
 fn every_target_is_a_test() {
