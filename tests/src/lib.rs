@@ -5,9 +5,9 @@
 
 pub mod cluster;
 pub mod following;
-pub mod https_server;
 pub mod helm;
 pub mod https;
+pub mod https_server;
 pub mod kernel;
 pub mod kubectl;
 pub mod machine;

@@ -136,8 +136,13 @@ pub(super) fn proportional(bounds: &Bounds, shares: &[Share]) -> Vec<i64> {
             share.replicas + change
         })
         .collect();
-    if let Some(first) = sizes.first_mut() {
-        *first = (*first + to_add - added).max(0);
+    // What rounding left over goes to the first; what it took too little goes on to the next where the first is too small,
+    // which Kubernetes leaves undone.
+    let mut left = to_add - added;
+    for size in &mut sizes {
+        let change = left.max(-*size);
+        *size += change;
+        left -= change;
     }
     sizes
 }
@@ -259,6 +264,12 @@ mod tests {
         assert_eq!(proportional(&bounds(15, 3, 2), &shares), [11, 7]);
         assert_eq!(proportional(&bounds(0, 0, 0), &shares), [0, 0]);
         assert_eq!(proportional(&bounds(5, 1, 1), &shares).iter().sum::<i64>(), 6);
+        let of_92 = |replicas| Share {
+            replicas,
+            former_max: 92,
+        };
+        let shares = [1, 23, 33, 6, 29].map(of_92);
+        assert_eq!(proportional(&bounds(17, 10, 1), &shares).iter().sum::<i64>(), 27);
     }
 
     proptest! {

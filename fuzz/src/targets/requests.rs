@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use access::impersonation::impersonation;
 use access::token::{TokenKey, bearer, verify};
+use api::custom::CustomKinds;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use gateway::accept::negotiate;
@@ -77,7 +78,7 @@ pub const REQUEST: Target = Target {
         let manager = request.field_manager();
         assert!(!manager.is_empty());
         let accepted = negotiate(accept).map_or_else(|status| refused(&status).0, |form| form.0 as u64);
-        let Route::Resource(target) = route(path) else {
+        let Route::Resource(target) = route(path, &CustomKinds::default()) else {
             return Outcome(accepted);
         };
         let verb = verb("GET", &target, request.flag("watch")).expect("everything can be read");

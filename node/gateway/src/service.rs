@@ -152,26 +152,32 @@ impl Api {
         }
     }
 
-    /// What a request is about. A path that leads nowhere may be that of a kind that was defined a moment ago.
-    async fn route(&self, request: &ApiRequest) -> Result<Route, Status> {
-        let found = route(&request.path, self.custom.kinds());
-        if found != Route::Unknown || !self.custom.look_up(&request.path).await? {
-            return Ok(found);
+    /// What a request is about, as far as this node knows the kinds.
+    fn route(&self, request: &ApiRequest) -> Route {
+        route(&request.path, self.custom.kinds())
+    }
+
+    /// A path that leads nowhere may be that of a kind that was defined a moment ago. The store is asked only for those who
+    /// have proven who they are.
+    async fn looked_up(&self, request: &ApiRequest, known: Route) -> Result<Route, Status> {
+        let may_ask = known == Route::Unknown && request.user.is_some();
+        if may_ask && self.custom.look_up(&request.path).await? {
+            return Ok(self.route(request));
         }
-        Ok(route(&request.path, self.custom.kinds()))
+        Ok(known)
     }
 
     /// Serves one request. It never fails: a refusal is an answer.
     pub async fn handle(&self, mut request: ApiRequest) -> ApiResponse {
-        let route = match self.route(&request).await {
-            Ok(route) => route,
-            Err(status) => return ApiResponse::from(status),
-        };
+        let route = self.route(&request);
         let passage = match self.doorway.enter(&mut request, &route, (self.config.now)()).await {
             Ok(passage) => passage,
             Err(refused) => return refused,
         };
-        let served = self.serve(&request, route).await;
+        let served = match self.looked_up(&request, route).await {
+            Ok(route) => self.serve(&request, route).await,
+            Err(status) => Err(status),
+        };
         passage.leave(served.unwrap_or_else(ApiResponse::from))
     }
 
@@ -203,7 +209,7 @@ impl Api {
         mut request: ApiRequest,
         pairs: &[(String, String)],
     ) -> Result<(Plan, Arc<dyn NodeDoor>, SessionRecord), ApiResponse> {
-        let route = self.route(&request).await?;
+        let route = self.route(&request);
         let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
         match self.plan(&request, &route, pairs).await {
             Ok(plan) => Ok((plan, Arc::clone(&self.config.nodes), passage.session(101))),
@@ -213,7 +219,7 @@ impl Api {
 
     /// Where a request of the `proxy` subresource goes on to.
     pub async fn plan_proxy(&self, mut request: ApiRequest) -> Result<ProxyPlan, ApiResponse> {
-        let route = self.route(&request).await?;
+        let route = self.route(&request);
         let passage = self.doorway.enter(&mut request, &route, (self.config.now)()).await?;
         match self.destinations(&request, &route).await {
             Ok((destinations, tls)) => Ok(ProxyPlan {

@@ -4,6 +4,7 @@
 //! One cluster carries all checks, each in a namespace of its own. A check that fails does not hide the others: the test
 //! names all that failed.
 
+mod custom;
 mod forms;
 mod rights;
 mod session;
@@ -712,6 +713,7 @@ fn the_unmodified_kubectl_finds_a_kubernetes() {
         ("nodes", nodes),
         ("namespaces", namespaces),
         ("refusals", refusals),
+        ("custom", custom::kinds_of_ones_own),
         ("formats", forms::formats),
         ("watches", forms::watches),
         ("explanations", forms::explanations),

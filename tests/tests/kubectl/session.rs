@@ -92,6 +92,15 @@ impl<'a> Session<'a> {
         printed
     }
 
+    /// The same with a standard input.
+    pub fn says_fed(&self, line: &str, input: &str, part: &str) {
+        let printed = self.feed(line, input);
+        assert!(
+            printed.contains(part),
+            "kubectl {line} did not print {part:?} but:\n{printed}"
+        );
+    }
+
     /// Runs a command that must fail, and checks what it complains of.
     pub fn refused(&self, line: &str, input: &str, part: &str) {
         let output = self.output(line, input);
