@@ -224,6 +224,21 @@ const ROWS: &[Row] = &[
     ("GangScheduling", "5000Nodes_3Gangs_3000Pods", 5000, 0, 3000, None),
     ("GangScheduling", "5000Nodes_6Gangs_6000Pods", 5000, 0, 6000, None),
     ("GangScheduling", "5000Nodes_9Gangs_9000Pods", 5000, 0, 9000, None),
+    // The peer's table gives the sizes of composite groups as a range; how pods are divided into groups is ours.
+    ("CPGBasicScheduling", "5000Nodes_3000Pods", 5000, 0, 3000, None),
+    ("CPGBasicScheduling", "5000Nodes_6000Pods", 5000, 0, 6000, None),
+    ("CPGBasicScheduling", "5000Nodes_9000Pods", 5000, 0, 9000, None),
+    ("CPGGangScheduling", "5000Nodes_3000Pods", 5000, 0, 3000, None),
+    ("CPGGangScheduling", "5000Nodes_6000Pods", 5000, 0, 6000, None),
+    ("CPGGangScheduling", "5000Nodes_9000Pods", 5000, 0, 9000, None),
+    (
+        "SchedulingWithResourceClaimTemplate",
+        "5000pods_500nodes",
+        500,
+        2500,
+        2500,
+        Some(40.0),
+    ),
 ];
 
 fn one(workload: &str, case: &str) -> Selected {

@@ -149,10 +149,15 @@ fn threads() -> usize {
 /// client that closed its connection. All three are ordinary, the client is told by the end of its stream, and the line
 /// names neither the request nor the client.
 const HTTP_LOG_DIRECTIVE: &str = "actix_http::h2=off";
+/// The DNS server tells of every query twice, which drowns what the node has to say.
+const DNS_LOG_DIRECTIVE: &str = "hickory_server=warn";
 
 fn start_logging(directives: &str) -> Result<(), String> {
     // What the operator says comes last and wins.
-    let all = format!("{},{HTTP_LOG_DIRECTIVE},{directives}", consensus::LOG_DIRECTIVE);
+    let all = format!(
+        "{},{HTTP_LOG_DIRECTIVE},{DNS_LOG_DIRECTIVE},{directives}",
+        consensus::LOG_DIRECTIVE
+    );
     let filter =
         tracing_subscriber::EnvFilter::try_new(&all).map_err(|error| format!("--log {directives:?}: {error}"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());

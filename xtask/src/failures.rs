@@ -15,15 +15,18 @@ const LAST_LINES_MAX: usize = 10;
 /// How many failures are repeated; the names of all are.
 const FAILURES_MAX: usize = 12;
 
-/// Runs the tests with the terminal's own error stream, and repeats what failed when they have ended.
+/// Runs the tests with the terminal's own streams, and repeats what failed when they have ended.
 pub fn run(test: &mut Command) -> Result<()> {
+    pass_on(test, &mut std::io::stdout().lock())
+}
+
+fn pass_on(test: &mut Command, out: &mut dyn Write) -> Result<()> {
     let mut child = test
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("`{}` could not be started", command::display(test)))?;
     let mut failures = Failures::default();
     let printed = child.stdout.take().context("the tests' output is not ours")?;
-    let mut out = std::io::stdout().lock();
     for line in BufReader::new(printed).split(b'\n') {
         let line = line.context("the tests' output cannot be read")?;
         out.write_all(&line).and_then(|()| out.write_all(b"\n"))?;
@@ -140,7 +143,13 @@ mod tests {
     #[test]
     fn a_failing_run_is_an_error() {
         let script = "printf 'x\\n---- t stdout ----\\nwhy\\n'; exit 101";
-        let error = run(Command::new("sh").args(["-c", script])).unwrap_err().to_string();
-        assert!(error.contains("101"), "{error}");
+        let mut out = Vec::new();
+        let error = pass_on(Command::new("sh").args(["-c", script]), &mut out).unwrap_err();
+        assert!(error.to_string().contains("101"), "{error}");
+        let printed = String::from_utf8(out).unwrap();
+        assert_eq!(
+            printed,
+            "x\n---- t stdout ----\nwhy\n\nwhat failed, once more:\n\n---- t\nwhy\n\n1 failed: t\n"
+        );
     }
 }

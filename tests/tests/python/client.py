@@ -628,8 +628,9 @@ class Application:
     def dependents(self):
         self.apps.delete_namespaced_deployment("web", self.namespace, propagation_policy="Foreground")
         wait_for("the pods go with the Deployment", lambda: not self.pods())
-        owned = self.apps.list_namespaced_replica_set(self.namespace, label_selector="app=web").items
-        equal(owned, [])
+        # Each owner goes after what it owns.
+        sets = lambda: self.apps.list_namespaced_replica_set(self.namespace, label_selector="app=web").items
+        wait_for("the ReplicaSets go with the Deployment", lambda: not sets())
 
 
 def run(name, checks, method):

@@ -209,8 +209,8 @@ async fn a_definitions_objects_and_watches_go_with_it() {
             Value::Null,
         ))
         .await;
-    let ResponseBody::Stream(lines) = response.body else {
-        panic!("no stream")
+    let ResponseBody::Watch(lines) = response.body else {
+        panic!("no watch")
     };
 
     let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
