@@ -1,9 +1,13 @@
 //! The Kubernetes API over HTTPS, on every node. It reads and writes through `ObjectStore`, which finds the leader; so a
 //! node that is not the leader serves the same API.
 //!
-//! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may, `doorway` is what every request passes: these, the `audit` log, and `fairness`; `policy` is admission, `read`, `watch`, `write`, `logs` and `proxy` serve
-//! it, `follow` keeps at hand what every request needs of the store, `service` puts them together, `edge` carries HTTP and `session` the long-lived streams. What an object means is `api`'s business: nothing
-//! here names a kind, but for the addresses that a Service is given, what a namespace begins with, and the answer to a deletion.
+//! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may; `doorway` is what
+//! every request passes: these, the `audit` log, and `fairness`. `policy` is admission, with `webhooks` behind it; `read`, `watch`,
+//! `write`, `logs`, `streams` and `proxy` serve a request, and `aggregation` those that another server answers. `custom` and
+//! `definitions` are the kinds that people define. `follow` keeps at hand what every request needs of the store, `outgoing` are the
+//! gateway's own requests, `service` puts all together, `edge` carries HTTP and `session` the long-lived streams. What an object
+//! means is `api`'s business: nothing here names a kind, but for the addresses that a Service is given, what a namespace begins
+//! with, and the answer to a deletion.
 
 // An acting crate: it tells the time of requests.
 #![allow(clippy::disallowed_methods)]
@@ -22,6 +26,7 @@ pub mod fairness;
 pub mod follow;
 pub mod issuer;
 pub mod logs;
+pub mod outgoing;
 pub mod policy;
 pub mod proxy;
 pub mod read;

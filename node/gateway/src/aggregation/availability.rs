@@ -14,7 +14,7 @@ use super::Aggregation;
 use super::proxy::host;
 use super::registry::Remote;
 use super::request::user_headers;
-use crate::webhooks::address::AddressError;
+use crate::outgoing::address::AddressError;
 
 /// How long a discovery document is waited for.
 const DISCOVERY_MAX: Duration = Duration::from_secs(5);
@@ -79,7 +79,7 @@ impl Aggregation {
     /// Asks a server for its discovery document, and notes that with the remote.
     pub(super) async fn check(&self, remote: &Remote) -> Finding {
         let (namespace, name, port) = &remote.service;
-        let found = crate::webhooks::address::of_service(self.store.as_ref(), namespace, name, *port).await;
+        let found = crate::outgoing::address::of_service(self.store.as_ref(), namespace, name, *port).await;
         match found {
             Ok(_) => {}
             Err(AddressError::NoService(_)) => {

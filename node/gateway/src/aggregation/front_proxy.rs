@@ -17,8 +17,8 @@ use rcgen::{
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use crate::outgoing::trust::ClientIdentity;
 use crate::read::read_status;
-use crate::webhooks::trust::ClientIdentity;
 
 /// The resource of the identity. No kind has it: the API cannot reach it.
 const IDENTITIES: &str = "authorities.internal.actorium.io";

@@ -21,9 +21,9 @@ use protocol::store::ObjectStore;
 use serde_json::Value;
 
 use crate::follow::{Follower, follow};
+use crate::outgoing::https::Https;
 use crate::request::{ApiRequest, ApiResponse};
 use crate::rights::Rights;
-use crate::webhooks::https::Https;
 
 use front_proxy::FrontProxy;
 use registry::Registry;

@@ -13,10 +13,10 @@ use http_body_util::BodyExt;
 use super::Aggregation;
 use super::registry::Remote;
 use super::request::{About, outgoing};
+use crate::outgoing::address;
+use crate::outgoing::https::{Answer, Destination};
+use crate::outgoing::trust::Trust;
 use crate::request::{ApiRequest, ApiResponse, BodyStream};
-use crate::webhooks::address;
-use crate::webhooks::https::{Answer, Destination};
-use crate::webhooks::trust::Trust;
 
 /// How long the head of an answer is waited for. A watch's comes at once.
 const ANSWER_MAX: Duration = Duration::from_secs(60);

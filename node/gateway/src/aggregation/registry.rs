@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::follow::Follower;
-use crate::webhooks::trust::Anchors;
+use crate::outgoing::trust::Anchors;
 
 /// A server that answers for a group and version.
 #[derive(Debug)]

@@ -9,14 +9,13 @@ use bytes::Bytes;
 use futures::StreamExt;
 use protocol::node::NodeDoor;
 use protocol::session::PortSpec;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
 use super::plan::Destination;
+use crate::outgoing::trust::{Anchors, Trust};
 
 /// How long an address may take to answer before the way over the mesh is tried.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -34,6 +33,8 @@ pub async fn connect(
     doors: &Arc<dyn NodeDoor>,
     runtime: &Handle,
 ) -> Result<Box<dyn Wire>, String> {
+    // Pods and services show certificates that nobody vouches for; Kubernetes' proxy does not verify them either.
+    let trust = Trust::new(Anchors::Anybody, None);
     let mut last = "there is no address to connect to".to_owned();
     for destination in destinations {
         let wire = match reach(destination, doors, runtime).await {
@@ -47,7 +48,8 @@ pub async fn connect(
             return Ok(wire);
         }
         let name = ServerName::from(destination.address.ip());
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(unverified()));
+        let settings = trust.client_config().map_err(|error| error.to_string())?;
+        let connector = tokio_rustls::TlsConnector::from(settings);
         match connector.connect(name, wire).await {
             Ok(wire) => return Ok(Box::new(wire)),
             Err(error) => last = format!("TLS with {}: {error}", destination.address),
@@ -118,55 +120,5 @@ fn plain(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::TimedOut => "i/o timeout".to_owned(),
         _ => error.to_string(),
-    }
-}
-
-/// Pods and services show certificates that nobody vouches for; Kubernetes' proxy does not verify them either.
-fn unverified() -> ClientConfig {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("ring's provider has the default versions of TLS")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate(schemes)))
-        .with_no_client_auth()
-}
-
-#[derive(Debug)]
-struct AnyCertificate(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
     }
 }

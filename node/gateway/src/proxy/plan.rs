@@ -8,6 +8,8 @@ use api::status::Status;
 use protocol::NodeName;
 use serde_json::Value;
 
+use crate::outgoing::address::ready_endpoints;
+
 /// Where a request is sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
@@ -98,29 +100,19 @@ pub fn of_service(name: &ProxyName<'_>, service: &Value, slices: &[Value]) -> Re
         None => name.port,
     };
     let mut found = Vec::new();
-    for slice in slices {
-        let mut ports = slice.items("ports").iter();
-        let port = ports.find(|port| port.text("name") == port_name);
-        let Some(port) = port.and_then(|port| u16::try_from(port.int("port")?).ok()) else {
+    for (port, endpoint) in ready_endpoints(slices, port_name) {
+        let addresses = endpoint.items("addresses").iter();
+        let mut addresses = addresses.filter_map(|address| address.as_str()?.parse().ok());
+        let Some(address) = addresses.find(is_proxyable) else {
             continue;
         };
-        for endpoint in slice.items("endpoints") {
-            if endpoint.at(&["conditions"]).get("ready").and_then(Value::as_bool) == Some(false) {
-                continue;
-            }
-            let addresses = endpoint.items("addresses").iter();
-            let mut addresses = addresses.filter_map(|address| address.as_str()?.parse().ok());
-            let Some(address) = addresses.find(is_proxyable) else {
-                continue;
-            };
-            let target = endpoint.at(&["targetRef"]);
-            let (node, uid) = (endpoint.text("nodeName"), target.text("uid"));
-            let is_pod = target.text("kind") == "Pod" && !node.is_empty() && !uid.is_empty();
-            found.push(Destination {
-                address: SocketAddr::new(address, port),
-                pod: is_pod.then(|| (NodeName::from(node), uid.to_owned())),
-            });
-        }
+        let target = endpoint.at(&["targetRef"]);
+        let (node, uid) = (endpoint.text("nodeName"), target.text("uid"));
+        let is_pod = target.text("kind") == "Pod" && !node.is_empty() && !uid.is_empty();
+        found.push(Destination {
+            address: SocketAddr::new(address, port),
+            pod: is_pod.then(|| (NodeName::from(node), uid.to_owned())),
+        });
     }
     if found.is_empty() {
         let text = format!("no endpoints available for service {:?}", name.name);

@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use protocol::store::ObjectStore;
 use serde_json::Value;
 
-use super::address::{self, AddressError};
-use super::https::{Destination, Https, HttpsError};
-use super::trust::{Anchors, Trust};
+use crate::outgoing::address::{self, AddressError};
+use crate::outgoing::https::{Destination, Https, HttpsError};
+use crate::outgoing::trust::{Anchors, Trust};
 
 /// The largest answer that is read: three times what a request may have, as the API server bounds it.
 const ANSWER_BYTES_MAX: usize = 9 * 1024 * 1024;

@@ -102,30 +102,31 @@ fn endpoints(service: &Value, slices: &[Value], port: u16) -> Result<Vec<SocketA
         return Err(AddressError::NoPort { service: name, port });
     };
     let mut found = Vec::new();
-    for slice in slices {
-        let number = slice
-            .items("ports")
-            .iter()
-            .find(|known| known.text("name") == named.text("name"))
-            .and_then(|known| known.int("port"))
-            .and_then(|number| u16::try_from(number).ok());
-        let Some(number) = number else { continue };
-        for endpoint in slice.items("endpoints") {
-            // Absent means ready, as the API says.
-            let ready = endpoint.at(&["conditions", "ready"]).as_bool().unwrap_or(true);
-            let addresses = endpoint.items("addresses").iter().filter_map(Value::as_str);
-            let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
-            found.extend(
-                addresses
-                    .filter(|_| ready)
-                    .map(|address| SocketAddr::new(address, number)),
-            );
-        }
+    for (number, endpoint) in ready_endpoints(slices, named.text("name")) {
+        let addresses = endpoint.items("addresses").iter().filter_map(Value::as_str);
+        let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+        found.extend(addresses.map(|address| SocketAddr::new(address, number)));
     }
     if found.is_empty() {
         return Err(AddressError::NoEndpoints(name));
     }
     Ok(found)
+}
+
+/// The endpoints of these slices that take requests at the port of this name, each with the port's number.
+pub fn ready_endpoints<'a>(slices: &'a [Value], port_name: &str) -> impl Iterator<Item = (u16, &'a Value)> {
+    let of_slice = move |slice: &'a Value| {
+        let mut ports = slice.items("ports").iter();
+        let port = ports.find(|known| known.text("name") == port_name);
+        let number = port.and_then(|port| u16::try_from(port.int("port")?).ok());
+        // Absent means ready, as the API says.
+        let is_ready = |endpoint: &&Value| endpoint.at(&["conditions", "ready"]).as_bool().unwrap_or(true);
+        let endpoints = slice.items("endpoints").iter().filter(is_ready);
+        number
+            .into_iter()
+            .flat_map(move |number| endpoints.clone().map(move |endpoint| (number, endpoint)))
+    };
+    slices.iter().flat_map(of_slice)
 }
 
 #[cfg(test)]

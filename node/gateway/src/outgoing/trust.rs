@@ -200,7 +200,7 @@ impl ServerCertVerifier for ChainOrPinned {
     }
 }
 
-/// Believes any server: `insecureSkipTLSVerify` of an APIService.
+/// Believes any server: `insecureSkipTLSVerify` of an APIService, and what the `proxy` subresource connects to.
 #[derive(Debug)]
 struct Unchecked(Arc<CryptoProvider>);
 
