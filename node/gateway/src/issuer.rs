@@ -1,8 +1,7 @@
 //! The cluster's issuer of ServiceAccount tokens: its key in the store, and the tokens that it signs and knows again. What a
 //! token says is `access`' business.
 //!
-//! The key lies beside the CA, under a resource that no kind has, so the API cannot reach it. The first node that needs it
-//! makes it; when two do so at once, the store keeps the first.
+//! The key is a `cluster_secret`.
 
 use std::sync::Arc;
 
@@ -15,16 +14,14 @@ use api::access::Access;
 use api::status::Status;
 use cluster::identity::ServiceAccountKey;
 use parking_lot::Mutex;
-use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
-use protocol::{Cause, Draft, Key, UnixMillis};
-use serde_json::{Value, json};
+use protocol::store::ObjectStore;
+use protocol::{Key, UnixMillis};
+use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
+use crate::cluster_secret;
 use crate::read::read_status;
 use crate::request::ApiResponse;
-
-/// The resource of the key. No kind has it: the API cannot reach it.
-const KEYS: &str = "authorities.internal.actorium.io";
 
 /// How many verified tokens are remembered, about 1 KiB each.
 const VERIFIED_MAX: usize = 4096;
@@ -73,33 +70,12 @@ impl Issuer {
     }
 
     async fn load(&self) -> Result<Arc<SigningKey>, Status> {
-        let key = Key::new(KEYS, "", "service-accounts");
-        for _ in 0..2 {
-            if let Some(stored) = self.store.read(&key).await.map_err(read_status)? {
-                let value = stored.value().map_err(Status::internal)?;
-                let key = ServiceAccountKey::from_pem(value.text("key")).map_err(Status::internal)?;
-                return Ok(Arc::new(SigningKey(key)));
-            }
-            let object = json!({
-                "apiVersion": "internal.actorium.io/v1", "kind": "IssuerKey",
-                "metadata": {"name": "service-accounts", "uid": "service-accounts"},
-                "key": ServiceAccountKey::generate_pem().map_err(Status::internal)?,
-            });
-            let write = Write::Put {
-                key: key.clone(),
-                precondition: Precondition::Absent,
-                draft: Draft::encode(&object, Vec::new()).map_err(Status::internal)?,
-            };
-            match self.store.propose(Proposal::one(Cause::default(), write)).await {
-                Ok(_) | Err(ProposeError::Refused(Refusal::AlreadyExists { .. })) => {}
-                Err(error) => {
-                    return Err(Status::internal(format!(
-                        "the key for tokens cannot be stored: {error}"
-                    )));
-                }
-            }
-        }
-        Err(Status::internal("the key for tokens was stored and is not there"))
+        let kept = cluster_secret::read_or_make(self.store.as_ref(), "service-accounts", "IssuerKey", || {
+            let pem = ServiceAccountKey::generate_pem().map_err(Status::internal)?;
+            Ok(Map::from_iter([("key".to_owned(), pem.into())]))
+        });
+        let key = ServiceAccountKey::from_pem(kept.await?.text("key")).map_err(Status::internal)?;
+        Ok(Arc::new(SigningKey(key)))
     }
 
     /// Answers a TokenRequest for an account. `on_node` is where the pod is that the token is to be bound to, if the caller

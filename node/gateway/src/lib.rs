@@ -5,7 +5,7 @@
 //! every request passes: these, the `audit` log, and `fairness`. `policy` is admission, with `webhooks` behind it; `read`, `watch`,
 //! `write`, `logs`, `streams` and `proxy` serve a request, and `aggregation` those that another server answers. `custom` and
 //! `definitions` are the kinds that people define. `follow` keeps at hand what every request needs of the store, `outgoing` are the
-//! gateway's own requests, `service` puts all together, `edge` carries HTTP and `session` the long-lived streams. What an object
+//! gateway's own requests, `cluster_secret` the keys that it keeps, `service` puts all together, `edge` carries HTTP and `session` the long-lived streams. What an object
 //! means is `api`'s business: nothing here names a kind, but for the addresses that a Service is given, what a namespace begins
 //! with, and the answer to a deletion.
 
@@ -16,6 +16,7 @@ pub mod accept;
 pub mod addresses;
 pub mod aggregation;
 pub mod audit;
+mod cluster_secret;
 pub mod credentials;
 pub mod custom;
 pub mod definitions;

@@ -1,27 +1,22 @@
 //! The identity by which aggregated servers know this one: a CA of its own and a client certificate that it signed. Whoever
 //! shows that certificate is believed about the user it speaks for, so the CA signs nothing else.
 //!
-//! It lies in the store beside the cluster's CA, under a resource that no kind has. The first node that needs it makes it;
-//! when two do so at once, the store keeps the first. It does not expire: who could read its key could read the CA's.
+//! It is a `cluster_secret`. It does not expire: who could read its key could read the CA's.
 
 use std::sync::Arc;
 
 use api::access::Access;
 use api::status::Status;
-use protocol::store::{ObjectStore, Precondition, Proposal, ProposeError, Refusal, Write};
-use protocol::{Cause, Draft, Key};
+use protocol::store::ObjectStore;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use serde_json::{Value, json};
+use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
+use crate::cluster_secret;
 use crate::outgoing::trust::ClientIdentity;
-use crate::read::read_status;
-
-/// The resource of the identity. No kind has it: the API cannot reach it.
-const IDENTITIES: &str = "authorities.internal.actorium.io";
 
 /// Whom the client certificate names, and whom aggregated servers are told to believe.
 pub(super) const CLIENT_NAME: &str = "front-proxy-client";
@@ -53,40 +48,21 @@ impl FrontProxy {
     }
 
     async fn load(&self) -> Result<Arc<Identity>, Status> {
-        let key = Key::new(IDENTITIES, "", "front-proxy");
-        for _ in 0..2 {
-            if let Some(stored) = self.store.read(&key).await.map_err(read_status)? {
-                let value = stored.value().map_err(Status::internal)?;
-                return Ok(Arc::new(Identity {
-                    ca_pem: value.text("ca").to_owned(),
-                    client: ClientIdentity {
-                        certificate_pem: value.text("certificate").to_owned(),
-                        key_pem: value.text("key").to_owned(),
-                    },
-                }));
-            }
-            let object = generate().map_err(Status::internal)?;
-            let write = Write::Put {
-                key: key.clone(),
-                precondition: Precondition::Absent,
-                draft: Draft::encode(&object, Vec::new()).map_err(Status::internal)?,
-            };
-            match self.store.propose(Proposal::one(Cause::default(), write)).await {
-                Ok(_) | Err(ProposeError::Refused(Refusal::AlreadyExists { .. })) => {}
-                Err(error) => {
-                    return Err(Status::internal(format!(
-                        "the front proxy's identity cannot be stored: {error}"
-                    )));
-                }
-            }
-        }
-        Err(Status::internal(
-            "the front proxy's identity was stored and is not there",
-        ))
+        let kept = cluster_secret::read_or_make(self.store.as_ref(), "front-proxy", "FrontProxyIdentity", || {
+            generate().map_err(Status::internal)
+        });
+        let value = kept.await?;
+        Ok(Arc::new(Identity {
+            ca_pem: value.text("ca").to_owned(),
+            client: ClientIdentity {
+                certificate_pem: value.text("certificate").to_owned(),
+                key_pem: value.text("key").to_owned(),
+            },
+        }))
     }
 }
 
-fn generate() -> Result<Value, rcgen::Error> {
+fn generate() -> Result<Map<String, Value>, rcgen::Error> {
     let named = |name: &str| {
         let mut of = DistinguishedName::new();
         of.push(DnType::CommonName, name);
@@ -104,9 +80,13 @@ fn generate() -> Result<Value, rcgen::Error> {
     client.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let certificate = client.signed_by(&key, &Issuer::new(ca, ca_key))?;
-    Ok(json!({
-        "apiVersion": "internal.actorium.io/v1", "kind": "FrontProxyIdentity",
-        "metadata": {"name": "front-proxy", "uid": "front-proxy"},
-        "ca": ca_pem, "certificate": certificate.pem(), "key": key.serialize_pem(),
-    }))
+    let texts = [
+        ("ca", ca_pem),
+        ("certificate", certificate.pem()),
+        ("key", key.serialize_pem()),
+    ];
+    Ok(texts
+        .map(|(name, text)| (name.to_owned(), text.into()))
+        .into_iter()
+        .collect())
 }
