@@ -105,9 +105,12 @@ fn a_terminal_has_the_clients_size(client: &Kubectl) {
         .chain(command.get_args())
         .map(|word| word.to_string_lossy().into_owned())
         .collect();
-    let line = format!("stty rows 33 cols 77; {} '{script}'", words.join(" "));
+    // `exec` whatever the shell: a child of the shell that `timeout` moves to a process group of its own would be in the
+    // terminal's background, and stopped when it reads.
+    let line = format!("stty rows 33 cols 77; exec {} '{script}'", words.join(" "));
     let mut recorded = Command::new("script");
     recorded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    recorded.env("SHELL", "/bin/sh");
     let output = recorded
         .args(["-qec", &line, "/dev/null"])
         .stdin(Stdio::null())
