@@ -148,6 +148,12 @@ pub enum ProposeError {
         /// The limit.
         bytes_max: usize,
     },
+    /// An object could not be brought into the version in which its kind is stored; nothing was written.
+    #[error("{reason}")]
+    Conversion {
+        /// What the converting webhook said.
+        reason: String,
+    },
 }
 
 /// Why a read has no answer.
@@ -179,6 +185,12 @@ pub enum ReadError {
     #[error("the store cannot be read: {reason}")]
     Storage {
         /// What the disk said.
+        reason: String,
+    },
+    /// A stored object could not be brought into the version that was asked for.
+    #[error("{reason}")]
+    Conversion {
+        /// What the converting webhook said.
         reason: String,
     },
 }

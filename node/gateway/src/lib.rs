@@ -4,7 +4,7 @@
 //! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may; `doorway` is what
 //! every request passes: these, the `audit` log, and `fairness`. `policy` is admission, with `webhooks` behind it; `read`, `watch`,
 //! `write`, `logs`, `streams` and `proxy` serve a request, and `aggregation` those that another server answers. `custom` and
-//! `definitions` are the kinds that people define. `follow` keeps at hand what every request needs of the store, `outgoing` are the
+//! `definitions` are the kinds that people define, `versions` the store as one of their versions shows it. `follow` keeps at hand what every request needs of the store, `outgoing` are the
 //! gateway's own requests, `cluster_secret` the keys that it keeps, `service` puts all together, `edge` carries HTTP and `session` the long-lived streams. What an object
 //! means is `api`'s business: nothing here names a kind, but for the addresses that a Service is given, what a namespace begins
 //! with, and the answer to a deletion.
@@ -38,6 +38,7 @@ pub mod route;
 pub mod service;
 pub mod session;
 pub mod streams;
+pub mod versions;
 pub mod virtual_kind;
 pub mod watch;
 pub mod webhooks;

@@ -94,6 +94,7 @@ pub fn read_status(error: ReadError) -> Status {
         }
         ReadError::Unavailable { reason } => try_again(format!("the store does not answer: {reason}")),
         ReadError::Storage { reason } => Status::internal(format!("the store cannot be read: {reason}")),
+        ReadError::Conversion { reason } => crate::versions::conversion_status(reason),
     }
 }
 

@@ -33,6 +33,7 @@ use crate::reviews;
 use crate::rights::Rights;
 use crate::route::{Route, Target, route, verb};
 use crate::streams::{self, plan::Plan};
+use crate::versions::Versions;
 use crate::virtual_kind;
 use crate::watch::{self, Now, RecentLines};
 use crate::webhooks::client::WebhookClient;
@@ -98,6 +99,7 @@ pub struct Api {
     custom: Arc<Custom>,
     aggregation: Arc<Aggregation>,
     watch_lines: Arc<RecentLines>,
+    versions: Arc<Versions>,
 }
 
 impl Api {
@@ -112,6 +114,11 @@ impl Api {
             anonymous: config.anonymous,
         };
         let webhooks = Arc::new(WebhookClient::new(Arc::clone(&config.store)));
+        let versions = Versions::new(
+            Arc::clone(&config.store),
+            Arc::clone(&webhooks),
+            Arc::clone(&config.random),
+        );
         let audit = config.audit.take().map(|audit| {
             let now = Arc::clone(&config.now);
             Arc::new(Audit {
@@ -149,6 +156,7 @@ impl Api {
             doorway,
             custom,
             watch_lines: Arc::default(),
+            versions,
         }
     }
 
@@ -399,7 +407,7 @@ impl Api {
             )),
             ("get", Some(Subresource::Scale)) => {
                 let stored = self.stored(target).await?;
-                let value = stored.value().map_err(Status::internal)?;
+                let value = target.kind.served(stored.value().map_err(Status::internal)?);
                 Ok(ApiResponse::value(200, &api::write::scale_of(target.kind, &value)?))
             }
             ("get", None | Some(Subresource::Status | Subresource::Approval)) if request.flag("watch") => {
@@ -412,7 +420,9 @@ impl Api {
             ("create", Some(Subresource::Token)) => self.token(request, target, now).await,
             ("watch", None) => self.watch(request, target).await,
             ("list", None) => {
-                let page = read::list(self.config.store.as_ref(), request, target).await?;
+                let view = self.versions.for_request(target.kind, request);
+                let store = view.as_deref().unwrap_or(self.config.store.as_ref());
+                let page = read::list(store, request, target).await?;
                 self.note_list(request, target, &page);
                 read::page(request, target.kind, &page, now)
             }
@@ -434,11 +444,27 @@ impl Api {
         now: UnixMillis,
     ) -> Result<ApiResponse, Status> {
         let with = self.circumstances(request, now)?;
+        if let Some(view) = self.versions.for_request(target.kind, request) {
+            return self
+                .write_by(&self.writer.over(view), request, target, verb, &with)
+                .await;
+        }
+        self.write_by(&self.writer, request, target, verb, &with).await
+    }
+
+    async fn write_by(
+        &self,
+        writer: &Writer,
+        request: &ApiRequest,
+        target: &Target,
+        verb: &str,
+        with: &Circumstances,
+    ) -> Result<ApiResponse, Status> {
         match (verb, target.subresource) {
-            ("create", None) if target.name.is_none() => self.writer.create(request, target, &with).await,
-            ("create", Some(Subresource::Binding)) => self.writer.bind(request, target, &with).await,
+            ("create", None) if target.name.is_none() => writer.create(request, target, with).await,
+            ("create", Some(Subresource::Binding)) => writer.bind(request, target, with).await,
             ("create", Some(Subresource::Eviction)) => {
-                self.writer.delete(request, target, &with).await?;
+                writer.delete(request, target, with).await?;
                 let done =
                     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 Ok(ApiResponse::value(201, &done))
@@ -446,12 +472,12 @@ impl Api {
             (
                 "update",
                 None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize | Subresource::Approval),
-            ) => self.writer.update(request, target, &with).await,
+            ) => writer.update(request, target, with).await,
             ("patch", None | Some(Subresource::Status | Subresource::Scale | Subresource::Approval)) => {
-                self.writer.patch(request, target, &with).await
+                writer.patch(request, target, with).await
             }
-            ("delete", None) => self.writer.delete(request, target, &with).await,
-            ("deletecollection", None) => self.writer.delete_collection(request, target, &with).await,
+            ("delete", None) => writer.delete(request, target, with).await,
+            ("deletecollection", None) => writer.delete_collection(request, target, with).await,
             _ => Err(Status::method_not_allowed_path()),
         }
     }
@@ -508,13 +534,17 @@ impl Api {
     async fn watch(&self, request: &ApiRequest, target: &Target) -> Result<ApiResponse, Status> {
         let now = Arc::clone(&self.config.now);
         let lines = Arc::clone(&self.watch_lines);
-        let opened = watch::open(self.config.store.as_ref(), request, target, now, lines).await?;
+        let view = self.versions.for_request(target.kind, request);
+        let store = view.as_deref().unwrap_or(self.config.store.as_ref());
+        let opened = watch::open(store, request, target, now, lines).await?;
         Ok(self.custom.while_defined(target.kind, opened))
     }
 
     async fn stored(&self, target: &Target) -> Result<Arc<protocol::Object>, Status> {
         let key = read::key_of(target);
-        let stored = self.config.store.read(&key).await.map_err(read::read_status)?;
+        let view = target.kind.custom.and_then(|_| self.versions.of(target.kind, false));
+        let store = view.as_deref().unwrap_or(self.config.store.as_ref());
+        let stored = store.read(&key).await.map_err(read::read_status)?;
         stored.ok_or_else(|| Status::not_found(target.kind, &key.name))
     }
 

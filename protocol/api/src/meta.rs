@@ -72,7 +72,8 @@ pub fn labels(labels: &Value, path: Path<'_>, causes: &mut Causes) {
     }
 }
 
-fn annotations(annotations: &Value, path: Path<'_>, causes: &mut Causes) {
+/// Validates a map of annotations.
+pub fn annotations(annotations: &Value, path: Path<'_>, causes: &mut Causes) {
     let mut bytes = 0;
     for (key, value) in annotations.as_object().into_iter().flatten() {
         bytes += key.len() + value.as_str().map_or(0, str::len);

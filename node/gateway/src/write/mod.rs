@@ -152,11 +152,23 @@ pub fn propose_status(kind: &Kind, name: &str, error: ProposeError) -> Status {
         ProposeError::NoLeader { .. } => try_again(error.to_string()),
         ProposeError::Unknown { .. } => Status::timeout(error.to_string()),
         ProposeError::Storage { .. } => Status::internal(error.to_string()),
+        ProposeError::Conversion { reason } => crate::versions::conversion_status(reason),
         ProposeError::TooLarge { bytes_max, .. } => Status::too_large(bytes_max),
     }
 }
 
 impl Writer {
+    /// The same over another view of the store.
+    pub fn over(&self, store: Arc<dyn ObjectStore>) -> Writer {
+        Writer {
+            store,
+            service_range: self.service_range,
+            policy: Arc::clone(&self.policy),
+            rights: Arc::clone(&self.rights),
+            cluster_ca: self.cluster_ca.clone(),
+        }
+    }
+
     async fn stored(&self, target: &Target) -> Result<Arc<Object>, Status> {
         let key = key_of(target);
         let stored = self.store.read(&key).await.map_err(read_status)?;

@@ -4,7 +4,7 @@ use super::*;
 
 use gateway::definitions;
 
-const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+pub const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const CRON_TABS: &str = "/apis/stable.example.com/v1/namespaces/d/crontabs";
 
 pub fn definition() -> Value {
@@ -46,7 +46,7 @@ fn cron_tab(name: &str) -> Value {
 }
 
 /// Waits until a request is answered as wanted.
-async fn until(api: &Api, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+pub async fn until(api: &Api, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
     let mut last = Value::Null;
     for _ in 0..500 {
         let (code, body) = call(api, "GET", path, Value::Null).await;
@@ -59,7 +59,7 @@ async fn until(api: &Api, path: &str, wanted: impl Fn(u16, &Value) -> bool) -> V
     panic!("{path} does not come to what it should: {last}");
 }
 
-fn is_established(_: u16, body: &Value) -> bool {
+pub fn is_established(_: u16, body: &Value) -> bool {
     let conditions = body["status"]["conditions"].as_array();
     conditions.is_some_and(|all| {
         all.iter()

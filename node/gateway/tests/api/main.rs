@@ -1,5 +1,6 @@
 //! The API over an in-memory store, without a socket: status codes, bodies and streams as Kubernetes gives them.
 
+mod conversion;
 mod custom;
 mod hook_server;
 mod policies;

@@ -1,9 +1,13 @@
 //! One served version of a custom kind: everything that its objects' requests need, read once from the CustomResourceDefinition.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use protocol::UnixMillis;
 use serde_json::{Value, json};
 
 use super::columns::{CustomColumn, JsonPath};
+use super::conversion::ConversionWebhook;
 use super::schema::Schema;
 use super::{cel, fill, prune, shapes, validate};
 use crate::access::{Access, object_mut};
@@ -27,7 +31,16 @@ pub struct Definition {
     pub terminating: bool,
     /// The schema as it was written, for OpenAPI.
     pub published: Value,
-    schema: Schema,
+    /// Who converts between versions; `None` where they differ in their name alone.
+    pub webhook: Option<ConversionWebhook>,
+    /// Whether the definition was changed since it was made: what is noted beside older objects, such as their selectable
+    /// fields, may be of an earlier form of it.
+    pub was_changed: bool,
+    /// `stable.example.com/v1`.
+    api_version: String,
+    group: String,
+    schema: Arc<Schema>,
+    all: AllSchemas,
     shapes: Schemas,
     root: &'static str,
     columns: Vec<CustomColumn>,
@@ -44,14 +57,27 @@ struct ScalePaths {
     selector: Option<Vec<String>>,
 }
 
+/// The schemas of all versions of a definition, by the versions' names.
+pub type AllSchemas = Arc<BTreeMap<String, Arc<Schema>>>;
+
+/// Reads the schemas of all versions.
+pub fn all_schemas(crd: &Value) -> AllSchemas {
+    let versions = crd.at(&["spec"]).items("versions").iter();
+    let read = versions.map(|version| {
+        let schema = Schema::read_root(version.at(&["schema", "openAPIV3Schema"]));
+        (version.text("name").to_owned(), Arc::new(schema))
+    });
+    Arc::new(read.collect())
+}
+
 impl Definition {
     /// Reads a version of a definition; `None` when there is no room for its names.
-    pub fn read(crd: &Value, version: &Value) -> Option<Definition> {
+    pub fn read(crd: &Value, version: &Value, all: &AllSchemas) -> Option<Definition> {
         let spec = crd.at(&["spec"]);
         let versions = spec.items("versions");
         let storage = versions.iter().find(|version| version.flag("storage"));
         let published = version.at(&["schema", "openAPIV3Schema"]).clone();
-        let schema = Schema::read_root(&published);
+        let schema = Arc::clone(all.get(version.text("name"))?);
         let (shapes, root) = shapes::shapes(&schema)?;
         let stored = crd.at(&["status"]).items("storedVersions");
         let only_this = versions.len() == 1 && stored.len() <= 1;
@@ -65,8 +91,13 @@ impl Definition {
         Some(Definition {
             name: crd.at(&["metadata"]).text("name").to_owned(),
             storage_version: storage.map_or("", |version| version.text("name")).to_owned(),
-            reads_convert: !only_this || schema.has_defaults,
+            reads_convert: !only_this || schema.has_defaults || spec.at(&["conversion"]).text("strategy") == "Webhook",
             terminating: crd.at(&["metadata"]).has("deletionTimestamp"),
+            webhook: ConversionWebhook::read(spec.at(&["conversion"])),
+            was_changed: crd.at(&["metadata"]).int("generation").unwrap_or(0) > 1,
+            api_version: format!("{}/{}", spec.text("group"), version.text("name")),
+            group: spec.text("group").to_owned(),
+            all: Arc::clone(all),
             columns: CustomColumn::read_all(version),
             scale: ScalePaths::read(version.at(&["subresources", "scale"])),
             published,
@@ -152,21 +183,72 @@ impl Definition {
             .collect()
     }
 
-    /// An object in this version, made of one in any version of the same form.
-    pub fn served(&self, kind: &Kind, mut object: Value) -> Value {
-        if object.is_object() {
-            object["apiVersion"] = kind.api_version().into();
-            self.fill(&mut object);
+    /// An object in this version, made of a stored one. Where a webhook converts, it has been asked already: see
+    /// `recalled` and `settle`.
+    pub fn served(&self, object: Value) -> Value {
+        if self.webhook.is_some() || !object.is_object() {
+            return object;
+        }
+        let mut object = self.recalled(object);
+        if !self.is_own(&object) {
+            object["apiVersion"] = self.api_version.as_str().into();
+            self.settle(&mut object);
         }
         object
     }
 
-    /// An object in the stored version, made of one in a version of the same form.
-    pub fn stored(&self, kind: &Kind, mut object: Value) -> Value {
-        if object.is_object() {
-            object["apiVersion"] = format!("{}/{}", kind.group, self.storage_version).into();
+    /// An object in the stored version, made of one in this version. Where a webhook converts, that is left to it.
+    pub fn stored(&self, mut object: Value) -> Value {
+        if self.webhook.is_none() && object.is_object() {
+            object["apiVersion"] = self.storage_api_version().into();
         }
         object
+    }
+
+    /// The version in which its objects are stored: `stable.example.com/v1`.
+    pub fn storage_api_version(&self) -> String {
+        format!("{}/{}", self.group, self.storage_version)
+    }
+
+    /// This version: `stable.example.com/v1`.
+    pub fn api_version(&self) -> &str {
+        &self.api_version
+    }
+
+    /// Whether an object is in this version.
+    pub fn is_own(&self, object: &Value) -> bool {
+        object.text("apiVersion") == self.api_version
+    }
+
+    /// The schema of an object by its own version; `None` for a version that the definition has no longer.
+    fn schema_of(&self, object: &Value) -> Option<&Schema> {
+        let (group, version) = object.text("apiVersion").split_once('/')?;
+        let schema = (group == self.group).then(|| self.all.get(version))??;
+        Some(schema)
+    }
+
+    /// A stored object, in the version that it is stored in, as that version's schema has it today: without fields that it
+    /// no longer names, and with defaults that came later.
+    pub fn recalled(&self, mut object: Value) -> Value {
+        self.settle(&mut object);
+        if let Some(schema) = self.schema_of(&object) {
+            fill::fill(schema, &mut object);
+        }
+        object
+    }
+
+    /// Drops from an object that was converted what its version does not name.
+    pub fn settle(&self, object: &mut Value) {
+        if let Some(schema) = self.schema_of(object) {
+            prune::prune(schema, object, &mut Vec::new());
+        }
+    }
+
+    /// Whether a stored object's fields, as they were noted when it was written, may differ from what they are in this
+    /// version today.
+    pub fn may_lag(&self, fields: &[(String, String)]) -> bool {
+        let noted = |path: &String| fields.iter().any(|(known, value)| known == path && !value.is_empty());
+        !self.stored_fields.iter().all(noted)
     }
 
     /// The selectable fields of a stored object.

@@ -7,6 +7,7 @@
 
 pub(crate) mod cel;
 mod columns;
+mod conversion;
 mod definition;
 mod fill;
 mod names;
@@ -27,6 +28,7 @@ use crate::kinds::{self, Generation, Kind, Subresource};
 
 pub use cel::FORMATS;
 pub use columns::JsonPath;
+pub use conversion::{ConversionError, ConversionReview, ConversionWebhook};
 pub use definition::Definition;
 pub(crate) use definition::published_schema;
 pub(crate) use names_accepted::set_terminating;
@@ -78,12 +80,9 @@ impl CustomKinds {
         let before = table.served.remove(&name).unwrap_or_default();
         let mut now: Vec<&'static Kind> = Vec::new();
         let versions = crd.at(&["spec"]).items("versions").iter();
-        // Without a webhook's help only the stored form can be told where versions differ in more than their name.
-        let by_webhook = crd.at(&["spec", "conversion"]).text("strategy") == "Webhook";
-        let tells =
-            |version: &&Value| established && version.flag("served") && (!by_webhook || version.flag("storage"));
-        for version in versions.filter(tells) {
-            let made = Definition::read(crd, version).and_then(|definition| {
+        let schemas = definition::all_schemas(crd);
+        for version in versions.filter(|version| established && version.flag("served")) {
+            let made = Definition::read(crd, version, &schemas).and_then(|definition| {
                 let row = table.row(crd, version)?;
                 row.custom?.set(Some(Arc::new(definition)));
                 Some(row)

@@ -102,10 +102,34 @@ pub const KIND: Kind = Kind {
             }
         }
     },
+    validate_status: |_, new, causes| stored_versions(new, causes),
     columns: &[Column::NAME, Column::CREATED],
     cells: |object, _| vec![cells::name(object), super::created(object)],
     ..STORED
 };
+
+/// `status.storedVersions` may lose a version once no object is stored in it any more, but not the one that is stored now.
+fn stored_versions(object: &Value, causes: &mut Causes) {
+    let root = Path::Root;
+    let status = root.field("status");
+    let at = status.field("storedVersions");
+    let stored = object.at(&["status"]).items("storedVersions");
+    if stored.is_empty() {
+        return causes.required(at, "must have at least one stored version");
+    }
+    let versions = object.at(&["spec"]).items("versions");
+    for version in versions.iter().filter(|version| version.flag("storage")) {
+        let name = version.text("name");
+        if !stored.iter().any(|stored| stored == name) {
+            causes.invalid(at, name, format!("must have the storage version {name}"));
+        }
+    }
+    for (index, stored) in stored.iter().enumerate() {
+        if !versions.iter().any(|version| version.at(&["name"]) == stored) {
+            causes.invalid(at.index(index), stored.clone(), "must appear in spec.versions");
+        }
+    }
+}
 
 fn default(object: &mut Value) {
     let spec = object_mut(object, "spec");

@@ -449,7 +449,7 @@ impl Kind {
     /// An object as this version tells it, made of the stored one.
     pub fn served(&self, mut object: Value) -> Value {
         if let Some(custom) = self.definition_now() {
-            return custom.served(self, object);
+            return custom.served(object);
         }
         if let Some(conversion) = self.conversion
             && object.is_object()
@@ -503,7 +503,7 @@ impl Kind {
     /// Encodes a complete object for the store, in its stored version and with that version's selectable fields.
     pub fn draft(&self, object: &Value) -> Result<Draft, DraftError> {
         if let Some(custom) = self.definition_now() {
-            let stored = custom.stored(self, object.clone());
+            let stored = custom.stored(object.clone());
             return Draft::encode(&stored, custom.fields(&stored));
         }
         let Some(conversion) = self.conversion.filter(|_| object.is_object()) else {
