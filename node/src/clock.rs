@@ -1,8 +1,7 @@
 //! The process's clock and random source, which everything that decides is given as an argument.
 
 use protocol::UnixMillis;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
+use rand::Rng;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The wall clock.
@@ -11,14 +10,8 @@ pub fn now() -> UnixMillis {
     UnixMillis(since.as_millis() as u64)
 }
 
-/// Bits of the kernel's random source.
-///
-/// # Panics
-/// When the kernel gives none, which Linux does not do once it has booted.
+/// Bits of the thread's generator, which cannot be guessed: ChaCha12, seeded by the kernel's random source and again every
+/// 64 KiB. Each request needs some, and asking the kernel each time costs more than reading an object.
 pub fn random() -> u128 {
-    let mut bytes = [0; 16];
-    OsRng
-        .try_fill_bytes(&mut bytes)
-        .expect("the kernel's random source answers once the machine has booted");
-    u128::from_ne_bytes(bytes)
+    rand::rng().random()
 }

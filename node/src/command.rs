@@ -121,9 +121,20 @@ fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String
         .block_on(work)
 }
 
+/// Each client is a descriptor, and a thousand of them are few. What this node's pods get is the pod's parent's business.
+fn raise_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it was: about a thousand clients at most");
+    }
+}
+
 fn run_node(arguments: &NodeArguments) -> Result<(), String> {
     let config = config::node::load(arguments, &cluster::machine::facts()).map_err(|error| error.to_string())?;
     start_logging(&config.log)?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads())
         .enable_all()

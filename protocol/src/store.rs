@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bincode::{Decode, Encode};
-use futures::Stream;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, stream};
 
 use crate::selector::{FieldRequirement, FieldSelector, LabelSelector};
 use crate::{Cause, Draft, Key, Object, Resource, Revision};
@@ -249,6 +251,47 @@ pub struct ListPage {
     pub remaining: Option<u64>,
 }
 
+/// A part of a list's bodies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bodies {
+    /// The JSON of objects as the API serves them, with commas between them, and one before all but the list's first.
+    pub joined: Bytes,
+    /// How many objects these are.
+    pub objects: u64,
+}
+
+/// The bodies of a whole list, in parts that are told while the next are read.
+pub struct BodyList {
+    /// The revision as of which the list is consistent.
+    pub revision: Revision,
+    /// In the order of the keys. An error ends them, and the list is worth nothing.
+    pub parts: Pin<Box<dyn Stream<Item = Result<Bodies, ReadError>> + Send>>,
+    /// Ends when the store has read the last part, whether it was taken or not; yields how many objects there were.
+    pub read: BoxFuture<'static, u64>,
+}
+
+impl BodyList {
+    /// Of a list that is there already.
+    pub fn of(page: &ListPage) -> BodyList {
+        let mut joined = Vec::with_capacity(page.items.iter().map(|(_, object)| object.body.0.len() + 1).sum());
+        for (_, object) in &page.items {
+            if !joined.is_empty() {
+                joined.push(b',');
+            }
+            joined.extend_from_slice(&object.body.0);
+        }
+        let part = Bodies {
+            joined: joined.into(),
+            objects: page.items.len() as u64,
+        };
+        BodyList {
+            revision: page.revision,
+            read: std::future::ready(part.objects).boxed(),
+            parts: Box::pin(stream::iter([Ok(part)])),
+        }
+    }
+}
+
 /// What happened to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Change {
@@ -398,6 +441,11 @@ pub trait ObjectStore: Send + Sync + 'static {
 
     /// Lists one page.
     async fn list(&self, request: ListRequest) -> Result<ListPage, ReadError>;
+
+    /// Lists all bodies at once, for a reader that passes them on as they are. `limit`, `after` and `at` must not be set.
+    async fn bodies(&self, request: ListRequest) -> Result<BodyList, ReadError> {
+        Ok(BodyList::of(&self.list(request).await?))
+    }
 
     /// Opens a watch.
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, ReadError>;

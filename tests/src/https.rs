@@ -127,6 +127,18 @@ impl Endpoint {
         })
     }
 
+    pub(crate) fn tls(&self) -> &ClientConfig {
+        &self.tls
+    }
+
+    pub(crate) fn name(&self) -> &ServerName<'static> {
+        &self.name
+    }
+
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// A connection on which TLS is spoken.
     pub async fn connect(&self) -> Result<Connection, HttpsError> {
         let socket = TcpStream::connect(self.address).await?;

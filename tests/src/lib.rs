@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod following;
 pub mod helm;
+pub mod http2;
 pub mod https;
 pub mod https_server;
 pub mod kernel;

@@ -4,7 +4,7 @@
 #![allow(clippy::disallowed_methods)] // a report carries its date
 
 use benches::load::measurement::{Measurement, markdown};
-use benches::load::requests::{Kind, creates, fill, gets};
+use benches::load::requests::{Clients, Kind, creates, fill, gets};
 use benches::load::watching::{Writes, watches};
 use benches::load::{LoadError, Target, Via, listing};
 use benches::report;
@@ -22,9 +22,17 @@ struct Arguments {
     /// Nodes of the cluster; the first three are voters.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
-    /// Connections that create and get.
+    /// Clients that create and get, each one request at a time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
+    /// How many HTTP/2 connections to each node these clients share, as the parts of one program do. Zero gives each client an
+    /// HTTP/1.1 connection of its own.
+    #[arg(long, default_value_t = 0)]
+    connections: usize,
+    /// How many requests a client sends before it reads the answers (HTTP/1.1 pipelining). It shows what the server does when the
+    /// kernel's share of each request is small.
+    #[arg(long, default_value_t = 1, conflicts_with = "connections", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pipelined: u16,
     /// How long each of the loads `creates` and `gets` lasts.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -105,7 +113,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 async fn measure(target: &Arc<Target>, arguments: &Arguments) -> Result<Vec<Measurement>, LoadError> {
     let wanted = |load| arguments.only.is_empty() || arguments.only.contains(&load);
-    let clients = usize::from(arguments.clients);
+    let clients = Clients {
+        count: usize::from(arguments.clients),
+        connections: arguments.connections,
+        pipelined: usize::from(arguments.pipelined),
+    };
     let duration = Duration::from_secs(arguments.seconds);
     let vias: &[Via] = if target.nodes() > 1 {
         &[Via::Leader, Via::All]
@@ -123,7 +135,7 @@ async fn measure(target: &Arc<Target>, arguments: &Arguments) -> Result<Vec<Meas
     target.prepare().await?;
     if wanted(Load::Gets) {
         const NAMES: usize = 1000;
-        fill(target, Kind::ConfigMap, "get", NAMES, clients).await?;
+        fill(target, Kind::ConfigMap, "get", NAMES, clients.count).await?;
         for via in vias {
             say(gets(target, *via, clients, duration, NAMES).await?);
         }
@@ -139,7 +151,7 @@ async fn measure(target: &Arc<Target>, arguments: &Arguments) -> Result<Vec<Meas
         }
     }
     if wanted(Load::Lists) && arguments.pods > 0 {
-        fill(target, Kind::Pod, "list", arguments.pods, clients).await?;
+        fill(target, Kind::Pod, "list", arguments.pods, clients.count).await?;
         let leader = target.endpoint(Via::Leader, 0);
         say(listing::lists(target, leader, "the leader", arguments.pods, arguments.lists).await?);
         if target.nodes() > 1 {

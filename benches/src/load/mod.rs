@@ -166,13 +166,18 @@ impl Target {
 
 /// An answer's code must be the one expected.
 pub fn expect(code: u16, what: &str, answer: &::tests::https::Answer) -> Result<(), LoadError> {
-    if answer.head.code == code {
+    expect_code(code, what, answer.head.code, &answer.body)
+}
+
+/// The same of an answer's parts.
+pub fn expect_code(expected: u16, what: &str, code: u16, body: &[u8]) -> Result<(), LoadError> {
+    if code == expected {
         return Ok(());
     }
     Err(LoadError::Refused {
         what: what.to_owned(),
-        code: answer.head.code,
-        body: String::from_utf8_lossy(&answer.body[..answer.body.len().min(500)]).into_owned(),
+        code,
+        body: String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(),
     })
 }
 

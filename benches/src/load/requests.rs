@@ -1,8 +1,10 @@
-//! Owns the loads of single requests: creates and gets over connections that are kept alive, each asking again as soon as it is
-//! answered. Called by `api_load`. It must not ask for the same name in a create twice.
+//! Owns the loads of single requests: creates and gets by clients that each ask again as soon as they are answered, over a
+//! connection of their own (HTTP/1.1) or in shares of a few (HTTP/2). Called by `api_load`. It must not ask for the same name in a create twice.
 
 use super::measurement::Measurement;
-use super::{ACCEPT, JSON, LoadError, NAMESPACE, Target, Via, connect, expect};
+use super::{ACCEPT, JSON, LoadError, NAMESPACE, Target, Via, connect, expect, expect_code};
+use ::tests::http2::Http2;
+use ::tests::https::{Connection, Endpoint};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,35 +50,124 @@ struct Seen {
     bytes: u64,
 }
 
+/// What a client asks.
+struct Request {
+    method: &'static str,
+    path: String,
+    body: String,
+}
+
+/// Who asks, how many at once, and over what.
+#[derive(Clone, Copy, Debug)]
+pub struct Clients {
+    /// How many ask at the same time.
+    pub count: usize,
+    /// How many connections they share, to each node, by HTTP/2; zero gives each one of its own, by HTTP/1.1.
+    pub connections: usize,
+    /// How many requests each sends before it reads the answers, where it has a connection of its own.
+    pub pipelined: usize,
+}
+
+impl Clients {
+    /// In words.
+    fn over(self) -> String {
+        match self.connections {
+            0 if self.pipelined > 1 => format!(", {} requests at once on each connection", self.pipelined),
+            0 => String::new(),
+            1 => ", one HTTP/2 connection a node".to_owned(),
+            several => format!(", {several} HTTP/2 connections a node"),
+        }
+    }
+}
+
+/// A client's way to its node.
+enum Way {
+    Own(Endpoint, Box<Connection>),
+    Shared(Http2),
+}
+
+impl Way {
+    /// Sends requests together and tells each answer as it comes: its status and body.
+    async fn ask(
+        &mut self,
+        asked: Vec<Request>,
+        mut answered: impl FnMut(u16, &[u8]) -> Result<(), LoadError>,
+    ) -> Result<(), LoadError> {
+        match self {
+            Way::Own(endpoint, connection) => {
+                let mut bytes = Vec::new();
+                for request in &asked {
+                    let headers = if request.body.is_empty() { ACCEPT } else { JSON };
+                    bytes.extend(endpoint.request(request.method, &request.path, headers, request.body.as_bytes()));
+                }
+                connection.send(&bytes).await?;
+                for _ in &asked {
+                    let answer = connection.answer().await?;
+                    answered(answer.head.code, &answer.body)?;
+                }
+            }
+            Way::Shared(connection) => {
+                for request in asked {
+                    let method = request.method.parse().expect("a method's name");
+                    let (code, body) = connection.ask(method, &request.path, request.body.into()).await?;
+                    answered(code, &body)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The ways of all clients.
+async fn ways(target: &Target, via: Via, clients: Clients) -> Result<Vec<Way>, LoadError> {
+    let mut ways = Vec::new();
+    if clients.connections == 0 {
+        for client in 0..clients.count {
+            let endpoint = target.endpoint(via, client).clone();
+            ways.push(Way::Own(endpoint, Box::new(connect(target, via, client).await?)));
+        }
+        return Ok(ways);
+    }
+    let nodes = if via == Via::All { target.nodes() } else { 1 };
+    let mut shared = Vec::new();
+    for number in 0..nodes * clients.connections {
+        shared.push(Http2::connect(target.endpoint(via, number)).await?);
+    }
+    ways.extend((0..clients.count).map(|client| Way::Shared(shared[client % shared.len()].clone())));
+    Ok(ways)
+}
+
 /// Lets each client ask until the time is over. `request` makes the bytes of a client's request by its number.
 async fn keep_asking(
     target: &Arc<Target>,
     via: Via,
-    clients: usize,
+    clients: Clients,
     duration: Duration,
     expected: u16,
-    request: impl Fn(usize, u64) -> Vec<u8> + Send + Sync + 'static,
+    request: impl Fn(usize, u64) -> Request + Send + Sync + 'static,
 ) -> Result<(Seen, f64), LoadError> {
-    let mut connections = Vec::new();
-    for client in 0..clients {
-        connections.push(connect(target, via, client).await?);
-    }
+    let ways = ways(target, via, clients).await?;
+    let at_once = clients.pipelined.max(1) as u64;
     let request = Arc::new(request);
     let begun = Instant::now();
     let mut tasks = Vec::new();
-    for (client, mut connection) in connections.into_iter().enumerate() {
+    for (client, mut way) in ways.into_iter().enumerate() {
         let request = Arc::clone(&request);
         tasks.push(tokio::spawn(async move {
             let mut seen = Seen::default();
             let mut number = 0;
             while begun.elapsed() < duration {
-                let bytes = request(client, number);
-                number += 1;
+                let requests = (number..number + at_once)
+                    .map(|number| request(client, number))
+                    .collect();
+                number += at_once;
                 let asked = Instant::now();
-                let answer = connection.ask(&bytes).await?;
-                seen.latencies_ms.push(asked.elapsed().as_secs_f64() * 1e3);
-                seen.bytes += answer.body.len() as u64;
-                expect(expected, "a request", &answer)?;
+                way.ask(requests, |code, body| {
+                    seen.latencies_ms.push(asked.elapsed().as_secs_f64() * 1e3);
+                    seen.bytes += body.len() as u64;
+                    expect_code(expected, "a request", code, body)
+                })
+                .await?;
             }
             Ok::<Seen, LoadError>(seen)
         }));
@@ -95,22 +186,23 @@ pub async fn creates(
     target: &Arc<Target>,
     kind: Kind,
     via: Via,
-    clients: usize,
+    clients: Clients,
     duration: Duration,
     round: usize,
 ) -> Result<Measurement, LoadError> {
     let before = target.cpu();
-    let (endpoint, path) = (target.endpoint(Via::Leader, 0).clone(), kind.path());
-    let request = move |client, number| {
-        let object = kind.object(&format!("r{round}-c{client}-{number}"));
-        endpoint.request("POST", &path, JSON, object.as_bytes())
+    let path = kind.path();
+    let request = move |client, number| Request {
+        method: "POST",
+        path: path.clone(),
+        body: kind.object(&format!("r{round}-c{client}-{number}")),
     };
     let (seen, seconds) = keep_asking(target, via, clients, duration, 201, request).await?;
-    let what = format!("create {} through {}", kind.plural(), via.name());
+    let what = format!("create {} through {}{}", kind.plural(), via.name(), clients.over());
     Ok(closed(
         target,
         before,
-        Measurement::of(what, clients, seen.latencies_ms, seconds, seen.bytes),
+        Measurement::of(what, clients.count, seen.latencies_ms, seconds, seen.bytes),
     ))
 }
 
@@ -118,27 +210,24 @@ pub async fn creates(
 pub async fn gets(
     target: &Arc<Target>,
     via: Via,
-    clients: usize,
+    clients: Clients,
     duration: Duration,
     names: usize,
 ) -> Result<Measurement, LoadError> {
     let path = Kind::ConfigMap.path();
     let before = target.cpu();
-    let requests: Vec<Vec<u8>> = (0..names)
-        .map(|number| {
-            let endpoint = target.endpoint(Via::Leader, 0);
-            endpoint.request("GET", &format!("{path}/get-{number}"), ACCEPT, b"")
-        })
-        .collect();
     // Each client walks through the names with a stride of its own.
-    let request =
-        move |client: usize, number: u64| requests[(client * 7919 + number as usize) % requests.len()].clone();
+    let request = move |client: usize, number: u64| Request {
+        method: "GET",
+        path: format!("{path}/get-{}", (client * 7919 + number as usize) % names),
+        body: String::new(),
+    };
     let (seen, seconds) = keep_asking(target, via, clients, duration, 200, request).await?;
-    let what = format!("get configmaps through {}", via.name());
+    let what = format!("get configmaps through {}{}", via.name(), clients.over());
     Ok(closed(
         target,
         before,
-        Measurement::of(what, clients, seen.latencies_ms, seconds, seen.bytes),
+        Measurement::of(what, clients.count, seen.latencies_ms, seconds, seen.bytes),
     ))
 }
 

@@ -1,9 +1,10 @@
-//! `ObjectStore` on every node: in process where this node leads, over the transport elsewhere. It finds the leader and
-//! follows it. A read is asked again until its deadline; a proposal only where nothing can have been written.
+//! `ObjectStore` on every node: in process where this node leads, from its own replica where it follows, over the transport
+//! elsewhere. It finds the leader and follows it. A read is asked again until its deadline; a proposal only where nothing
+//! can have been written.
 #![allow(clippy::disallowed_methods)] // acting code: every call has a deadline
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,13 +13,15 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use parking_lot::RwLock;
 use protocol::store::{
-    Committed, ListPage, ListRequest, ObjectStore, Proposal, ProposeError, ReadError, WatchRequest, WatchStream,
+    BodyList, Committed, ListPage, ListRequest, ObjectStore, Proposal, ProposeError, ReadError, WatchRequest,
+    WatchStream,
 };
 use protocol::transport::{FrameStream, Purpose, Transport, TransportError};
 use protocol::{Key, NodeName, Object, Revision, codec};
 use tokio::time::{sleep, timeout};
 
 use crate::consensus::Consensus;
+use crate::follower::Rounds;
 use crate::front::{NotLeader, size};
 use crate::status::Status;
 use crate::store_service::{StoreAnswer, StoreRequest, WatchFrame, answer};
@@ -48,6 +51,8 @@ pub struct StoreClient {
     candidates: Candidates,
     next_candidate: AtomicUsize,
     known: RwLock<Known>,
+    rounds: Rounds,
+    this: Weak<StoreClient>,
 }
 
 /// What the last answers told.
@@ -66,14 +71,14 @@ struct Known {
 }
 
 /// Where a request goes.
-enum Route {
+pub(crate) enum Route {
     Here(Arc<Consensus>),
     There(NodeName),
     Nowhere,
 }
 
 /// Why an attempt gave no answer.
-enum Failed {
+pub(crate) enum Failed {
     /// It was certainly not carried out.
     NotDone { reason: String },
     /// It may have been.
@@ -95,13 +100,35 @@ impl StoreClient {
         consensus: Option<Arc<Consensus>>,
         candidates: Candidates,
     ) -> Arc<StoreClient> {
-        Arc::new(StoreClient {
+        Arc::new_cyclic(|this| StoreClient {
             transport,
             consensus: RwLock::new(consensus),
             candidates,
             next_candidate: AtomicUsize::new(0),
             known: RwLock::default(),
+            rounds: Rounds::default(),
+            this: this.clone(),
         })
+    }
+
+    pub(crate) fn rounds(&self) -> &Rounds {
+        &self.rounds
+    }
+
+    pub(crate) fn shared(&self) -> Option<Arc<StoreClient>> {
+        self.this.upgrade()
+    }
+
+    /// This node's part in consensus, where it leads.
+    fn leading(&self) -> Option<Arc<Consensus>> {
+        let consensus = self.consensus.read();
+        consensus.as_ref().filter(|consensus| consensus.is_leader()).cloned()
+    }
+
+    /// This node's part in consensus, where it has a replica that follows a leader elsewhere.
+    pub(crate) fn followed(&self) -> Option<Arc<Consensus>> {
+        let consensus = self.consensus.read().clone()?;
+        consensus.follows().then_some(consensus)
     }
 
     /// Tells the client that this node now takes part in consensus, or no longer does.
@@ -128,15 +155,15 @@ impl StoreClient {
         }
     }
 
-    fn known_route(&self) -> Option<Route> {
+    pub(crate) fn known_route(&self) -> Option<Route> {
         let known = self.known.read();
         let local = self.transport.local();
         let elsewhere = |node: &NodeName| node != local;
         if let Some(consensus) = &*self.consensus.read() {
-            let status = consensus.status();
-            if status.is_leader {
+            if consensus.is_leader() {
                 return Some(Route::Here(consensus.clone()));
             }
+            let status = consensus.status();
             // What a node remembers whose consensus has stopped, or that was removed from the members, is out of date.
             let heard = believed(&status).filter(|_| status.failed.is_none() && consensus.is_member());
             let current = heard.filter(|believed| known.refuted.as_ref() != Some(believed));
@@ -212,7 +239,12 @@ impl StoreClient {
         }
     }
 
-    async fn ask(&self, node: &NodeName, request: &StoreRequest, deadline: Duration) -> Result<StoreAnswer, Failed> {
+    pub(crate) async fn ask(
+        &self,
+        node: &NodeName,
+        request: &StoreRequest,
+        deadline: Duration,
+    ) -> Result<StoreAnswer, Failed> {
         let bytes = match codec::encode(request) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) => {
@@ -428,6 +460,12 @@ impl ObjectStore for StoreClient {
     }
 
     async fn read(&self, key: &Key) -> Result<Option<Arc<Object>>, ReadError> {
+        if let Some(read) = self.leading().and_then(|consensus| consensus.read_at_once(key)) {
+            return read;
+        }
+        if let Some(consensus) = self.caught_up().await {
+            return consensus.replica().read(key).map_err(ReadError::from);
+        }
         self.read_with(StoreRequest::Read(key.clone()), |answer| match answer {
             StoreAnswer::Read(read) => Some(read),
             _ => None,
@@ -436,6 +474,9 @@ impl ObjectStore for StoreClient {
     }
 
     async fn list(&self, mut request: ListRequest) -> Result<ListPage, ReadError> {
+        if let Some(consensus) = self.caught_up().await {
+            return consensus.list_replica(request).await;
+        }
         let wanted = request.limit;
         let mut items: Vec<(Key, Arc<Object>)> = Vec::new();
         loop {
@@ -456,6 +497,18 @@ impl ObjectStore for StoreClient {
                 _ => return Ok(ListPage { items, ..page }),
             }
         }
+    }
+
+    async fn bodies(&self, request: ListRequest) -> Result<BodyList, ReadError> {
+        if let Some(consensus) = self.leading()
+            && let Ok(Ok(bodies)) = consensus.bodies_here(request.clone()).await
+        {
+            return Ok(bodies);
+        }
+        if let Some(consensus) = self.caught_up().await {
+            return consensus.bodies_replica(request).await;
+        }
+        Ok(BodyList::of(&self.list(request).await?))
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, ReadError> {

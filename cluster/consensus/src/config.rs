@@ -97,6 +97,8 @@ impl ConsensusConfig {
             heartbeat_interval: self.timings.heartbeat_ms,
             election_timeout_min: self.timings.election_min_ms,
             election_timeout_max: self.timings.election_max_ms,
+            enable_elect: false, // until it is known what this node owes another leader
+
             // A read of the log for replication is bounded by bytes, in `log_store`.
             max_payload_entries: 256,
             // What was purged is sent as a snapshot; everything else as entries.

@@ -4,17 +4,22 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::channel::mpsc;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use protocol::store::{Committed, ListPage, ListRequest, Proposal, ProposeError, ReadError, WatchRequest, WatchStream};
+use protocol::store::{
+    Bodies, BodyList, Committed, ListPage, ListRequest, Proposal, ProposeError, ReadError, WatchRequest, WatchStream,
+};
 use protocol::transport::{SharedService, Transport};
 use protocol::{Key, NodeName, Object, Revision};
 use store::{Replica, RocksBackend};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -22,9 +27,10 @@ use crate::barrier::{Barrier, NotCurrent};
 use crate::config::{ConsensusConfig, Retention, StartError, Timings};
 use crate::disk::DiskGuard;
 use crate::front::{Front, NotLeader};
+use crate::lease::Lease;
 use crate::log_store::LogStore;
 use crate::network::Network;
-use crate::peer_service::PeerService;
+use crate::peer_service::{PeerService, Promise};
 use crate::standing::{Standing, ask_members};
 use crate::state_machine::{Snapshots, StateMachine, StoreReplica};
 use crate::status::{Progress, Status};
@@ -91,26 +97,37 @@ impl Consensus {
         })?;
 
         let raft_id = config.raft_id;
-        let alone = raft.with_raft_state(move |state| state.membership_state.effective().voter_ids().eq([raft_id]));
-        if alone.await.unwrap_or(false) {
+        let election_max = Duration::from_millis(config.timings.election_max_ms);
+        let recalled = raft.with_raft_state(move |state| {
+            let alone = state.membership_state.effective().voter_ids().eq([raft_id]);
+            (alone, state.vote_ref().is_committed())
+        });
+        let (alone, had_leader) = recalled.await.unwrap_or_default();
+        // When the leader was heard before the restart is not known: it may read by a lease that counts on this vote.
+        let vote_promised = !alone && had_leader;
+        if !vote_promised {
+            raft.runtime_config().elect(true);
+        }
+        if alone {
             // Nobody else can lead: there is nothing to wait for.
             let _ = raft.trigger().elect().await;
         }
         let disk = Arc::new(DiskGuard::new(directory, config.retention.disk_reserve_bytes));
         let (front, front_task) = Front::start(raft.clone());
-        let (barrier, barrier_task) = Barrier::start(raft.clone());
+        let lease = Arc::new(Lease::new(election_max));
+        let (barrier, barrier_task) = Barrier::start(raft.clone(), lease.clone());
         let (status_sender, status) = watch::channel(Status::of(&raft.metrics().borrow(), &config.timings, false));
-        let lease = Duration::from_millis(config.timings.election_max_ms);
-        let peer_service = Arc::new(PeerService::new(
-            config.raft_id,
-            raft.clone(),
-            disk.clone(),
-            lease,
-            standing.clone(),
-        ));
+        let promise = Promise::new(election_max, vote_promised, lease);
+        let peer_service = PeerService::new(config.raft_id, raft.clone(), disk.clone(), promise, standing.clone());
+        let peer_service = Arc::new(peer_service);
         let this = (raft_id, config.node.clone());
         let ask = ask_members(raft.clone(), log.clone(), this, transport, standing.clone());
         let ask = tokio::spawn(ask);
+        let stand_later = tokio::spawn(stand_when_free(
+            raft.clone(),
+            vote_promised.then_some(election_max),
+            standing.clone(),
+        ));
         let consensus = Arc::new(Consensus {
             node: config.node,
             raft_id: config.raft_id,
@@ -127,7 +144,7 @@ impl Consensus {
             status,
             stepping_down: AtomicBool::new(false),
             changing: tokio::sync::Mutex::new(()),
-            tasks: Mutex::new(vec![front_task, barrier_task, ask]),
+            tasks: Mutex::new(vec![front_task, barrier_task, ask, stand_later]),
             _lock: lock,
         });
         let follow = tokio::spawn(crate::housekeeping::follow_status(
@@ -157,6 +174,18 @@ impl Consensus {
     /// Serves the store to other nodes while this one leads; to be registered for `Purpose::Store`.
     pub fn store_service(self: &Arc<Self>) -> SharedService {
         Arc::new(StoreService::new(self.clone()))
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.status.borrow().is_leader
+    }
+
+    /// Whether this node is a member that gets its log from a leader elsewhere.
+    pub(crate) fn follows(&self) -> bool {
+        let status = self.status.borrow();
+        let elsewhere = status.leader.as_ref().is_some_and(|leader| *leader != self.node);
+        elsewhere && !status.is_leader && !status.removed && status.failed.is_none() && status.is_member(&self.node)
     }
 
     /// Who leads, who votes.
@@ -279,6 +308,12 @@ impl Consensus {
         self.front.propose(proposals, deadline).await
     }
 
+    /// Reads if this node surely leads, without asking anybody.
+    pub(crate) fn read_at_once(&self, key: &Key) -> Option<Result<Option<Arc<Object>>, ReadError>> {
+        let sure = self.leads().is_ok() && self.barrier.is_passed();
+        sure.then(|| self.replica.read(key).map_err(ReadError::from))
+    }
+
     /// Reads if this node leads, after everything that was acknowledged before.
     pub(crate) async fn read_here(&self, key: &Key) -> Result<Result<Option<Arc<Object>>, ReadError>, NotLeader> {
         Ok(match self.current().await? {
@@ -289,16 +324,65 @@ impl Consensus {
 
     /// Lists if this node leads. Without a revision the list shows everything that was acknowledged before.
     pub(crate) async fn list_here(&self, request: ListRequest) -> Result<Result<ListPage, ReadError>, NotLeader> {
-        if let Err(error) = self.current().await? {
-            return Ok(Err(error));
-        }
+        Ok(match self.current().await? {
+            Ok(()) => self.list_replica(request).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Lists what this replica has.
+    pub(crate) async fn list_replica(&self, request: ListRequest) -> Result<ListPage, ReadError> {
         let replica = self.replica.clone();
         let listed = tokio::task::spawn_blocking(move || replica.list(&request)).await;
-        Ok(listed.unwrap_or_else(|error| {
+        listed.unwrap_or_else(|error| {
             Err(ReadError::Unavailable {
                 reason: error.to_string(),
             })
-        }))
+        })
+    }
+
+    /// Lists all bodies if this node leads.
+    pub(crate) async fn bodies_here(&self, request: ListRequest) -> Result<Result<BodyList, ReadError>, NotLeader> {
+        Ok(match self.current().await? {
+            Ok(()) => self.bodies_replica(request).await,
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Lists all bodies that this replica has. What is read ahead of a slow reader waits in memory, as a whole list would.
+    pub(crate) async fn bodies_replica(&self, request: ListRequest) -> Result<BodyList, ReadError> {
+        let replica = self.replica.clone();
+        let (sender, mut parts) = mpsc::unbounded();
+        let (begun, revision) = oneshot::channel();
+        let reading = tokio::task::spawn_blocking(move || {
+            let begin = |revision| {
+                let _ = begun.send(revision); // nobody is there any more: the first part finds that out
+            };
+            let mut objects = 0;
+            let mut send = |part: Bodies| {
+                objects += part.objects;
+                match sender.unbounded_send(Ok(part)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            };
+            if let Err(error) = replica.bodies(&request, begin, &mut send) {
+                let _ = sender.unbounded_send(Err(error));
+            }
+            objects
+        });
+        let Ok(revision) = revision.await else {
+            let reason = "the list was not begun".to_owned();
+            return Err(match parts.next().await {
+                Some(Err(error)) => error,
+                _ => ReadError::Unavailable { reason },
+            });
+        };
+        Ok(BodyList {
+            revision,
+            parts: Box::pin(parts),
+            read: reading.map(Result::unwrap_or_default).boxed(),
+        })
     }
 
     /// Watches if this node leads. The watch ends when it no longer does.
@@ -376,6 +460,14 @@ impl Drop for Consensus {
             task.abort();
         }
     }
+}
+
+/// Lets this node stand for election when it owes its vote to nobody any more.
+async fn stand_when_free(raft: Raft, after: Option<Duration>, standing: Standing) {
+    let Some(after) = after else { return };
+    tokio::time::sleep(after).await;
+    let is_removed = *standing.watch().borrow();
+    raft.runtime_config().elect(!is_removed);
 }
 
 fn open_storage(config: &ConsensusConfig) -> Result<(LogStore, Arc<StoreReplica>, Snapshots), StartError> {

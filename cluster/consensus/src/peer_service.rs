@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use openraft::ServerState;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use parking_lot::Mutex;
 use protocol::transport::Service;
 use protocol::{NodeName, codec};
 
 use crate::disk::DiskGuard;
+use crate::lease::Lease;
 use crate::standing::{Standing, is_removed};
 use crate::types::{Entry, LogId, Raft, Snapshot, SnapshotDirectory, SnapshotMeta, Vote};
 use crate::wire::{PeerAnswer, PeerAsk, PeerRequest, SnapshotFile, WireEntry, WireLogId, WireSnapshotMeta, WireVote};
@@ -36,11 +37,36 @@ pub struct PeerService {
     raft: Raft,
     disk: Arc<DiskGuard>,
     receiving: Mutex<Receptions>,
-    /// When a leader was last heard, and how long it counts as alive after that.
+    /// When a leader was last heard.
     last_heard: Mutex<Instant>,
-    lease: Duration,
+    promise: Promise,
     standing_instead: Arc<AtomicBool>,
     standing: Standing,
+}
+
+/// What a voter owes a leader that it has heard: to elect no other for a while.
+pub struct Promise {
+    /// How long.
+    length: Duration,
+    /// When what was owed from before this process started ends.
+    until: Option<Instant>,
+    /// What this node's own lead rests on: void once its vote is given away.
+    lease: Arc<Lease>,
+}
+
+impl Promise {
+    /// `is_owed` tells that a leader may count on this node's vote since before the process started.
+    pub fn new(length: Duration, is_owed: bool, lease: Arc<Lease>) -> Promise {
+        Promise {
+            length,
+            until: is_owed.then(|| Instant::now() + length),
+            lease,
+        }
+    }
+
+    fn is_owed(&self) -> bool {
+        self.until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// How often, and how fast, a node stands in the place of a candidate that knows less.
@@ -77,14 +103,14 @@ fn raft_error(error: impl std::fmt::Display) -> Refused {
 }
 
 impl PeerService {
-    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>, lease: Duration, standing: Standing) -> PeerService {
+    pub fn new(raft_id: u64, raft: Raft, disk: Arc<DiskGuard>, promise: Promise, standing: Standing) -> PeerService {
         PeerService {
             raft_id,
             raft,
             disk,
             receiving: Mutex::default(),
             last_heard: Mutex::new(Instant::now()),
-            lease,
+            promise,
             standing_instead: Arc::default(),
             standing,
         }
@@ -161,12 +187,18 @@ impl PeerService {
         if self.was_removed(Vote::from(vote).leader_id.node_id, last).await? {
             return Ok(PeerAnswer::Standing { removed: true });
         }
-        let response = self
-            .raft
-            .vote(VoteRequest::new(vote.into(), last))
-            .await
-            .map_err(raft_error)?;
-        let leader_is_silent = self.last_heard.lock().elapsed() > self.lease;
+        if self.promise.is_owed() {
+            let refusal = self
+                .raft
+                .with_raft_state(|state| VoteResponse::new(state.vote_ref(), None, false));
+            return Ok(refusal.await.map_err(raft_error)?.into());
+        }
+        // Twice: no round may count that began before the vote was given, and none that ended while it was.
+        self.promise.lease.revoke();
+        let response = self.raft.vote(VoteRequest::new(vote.into(), last)).await;
+        self.promise.lease.revoke();
+        let response = response.map_err(raft_error)?;
+        let leader_is_silent = self.last_heard.lock().elapsed() > self.promise.length;
         if !response.vote_granted && response.last_log_id > last && leader_is_silent {
             self.stand_instead();
         }

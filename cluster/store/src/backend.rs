@@ -70,6 +70,9 @@ pub type Keep<'a> = &'a dyn Fn(&Key, &Header) -> bool;
 /// Receives objects in the order of their keys.
 pub type Visit<'a> = &'a mut dyn FnMut(Key, Arc<Object>) -> ControlFlow<()>;
 
+/// Receives bodies in the order of the keys.
+pub type VisitBody<'a> = &'a mut dyn FnMut(&[u8]) -> ControlFlow<()>;
+
 /// Receives events in the order of their revisions.
 pub type VisitEvent<'a> = &'a mut dyn FnMut(Arc<StoreEvent>) -> ControlFlow<()>;
 
@@ -90,6 +93,20 @@ pub trait View {
         keep: Keep<'_>,
         visit: Visit<'_>,
     ) -> Result<(), BackendError>;
+
+    /// The bodies of the objects of a resource, or of one namespace of it, that `keep` wants; of all without it.
+    fn bodies(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        keep: Option<Keep<'_>>,
+        visit: VisitBody<'_>,
+    ) -> Result<(), BackendError> {
+        let all: Keep<'_> = &|_, _| true;
+        self.scan(resource, namespace, None, keep.unwrap_or(all), &mut |_, object| {
+            visit(&object.body.0)
+        })
+    }
 
     /// How many objects of that range come after `after`; counting stops at `most`.
     fn count(
@@ -129,7 +146,7 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Runs reads on a consistent state.
     fn with_view<R>(&self, read: impl FnOnce(&dyn View) -> R) -> R;
 
-    /// Reads one object as it is now; only the one writer calls it, so nothing changes meanwhile.
+    /// Reads one object as it is now.
     fn object(&self, key: &Key) -> Result<Option<Arc<Object>>, BackendError>;
 
     /// Writes a batch atomically. Whether it is on disk afterwards is the backend's affair: the log is what is synced.

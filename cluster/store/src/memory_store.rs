@@ -1,11 +1,14 @@
 //! An `ObjectStore` in memory, without consensus: for the tests of whatever stands on the store. It behaves like the
 //! real one down to refusals, compaction and watches.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use futures::{FutureExt, stream};
 use protocol::store::{
-    Committed, ListPage, ListRequest, ObjectStore, Proposal, ProposeError, ReadError, WatchRequest, WatchStream,
+    Bodies, BodyList, Committed, ListPage, ListRequest, ObjectStore, Proposal, ProposeError, ReadError, WatchRequest,
+    WatchStream,
 };
 use protocol::{Key, Object, Revision};
 
@@ -69,6 +72,22 @@ impl ObjectStore for MemoryStore {
 
     async fn list(&self, request: ListRequest) -> Result<ListPage, ReadError> {
         self.replica.list(&request)
+    }
+
+    async fn bodies(&self, request: ListRequest) -> Result<BodyList, ReadError> {
+        let (mut revision, mut parts, mut objects) = (Revision::ZERO, Vec::new(), 0);
+        let begun = |at| revision = at;
+        let mut gather = |part: Bodies| {
+            objects += part.objects;
+            parts.push(Ok(part));
+            ControlFlow::Continue(())
+        };
+        self.replica.bodies(&request, begun, &mut gather)?;
+        Ok(BodyList {
+            revision,
+            parts: Box::pin(stream::iter(parts)),
+            read: std::future::ready(objects).boxed(),
+        })
     }
 
     async fn watch(&self, request: WatchRequest) -> Result<WatchStream, ReadError> {

@@ -2,14 +2,15 @@
 //! reads from it; `MemoryStore` writes to it directly. It keeps the one order that matters: a batch is committed to the
 //! backend, then published to the watchers, and only then is anybody told that it was applied.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use protocol::store::{ListPage, ListRequest, Proposal, ReadError, WatchRequest, WatchStream};
+use protocol::store::{Bodies, ListPage, ListRequest, Proposal, ReadError, WatchRequest, WatchStream};
 use protocol::{Key, Object, Revision};
 
 use crate::backend::{Backend, BackendError, State};
-use crate::list::list;
+use crate::list::{bodies, list};
 use crate::machine::{Applied, Machine, Staging};
 use crate::watch::{self, Hub};
 
@@ -78,12 +79,22 @@ impl<B: Backend> Replica<B> {
 
     /// Reads one object.
     pub fn read(&self, key: &Key) -> Result<Option<Arc<Object>>, BackendError> {
-        self.backend.with_view(|view| view.object(key))
+        self.backend.object(key)
     }
 
     /// Lists one page.
     pub fn list(&self, request: &ListRequest) -> Result<ListPage, ReadError> {
         self.backend.with_view(|view| list(view, request))
+    }
+
+    /// Gathers the bodies of a whole list, see `list::bodies`.
+    pub fn bodies(
+        &self,
+        request: &ListRequest,
+        begun: impl FnOnce(Revision),
+        send: &mut dyn FnMut(Bodies) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
+        self.backend.with_view(|view| bodies(view, request, begun, send))
     }
 
     /// Opens a watch.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use protocol::selector::{FieldRequirement, field_of};
 use protocol::store::{ReadError, StoreEvent, WatchItem, WatchRequest, WatchStream};
 use protocol::{Object, Resource, Revision};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::backend::Backend;
 
@@ -194,9 +194,9 @@ impl Registry {
 }
 
 /// Hands applied events to the watchers that want them.
-#[derive(Default)]
 pub struct Hub {
     registry: Mutex<Registry>,
+    reached: watch::Sender<Revision>,
 }
 
 impl Hub {
@@ -207,7 +207,14 @@ impl Hub {
                 published,
                 ..Registry::default()
             }),
+            reached: watch::Sender::new(published),
         }
+    }
+
+    /// Returns when a revision is committed to the backend; false when the hub goes before.
+    pub async fn reached(&self, revision: Revision) -> bool {
+        let mut reached = self.reached.subscribe();
+        reached.wait_for(|reached| *reached >= revision).await.is_ok()
     }
 
     /// Hands out events that are committed to the backend. Called in the order of revisions, by one caller at a time.
@@ -223,6 +230,8 @@ impl Hub {
             }
         }
         registry.published = last.revision;
+        drop(registry);
+        self.reached.send_replace(last.revision);
     }
 
     /// The whole store was replaced by a newer one (a snapshot): every watcher goes on from history.
@@ -236,6 +245,8 @@ impl Hub {
             drop(queue);
             watcher.wake.notify_one();
         }
+        drop(registry);
+        self.reached.send_replace(published);
     }
 
     /// Ends all watches: this replica can no longer serve them.

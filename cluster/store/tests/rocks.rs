@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use proptest::prelude::*;
-use protocol::store::{ListPage, ListRequest, Precondition, ReadError, StoreEvent, WatchItem, WatchRequest};
+use protocol::selector::LabelSelector;
+use protocol::store::{Bodies, ListPage, ListRequest, Precondition, ReadError, StoreEvent, WatchItem, WatchRequest};
 use protocol::{Key, Revision};
 use store::{Backend, MemoryBackend, Replica, RocksBackend, RocksOptions};
 use support::*;
@@ -46,6 +47,37 @@ fn everything<B: Backend>(replica: &Replica<B>, at: Option<Revision>) -> Vec<Res
     requests.extend(lists(&namespaces, at, 2, None));
     requests.extend(lists(&namespaces, at, 1, Some(after)));
     requests.iter().map(|request| replica.list(request)).collect()
+}
+
+/// Whole lists, with and without a selector.
+fn whole_lists() -> Vec<ListRequest> {
+    let requests = lists(&[None, Some("a"), Some("none")], None, 0, None);
+    let labels = LabelSelector::parse("parity=even").unwrap();
+    let selective = requests.clone().into_iter().map(|request| ListRequest {
+        labels: labels.clone(),
+        ..request
+    });
+    requests.iter().cloned().chain(selective).collect()
+}
+
+/// The revision of a whole list and its bodies by their parts, put together.
+fn bodies<B: Backend>(replica: &Replica<B>, request: &ListRequest) -> (Revision, Vec<u8>, u64) {
+    let (mut revision, mut joined, mut objects) = (Revision::ZERO, Vec::new(), 0);
+    let begun = |at| revision = at;
+    let read = replica.bodies(request, begun, &mut |part| {
+        joined.extend_from_slice(&part.joined);
+        objects += part.objects;
+        ControlFlow::Continue(())
+    });
+    read.unwrap();
+    (revision, joined, objects)
+}
+
+/// The same by the list itself.
+fn bodies_of_list<B: Backend>(replica: &Replica<B>, request: &ListRequest) -> (Revision, Vec<u8>, u64) {
+    let page = replica.list(request).unwrap();
+    let bodies: Vec<&[u8]> = page.items.iter().map(|(_, object)| &object.body.0[..]).collect();
+    (page.revision, bodies.join(&b','), bodies.len() as u64)
 }
 
 fn history<B: Backend>(replica: &Replica<B>, after: Revision) -> Vec<StoreEvent> {
@@ -115,6 +147,11 @@ proptest! {
             let state = memory.state().unwrap();
             prop_assert_eq!(rocks.state().unwrap(), state);
             prop_assert_eq!(everything(&rocks, None), everything(&memory, None));
+            for request in whole_lists() {
+                let expected = bodies_of_list(&memory, &request);
+                prop_assert_eq!(&bodies(&memory, &request), &expected);
+                prop_assert_eq!(&bodies(&rocks, &request), &expected);
+            }
         }
         let state = memory.state().unwrap();
         for (revision, recorded) in past {
@@ -133,6 +170,35 @@ proptest! {
         prop_assert_eq!(&runtime.block_on(replay(&rocks, state.compacted, state.revision)), &events);
         prop_assert_eq!(&runtime.block_on(replay(&memory, state.compacted, state.revision)), &events);
     }
+}
+
+#[test]
+fn a_long_list_comes_in_parts_and_ends_when_nobody_wants_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let rocks = open(&directory);
+    let proposals: Vec<_> = (0..5_000)
+        .map(|number| one(put(&pod(&format!("p{number:04}")), Precondition::Absent, number)))
+        .collect();
+    rocks.apply_all(&proposals, None).unwrap();
+    let request = ListRequest::all("pods");
+    assert_eq!(bodies(&rocks, &request), bodies_of_list(&rocks, &request));
+    let mut sizes = Vec::new();
+    let mut count = |part: Bodies| {
+        sizes.push(part.joined.len());
+        ControlFlow::Continue(())
+    };
+    rocks.bodies(&request, |_| {}, &mut count).unwrap();
+    assert!(
+        sizes.len() > 2 && sizes.iter().all(|size| *size < 300 << 10),
+        "{sizes:?}"
+    );
+    let mut parts = 0;
+    let mut take_one = |_| {
+        parts += 1;
+        ControlFlow::Break(())
+    };
+    rocks.bodies(&request, |_| {}, &mut take_one).unwrap();
+    assert_eq!(parts, 1);
 }
 
 /// Set in the process that the crash test starts and that kills itself.

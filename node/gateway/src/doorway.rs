@@ -11,7 +11,7 @@ use protocol::{Uid, UnixMillis};
 use crate::audit::{Audit, Record};
 use crate::credentials::Credentials;
 use crate::fairness::{Fairness, Seat};
-use crate::request::{ApiRequest, ApiResponse};
+use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::rights::attributes_of;
 use crate::route::{Route, verb};
 
@@ -128,9 +128,22 @@ impl Passage {
         };
         if let Some(seat) = seat {
             response.headers.extend(seat.headers.iter().cloned());
+            if let ResponseBody::Parts { read, .. } = &mut response.body {
+                // A list that is read while it is sent keeps its seat until it is read, however slowly it is taken.
+                let read = std::mem::replace(read, Box::pin(std::future::ready(())));
+                tokio::spawn(async move {
+                    read.await;
+                    drop(seat);
+                });
+            }
         }
         response.headers.push((AUDIT_ID_HEADER, self.audit_id));
         response
+    }
+
+    /// Whether the record wants the answer's body.
+    pub fn wants_body(&self) -> bool {
+        self.record.as_ref().is_some_and(Record::wants_body)
     }
 
     /// The headers of an answer that does not leave through here.

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use actix_web::dev::{Extensions, ServerHandle};
 use actix_web::http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING,
-    USER_AGENT, WARNING,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+    TRANSFER_ENCODING, USER_AGENT, WARNING,
 };
 use actix_web::http::{StatusCode, Version};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use futures::TryStreamExt;
 use rustls::ServerConfig;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -25,6 +26,7 @@ use access::token::bearer::of_header;
 use api::status::Status;
 use protocol::Cause;
 
+use crate::compression;
 use crate::proxy;
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::service::Api;
@@ -189,16 +191,21 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
         let begun = begin_session(&http, payload, request, connection.clone(), &shared).await;
         return begun.unwrap_or_else(|refused| respond(refused, &http, connection, &shared));
     }
+    let gzip = compression::is_wanted(&request.method, &header(&http, ACCEPT_ENCODING));
     let cause = request.cause;
     tracing::debug!(%cause, method = %request.method, path = %request.path, "request");
-    let api = Arc::clone(&shared.api);
-    // On the main runtime: the work of one client does not hold up the connections of this worker.
-    let response = match shared.runtime.spawn(async move { api.handle(request).await }).await {
+    // The work of one client does not hold up the connections of this worker.
+    let response = match shared.api.handle_beside(request, &shared.runtime).await {
         Ok(response) => response,
         Err(error) => {
             tracing::error!(%cause, %error, "serving a request failed: a bug");
             ApiResponse::from(Status::internal("the request could not be served; see the node's log"))
         }
+    };
+    let response = if gzip {
+        compression::gzip(response, &shared.runtime).await
+    } else {
+        response
     };
     respond(response, &http, connection, &shared)
 }
@@ -271,13 +278,7 @@ async fn read_request(http: &HttpRequest, payload: &mut web::Payload, shared: &S
 
 /// The request without its body.
 fn read_head(http: &HttpRequest, shared: &Shared) -> Result<ApiRequest, Status> {
-    let header = |name| {
-        http.headers()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let header = |name| header(http, name);
     let mut query = BTreeMap::new();
     for (name, value) in query_pairs(http)? {
         query.entry(name).or_insert(value);
@@ -302,6 +303,12 @@ fn read_head(http: &HttpRequest, shared: &Shared) -> Result<ApiRequest, Status> 
         audit_id: header(HeaderName::from_static("audit-id")),
         connection: connection_of(http),
     })
+}
+
+/// A header's value; empty when there is none.
+fn header(http: &HttpRequest, name: HeaderName) -> String {
+    let value = http.headers().get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default().to_owned()
 }
 
 fn impersonation_headers(http: &HttpRequest) -> Vec<(String, String)> {
@@ -406,6 +413,11 @@ fn respond(response: ApiResponse, http: &HttpRequest, connection: Connection, sh
     }
     let (parts, patience) = match response.body {
         ResponseBody::Full(body) => return builder.body(body),
+        ResponseBody::Parts { parts, .. } => {
+            return builder.streaming(parts.inspect_err(|error| {
+                tracing::error!(%error, "a list was cut off: the store could not be read to its end");
+            }));
+        }
         ResponseBody::Stream(parts) => (parts, Patience::default()),
         ResponseBody::Watch(events) => (events, watch_patience(http)),
     };

@@ -17,6 +17,7 @@ pub mod addresses;
 pub mod aggregation;
 pub mod audit;
 mod cluster_secret;
+mod compression;
 pub mod credentials;
 pub mod custom;
 pub mod definitions;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use api::cause::Cause;
@@ -12,7 +13,7 @@ use api::kinds::Kind;
 use api::status::Status;
 use api::table::{self, IncludeObject};
 use protocol::selector::{FieldSelector, LabelSelector};
-use protocol::store::{ListPage, ListRequest, ObjectStore, ReadError, Selection};
+use protocol::store::{BodyList, ListPage, ListRequest, ObjectStore, ReadError, Selection};
 use protocol::{Key, Object, Resource, Revision, UnixMillis};
 
 use crate::accept::{Encoding, Form, negotiate};
@@ -346,13 +347,63 @@ pub fn shown_list(
     encoded(200, &value, encoding)
 }
 
-fn plain_list(kind: &Kind, page: &ListPage, meta: &Value) -> Bytes {
-    let size: usize = page.items.iter().map(|(_, object)| object.body.0.len() + 1).sum();
-    let head = format!(
+/// Whether a list's bodies go to the client as they are stored, and all of them: nothing needs to be known of them then.
+pub fn is_passed_on(request: &ApiRequest, kind: &Kind) -> Result<bool, Status> {
+    let as_stored = negotiate(&request.accept)? == (Form::Objects, Encoding::Json) && kind.told_as_stored();
+    let is_all = request.parameter("continue").is_empty()
+        && request.number("limit")?.unwrap_or(0) == 0
+        && request.parameter("resourceVersionMatch") != "Exact";
+    Ok(as_stored && is_all)
+}
+
+/// A list as it is read from the store. `note` is told how many objects there were.
+pub async fn passed_on(
+    request: &ApiRequest,
+    kind: &Kind,
+    bodies: BodyList,
+    note: impl FnOnce(u64) + Send + 'static,
+) -> Result<ApiResponse, Status> {
+    let requested = version_of(request)?;
+    let BodyList { revision, parts, read } = bodies;
+    if requested > revision {
+        return Err(read_status(ReadError::Ahead {
+            requested,
+            current: revision,
+        }));
+    }
+    let meta = json!({"resourceVersion": revision.to_string()});
+    let mut parts = parts.map_ok(|part| part.joined);
+    let mut begin = list_head(kind, &meta).into_bytes();
+    begin.extend_from_slice(&parts.try_next().await.map_err(read_status)?.unwrap_or_default());
+    let end = Bytes::from_static(b"]}");
+    // Most lists are short: one piece, whose length is told.
+    let Some(second) = parts.try_next().await.map_err(read_status)? else {
+        begin.extend_from_slice(&end);
+        note(read.await);
+        return Ok(ApiResponse::json(200, begin));
+    };
+    let begin = futures::stream::iter([Ok(Bytes::from(begin)), Ok(second)]);
+    let body = ResponseBody::Parts {
+        parts: Box::pin(begin.chain(parts).chain(futures::stream::iter([Ok(end)]))),
+        read: Box::pin(read.map(note)),
+    };
+    Ok(ApiResponse {
+        body,
+        ..ApiResponse::json(200, Bytes::new())
+    })
+}
+
+fn list_head(kind: &Kind, meta: &Value) -> String {
+    format!(
         r#"{{"kind":"{}","apiVersion":"{}","metadata":{meta},"items":["#,
         kind.list_kind,
         kind.api_version()
-    );
+    )
+}
+
+fn plain_list(kind: &Kind, page: &ListPage, meta: &Value) -> Bytes {
+    let size: usize = page.items.iter().map(|(_, object)| object.body.0.len() + 1).sum();
+    let head = list_head(kind, meta);
     let mut body = Vec::with_capacity(head.len() + size + 2);
     body.extend_from_slice(head.as_bytes());
     for (index, (_, object)) in page.items.iter().enumerate() {

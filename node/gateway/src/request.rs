@@ -8,12 +8,15 @@ use std::pin::Pin;
 
 use access::User;
 use bytes::Bytes;
-use futures::Stream;
+use futures::future::BoxFuture;
+use futures::{Stream, TryStreamExt};
 use serde_json::Value;
 
 use api::status::Status;
 use protocol::Cause;
+use protocol::store::ReadError;
 
+use crate::read::read_status;
 use crate::session::Connection;
 
 /// A request.
@@ -92,10 +95,21 @@ impl ApiRequest {
 /// Parts of a body that comes as it happens.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
+/// Parts of a body that is read while it is sent.
+pub type PartStream = Pin<Box<dyn Stream<Item = Result<Bytes, ReadError>> + Send>>;
+
 /// An answer's body.
 pub enum ResponseBody {
     /// All at once.
     Full(Bytes),
+    /// Parts of a whole that is being read. The client must not take it for one when a part is an error. `read` ends with the
+    /// reading, whoever takes the parts.
+    Parts {
+        /// The parts.
+        parts: PartStream,
+        /// The end of the work.
+        read: BoxFuture<'static, ()>,
+    },
     /// Parts until the stream ends or the client goes.
     Stream(BodyStream),
     /// The same, but it also ends when the client takes nothing for `session::UNREAD_MAX`.
@@ -162,6 +176,20 @@ impl ApiResponse {
         ApiResponse {
             body: ResponseBody::Watch(events),
             ..ApiResponse::stream(content_type, Box::pin(futures::stream::empty()))
+        }
+    }
+
+    /// With its body in one piece.
+    pub async fn whole(self) -> ApiResponse {
+        let ResponseBody::Parts { parts, .. } = self.body else {
+            return self;
+        };
+        match parts.try_collect::<Vec<Bytes>>().await {
+            Ok(parts) => ApiResponse {
+                body: ResponseBody::Full(parts.concat().into()),
+                ..self
+            },
+            Err(error) => ApiResponse::from(read_status(error)),
         }
     }
 

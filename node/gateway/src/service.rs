@@ -13,6 +13,8 @@ use protocol::admin::{AdminDoor, AdminError, AdminRequest};
 use protocol::node::NodeDoor;
 use protocol::store::ObjectStore;
 use protocol::{Cause, Key, Uid, UnixMillis};
+use tokio::runtime::Handle;
+use tokio::task::JoinError;
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
@@ -176,8 +178,33 @@ impl Api {
     }
 
     /// Serves one request. It never fails: a refusal is an answer.
-    pub async fn handle(&self, mut request: ApiRequest) -> ApiResponse {
+    pub async fn handle(&self, request: ApiRequest) -> ApiResponse {
         let route = self.route(&request);
+        self.handle_routed(request, route).await
+    }
+
+    /// The same for a worker of the HTTP server: what may take its time, and a write, which must not end with its client, is
+    /// served on `runtime`; a get of one object costs less than the way there.
+    ///
+    /// # Errors
+    ///
+    /// Serving has panicked.
+    pub async fn handle_beside(
+        self: &Arc<Self>,
+        request: ApiRequest,
+        runtime: &Handle,
+    ) -> Result<ApiResponse, JoinError> {
+        let route = self.route(&request);
+        if is_brief(&request, &route) {
+            return Ok(self.handle_routed(request, route).await);
+        }
+        let api = Arc::clone(self);
+        runtime
+            .spawn(async move { api.handle_routed(request, route).await })
+            .await
+    }
+
+    async fn handle_routed(&self, mut request: ApiRequest, route: Route) -> ApiResponse {
         let passage = match self.doorway.enter(&mut request, &route, (self.config.now)()).await {
             Ok(passage) => passage,
             Err(refused) => return refused,
@@ -186,7 +213,11 @@ impl Api {
             Ok(route) => self.serve(&request, route).await,
             Err(status) => Err(status),
         };
-        passage.leave(served.unwrap_or_else(ApiResponse::from))
+        let mut response = served.unwrap_or_else(ApiResponse::from);
+        if passage.wants_body() {
+            response = response.whole().await;
+        }
+        passage.leave(response)
     }
 
     /// Whether webhooks or policies judge objects.
@@ -422,12 +453,34 @@ impl Api {
             ("list", None) => {
                 let view = self.versions.for_request(target.kind, request);
                 let store = view.as_deref().unwrap_or(self.config.store.as_ref());
+                if read::is_passed_on(request, target.kind)? {
+                    return self.pass_list_on(store, request, target).await;
+                }
                 let page = read::list(store, request, target).await?;
                 self.note_list(request, target, &page);
                 read::page(request, target.kind, &page, now)
             }
             _ => self.write(request, target, verb, now).await,
         }
+    }
+
+    /// A whole list of what is stored. The next list of the resource is weighed by what this one held.
+    async fn pass_list_on(
+        &self,
+        store: &dyn ObjectStore,
+        request: &ApiRequest,
+        target: &Target,
+    ) -> Result<ApiResponse, Status> {
+        let list = read::list_request(request, target)?;
+        let bodies = store.bodies(list).await.map_err(read::read_status)?;
+        let (fairness, resource) = (Arc::clone(&self.doorway.fairness), target.kind.resource());
+        let is_whole = target.namespace.is_empty();
+        let note = move |objects: u64| {
+            if is_whole || objects > 100 {
+                fairness.note_list(resource, objects);
+            }
+        };
+        read::passed_on(request, target.kind, bodies, note).await
     }
 
     fn circumstances(&self, request: &ApiRequest, now: UnixMillis) -> Result<Circumstances, Status> {
@@ -576,6 +629,21 @@ impl Api {
             }
         }
     }
+}
+
+/// Whether a request reads one object, or asks whether the node is well.
+fn is_brief(request: &ApiRequest, route: &Route) -> bool {
+    let asks_for_one = match route {
+        Route::Resource(target) => {
+            target.name.is_some()
+                && target.subresource.is_none()
+                && target.kind.told_as_stored()
+                && !request.flag("watch")
+        }
+        Route::Health(_) => true,
+        _ => false,
+    };
+    request.method == "GET" && asks_for_one
 }
 
 fn aggregated_discovery(document: &Value) -> ApiResponse {

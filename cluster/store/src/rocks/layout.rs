@@ -73,6 +73,16 @@ pub fn header_from_bytes(key: &[u8], bytes: &[u8]) -> Result<(Header, usize), Ba
     Ok((header, bytes.len() - rest.len()))
 }
 
+/// The body of an object's value.
+pub fn body_of_bytes<'a>(key: &[u8], mut bytes: &'a [u8]) -> Result<&'a [u8], BackendError> {
+    match take_part(&mut bytes, "an object") {
+        Ok(_) => Ok(bytes),
+        Err(_) => Err(header_from_bytes(key, bytes)
+            .err()
+            .unwrap_or_else(|| damaged("an object", "it has no header"))),
+    }
+}
+
 /// The object of a value.
 pub fn object_from_bytes(key: &[u8], bytes: &[u8]) -> Result<Object, BackendError> {
     let (header, body_at) = header_from_bytes(key, bytes)?;

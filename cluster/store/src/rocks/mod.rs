@@ -24,7 +24,7 @@ use rocksdb::{
     FlushOptions, LogLevel, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
 };
 
-use crate::backend::{Backend, BackendError, Batch, Keep, State, View, Visit, VisitEvent};
+use crate::backend::{Backend, BackendError, Batch, Keep, State, View, Visit, VisitBody, VisitEvent};
 use generation::Generations;
 
 const OBJECTS: &str = "objects";
@@ -384,6 +384,25 @@ impl View for RocksView<'_> {
             }
             let body = protocol::object::Body(bytes::Bytes::copy_from_slice(&value[body_at..]));
             Ok(visit(key, Arc::new(Object { header, body })))
+        })
+    }
+
+    fn bodies(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        keep: Option<Keep<'_>>,
+        visit: VisitBody<'_>,
+    ) -> Result<(), BackendError> {
+        self.walk_objects(resource, namespace, None, |key_bytes, value| {
+            let Some(keep) = keep else {
+                return Ok(visit(layout::body_of_bytes(key_bytes, value)?));
+            };
+            let (header, body_at) = layout::header_from_bytes(key_bytes, value)?;
+            if !keep(&key_of(key_bytes)?, &header) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            Ok(visit(&value[body_at..]))
         })
     }
 

@@ -7,18 +7,19 @@ pub use log::{AuditLog, LogCounters, LogOptions};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use access::audit::{AuditPolicy, Decision, Exchange, Level, PolicyError, Stage};
 use access::{Attributes, User};
 use api::decode;
-use bytes::Bytes;
-use futures::StreamExt;
+
+use futures::{Stream, StreamExt};
 use protocol::UnixMillis;
 use serde_json::Value;
 
-use crate::request::{ApiRequest, ApiResponse, BodyStream, ResponseBody};
+use crate::request::{ApiRequest, ApiResponse, ResponseBody};
 use crate::rights::attributes_of;
 use crate::route::Route;
 use crate::watch::Now;
@@ -178,10 +179,14 @@ impl Record {
         }
         let body = match response.body {
             ResponseBody::Full(body) => {
-                let wanted = self.decision.level >= Level::RequestResponse || response.code >= 400;
+                let wanted = self.wants_body() || response.code >= 400;
                 let value = wanted.then(|| value_of(&body)).flatten();
                 self.complete(response.code, value.as_ref());
                 ResponseBody::Full(body)
+            }
+            ResponseBody::Parts { parts, read } => {
+                let parts = until_end(parts, self, response.code);
+                ResponseBody::Parts { parts, read }
             }
             ResponseBody::Stream(parts) => {
                 self.write(Stage::ResponseStarted, response.code, None);
@@ -193,6 +198,11 @@ impl Record {
             }
         };
         ApiResponse { body, ..response }
+    }
+
+    /// Whether it tells an answer's body.
+    pub fn wants_body(&self) -> bool {
+        self.decision.level >= Level::RequestResponse
     }
 
     /// A session or a proxied connection begins.
@@ -259,7 +269,11 @@ fn value_of(body: &[u8]) -> Option<Value> {
 }
 
 /// Tells the end of a stream when it has ended, whoever ended it.
-fn until_end(parts: BodyStream, record: Record, code: u16) -> BodyStream {
+fn until_end<T: 'static>(
+    parts: Pin<Box<dyn Stream<Item = T> + Send>>,
+    record: Record,
+    code: u16,
+) -> Pin<Box<dyn Stream<Item = T> + Send>> {
     struct End(Record, u16);
     impl Drop for End {
         fn drop(&mut self) {
@@ -267,7 +281,7 @@ fn until_end(parts: BodyStream, record: Record, code: u16) -> BodyStream {
         }
     }
     let end = End(record, code);
-    Box::pin(parts.map(move |part: Bytes| {
+    Box::pin(parts.map(move |part| {
         let _held = &end;
         part
     }))

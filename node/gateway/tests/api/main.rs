@@ -289,6 +289,24 @@ async fn a_dry_run_answers_and_stores_nothing() {
     assert_eq!(call(&api, "GET", &format!("{MAPS}/a"), Value::Null).await.0, 404);
 }
 
+#[tokio::test]
+async fn a_long_list_comes_in_parts_that_make_one_document() {
+    let api = with_namespace().await;
+    for number in 0..150 {
+        let map = json!({"metadata": {"name": format!("m{number:03}")}, "data": {"v": "x".repeat(4_000)}});
+        assert_eq!(call(&api, "POST", MAPS, map).await.0, 201);
+    }
+    let response = api.handle(request("GET", MAPS, Value::Null)).await;
+    let ResponseBody::Parts { parts, .. } = response.body else {
+        panic!("it is read while it is sent")
+    };
+    let parts: Vec<Bytes> = parts.map(|part| part.unwrap()).collect().await;
+    assert!(parts.len() > 3, "{} parts", parts.len());
+    let list: Value = serde_json::from_slice(&parts.concat()).unwrap();
+    let (code, paged) = call(&api, "GET", &format!("{MAPS}?limit=200"), Value::Null).await;
+    assert_eq!((code, list), (200, paged));
+}
+
 async fn watch(api: &Api, path: &str) -> gateway::request::BodyStream {
     let ApiResponse { code, body, .. } = api.handle(request("GET", path, Value::Null)).await;
     assert_eq!(code, 200);

@@ -59,6 +59,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // death; its working directory would keep a file system busy.
     // SAFETY: close_range takes plain numbers; nothing was opened in this process yet but the standard streams.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+    bound_open_files();
     let _ = nix::unistd::chdir("/"); // fails only where there is no root directory
     reset_ignored_signals();
     // A session of its own first, so that no terminal's signals reach it; then a fork, after which it is no session leader
@@ -80,6 +81,17 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             announce(&Readiness::Failed(failure));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Open files of a program that asks for no more, as a login has it: the node process has raised its own limit, and a program
+/// that walks through all descriptors, or keeps them in a set of 1,024, must not inherit that.
+const OPEN_FILES: u64 = 1024;
+
+fn bound_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(OPEN_FILES), hard); // lowering is always allowed
     }
 }
 
