@@ -2,6 +2,7 @@
 //! structured-merge-diff (`f:name`, `k:{"name":"web"}`, `v:"x"`); a node may be a member itself (`.`) and have children.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -82,6 +83,26 @@ impl FieldSet {
             let mine = self.child(element);
             mine.member |= node.member;
             mine.below.union(&node.below);
+        }
+    }
+
+    /// The same of a set that is not needed any more.
+    pub fn absorb(&mut self, other: FieldSet) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        for (element, node) in other.children {
+            match self.children.entry(element) {
+                Entry::Vacant(vacant) => {
+                    vacant.insert(node);
+                }
+                Entry::Occupied(mut occupied) => {
+                    let mine = occupied.get_mut();
+                    mine.member |= node.member;
+                    mine.below.absorb(node.below);
+                }
+            }
         }
     }
 
@@ -188,10 +209,15 @@ mod tests {
         assert_eq!(a.intersection(&b).into_value(), json!({"f:a": {"f:x": {}}}));
         a.subtract(&b);
         assert_eq!(a.clone().into_value(), json!({"f:a": {}, "f:b": {}}));
+        let (mut absorbed, mut from_nothing) = (a.clone(), FieldSet::default());
         a.union(&b);
         assert_eq!(
             a.clone().into_value(),
             json!({"f:a": {".": {}, "f:x": {}}, "f:b": {}, "f:c": {}})
         );
+        absorbed.absorb(b.clone());
+        assert_eq!(absorbed, a);
+        from_nothing.absorb(b.clone());
+        assert_eq!(from_nothing, b);
     }
 }

@@ -192,14 +192,14 @@ pub fn record_update(
     let mut own = Manager::of_request(kind, subresource, Operation::Update, ctx);
     for manager in &mut managers {
         if manager.is_same(&own) {
-            own.fields.union(&manager.fields);
+            own.fields.absorb(std::mem::take(&mut manager.fields));
         } else {
             manager.fields.subtract(&difference.changed);
             manager.fields.subtract(&difference.removed);
         }
     }
     managers.retain(|manager| !manager.is_same(&own));
-    own.fields.union(&difference.changed);
+    own.fields.absorb(difference.changed);
     own.fields.subtract(&difference.removed);
     managers.push(own);
     cap(&mut managers);
