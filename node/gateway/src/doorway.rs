@@ -8,7 +8,7 @@ use api::kinds::Subresource;
 use api::status::Status;
 use protocol::{Uid, UnixMillis};
 
-use crate::audit::{Audit, Record};
+use crate::audit::{Audit, Notes, Record};
 use crate::credentials::Credentials;
 use crate::fairness::{Fairness, Seat};
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
@@ -69,6 +69,7 @@ impl Doorway {
         let proven = self.credentials.proven(request, now).await;
         let real = proven.as_ref().ok().and_then(Option::as_ref);
         if let Some(audit) = &self.audit {
+            request.notes = Notes::wanted();
             let nobody = User::default();
             let user = real.unwrap_or(&nobody);
             passage.record = audit.begin(request, route, verb, user, &passage.audit_id, now);

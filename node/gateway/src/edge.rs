@@ -26,6 +26,7 @@ use access::token::bearer::of_header;
 use api::status::Status;
 use protocol::Cause;
 
+use crate::audit::Notes;
 use crate::compression;
 use crate::proxy;
 use crate::request::{ApiRequest, ApiResponse, ResponseBody};
@@ -187,6 +188,22 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
         Ok(request) => request,
         Err(status) => return respond(ApiResponse::from(status), &http, connection, &shared),
     };
+    if streams::upgrades_to(&http) == Some(streams::Upgrade::WebSocket) && request.path.starts_with("/apis/") {
+        let (api, asked, handshake) = (Arc::clone(&shared.api), request.clone(), handshake_of(&http));
+        let switching = shared
+            .runtime
+            .spawn(async move { api.switch_aggregated(asked, &handshake).await });
+        match switching.await {
+            Ok(None) => {}
+            Ok(Some(Ok((answer, headers, record)))) => return proxy::switch(answer, payload, &headers, record),
+            Ok(Some(Err(refused))) => return respond(refused, &http, connection, &shared),
+            Err(error) => {
+                tracing::error!(%error, "carrying an upgrade failed: a bug");
+                let status = Status::internal("the request could not be served; see the node's log");
+                return respond(ApiResponse::from(status), &http, connection, &shared);
+            }
+        }
+    }
     if streams::upgrades_to(&http).is_some() {
         let begun = begin_session(&http, payload, request, connection.clone(), &shared).await;
         return begun.unwrap_or_else(|refused| respond(refused, &http, connection, &shared));
@@ -208,6 +225,14 @@ async fn serve(http: HttpRequest, mut payload: web::Payload, shared: web::Data<S
         response
     };
     respond(response, &http, connection, &shared)
+}
+
+/// What a client says about the WebSocket that it asks for.
+fn handshake_of(http: &HttpRequest) -> Vec<(String, String)> {
+    let told = http.headers().iter();
+    told.filter(|(name, _)| name.as_str().starts_with("sec-websocket-"))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned())))
+        .collect()
 }
 
 fn connection_of(http: &HttpRequest) -> Connection {
@@ -302,6 +327,7 @@ fn read_head(http: &HttpRequest, shared: &Shared) -> Result<ApiRequest, Status> 
         forwarded_for: header(HeaderName::from_static("x-forwarded-for")),
         audit_id: header(HeaderName::from_static("audit-id")),
         connection: connection_of(http),
+        notes: Notes::default(),
     })
 }
 

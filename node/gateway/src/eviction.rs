@@ -140,7 +140,7 @@ fn refusal(why: String, retry_after_seconds: u32) -> Status {
     let mut status = Status::too_many_requests(VIOLATION, retry_after_seconds);
     status.details.causes.push(Cause {
         field: String::new(),
-        reason: "DisruptionBudget",
+        reason: "DisruptionBudget".into(),
         message: why,
     });
     status
@@ -148,7 +148,7 @@ fn refusal(why: String, retry_after_seconds: u32) -> Status {
 
 fn forbidden(name: &str, why: &str) -> Status {
     let mut status = Status::bad_request(format!("poddisruptionbudgets.policy {name:?} is forbidden: {why}"));
-    (status.code, status.reason) = (403, "Forbidden");
+    (status.code, status.reason) = (403, "Forbidden".into());
     status
 }
 

@@ -133,7 +133,7 @@ fn since(request: &ApiRequest, now: UnixMillis) -> Result<Option<u64>, Status> {
     let refused = |reason: &'static str, message: String| {
         let cause = api::cause::Cause {
             field: "sinceSeconds".to_owned(),
-            reason,
+            reason: reason.into(),
             message,
         };
         Status::invalid_of("", "PodLogOptions", "", vec![cause])

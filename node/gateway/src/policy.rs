@@ -8,7 +8,7 @@ use access::User;
 use access::node::NodeWrite;
 use admission::matching::{Asked, Verb};
 use admission::policy::{self, Policies, PolicySort};
-use admission::webhook::{self, Mutation, Pause, Webhooks};
+use admission::webhook::{self, Mutation, Pause, Said, Webhooks};
 use admission::{Attributes, CONSULTED, Facts, Outcome, Review, Rights as RightsOfUser, Settings};
 use api::kinds::Subresource;
 use api::status::Status;
@@ -18,6 +18,7 @@ use protocol::{Key, Object, Resource, Revision};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::audit::Notes;
 use crate::follow::{Follower, follow};
 use crate::read::{read_status, try_again};
 use crate::rights::Rights;
@@ -199,6 +200,8 @@ pub struct Gate<'a> {
     pub dry_run: bool,
     /// The webhooks.
     pub asking: Asking,
+    /// Where the audit log is told what webhooks and policies say for it.
+    pub notes: Notes,
 }
 
 impl std::fmt::Debug for Gate<'_> {
@@ -355,6 +358,7 @@ impl Gate<'_> {
         if asked.name.is_empty() {
             asked.name = &name;
         }
+        let mut said = Said::default();
         let outcome = self.with_rights(|rights| {
             self.asking.with_answers(|answers| {
                 let mutation = Mutation {
@@ -365,15 +369,18 @@ impl Gate<'_> {
                     rights,
                     answers,
                 };
-                webhook::mutate(&mutation, object, old, &mut |object| plugins(object, &facts))
+                webhook::mutate(&mutation, object, old, &mut said, &mut |object| plugins(object, &facts))
             })
         });
         match outcome {
-            Ok(said) => {
+            Ok(()) => {
                 self.asking.note(said);
                 Ok(())
             }
-            Err(Pause::Refused(status)) => Err(status),
+            Err(Pause::Refused(status)) => {
+                self.notes.add(said.annotations);
+                Err(status)
+            }
             Err(Pause::Ask(question)) => Err(self.asking.wait_for(question)),
             Err(Pause::Read(parameters)) => Err(self.asking.wait_for_parameters(parameters)),
         }
@@ -381,7 +388,13 @@ impl Gate<'_> {
 
     /// Asks the validating policies and webhooks. Returns what all warn of.
     async fn validate(&self, object: &Value, old: &Value) -> Result<Vec<String>, Status> {
-        let mut warnings = self.asking.said().warnings;
+        let mut said = self.asking.said();
+        let judged = self.judge_by_all(object, old, &mut said).await;
+        self.notes.add(said.annotations);
+        judged.map(|()| said.warnings)
+    }
+
+    async fn judge_by_all(&self, object: &Value, old: &Value, said: &mut Said) -> Result<(), Status> {
         let Configured {
             validating_policies,
             validating,
@@ -396,20 +409,19 @@ impl Gate<'_> {
                 with_parameters.push((one, read));
             }
             let facts = self.policy.facts.read();
-            let said =
-                self.with_rights(|rights| policy::validate(&with_parameters, &asked, (object, old), &facts, rights))?;
-            warnings.extend(said.warnings);
+            self.with_rights(|rights| {
+                policy::validate(&with_parameters, &asked, (object, old), (&facts, rights), said)
+            })?;
         }
         if validating.is_empty() {
-            return Ok(warnings);
+            return Ok(());
         }
         let questions = {
             let facts = self.policy.facts.read();
             self.with_rights(|rights| webhook::questions(validating, &asked, (&facts, rights), object, old))?
         };
         let answered = self.asking.ask_all(questions).await;
-        warnings.extend(webhook::verdicts(&answered)?.warnings);
-        Ok(warnings)
+        webhook::verdicts(&answered, said)
     }
 
     /// What expressions may ask about access.

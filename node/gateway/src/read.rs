@@ -87,7 +87,7 @@ pub fn read_status(error: ReadError) -> Status {
             let mut status = Status::timeout(format!("Too large resource version: {requested}, current: {current}"));
             status.details.causes.push(Cause {
                 field: String::new(),
-                reason: "ResourceVersionTooLarge",
+                reason: "ResourceVersionTooLarge".into(),
                 message: "Too large resource version".to_owned(),
             });
             status.details.retry_after_seconds = 1;
@@ -126,7 +126,7 @@ pub fn try_again(why: String) -> Status {
 pub fn invalid_option(field: &str, reason: &'static str, message: String) -> Status {
     let cause = Cause {
         field: field.to_owned(),
-        reason,
+        reason: reason.into(),
         message,
     };
     Status::invalid_of("meta.k8s.io", "ListOptions", "", vec![cause])

@@ -16,6 +16,7 @@ use api::status::Status;
 use protocol::Cause;
 use protocol::store::ReadError;
 
+use crate::audit::Notes;
 use crate::read::read_status;
 use crate::session::Connection;
 
@@ -54,6 +55,8 @@ pub struct ApiRequest {
     pub audit_id: String,
     /// The client's connection.
     pub connection: Connection,
+    /// What the audit log is told of the request while it is served.
+    pub notes: Notes,
 }
 
 impl ApiRequest {

@@ -18,7 +18,7 @@ use tokio::task::JoinError;
 
 use crate::accept::{Form, negotiate};
 use crate::addresses::AddressRange;
-use crate::aggregation::{Aggregation, Surroundings};
+use crate::aggregation::{Aggregation, Surroundings, Switched};
 use crate::audit::{Audit, AuditLog};
 use crate::credentials::Credentials;
 use crate::custom::Custom;
@@ -43,6 +43,16 @@ use crate::write::{Circumstances, Writer, parse_body};
 
 /// How many endpoints of a Service are tried for one proxied request.
 const PROXY_TRIES_MAX: usize = 3;
+
+/// An aggregated API's agreement to a WebSocket, with more headers of the answer and the record of what follows; or an answer.
+pub type Switching = Result<
+    (
+        http::Response<hyper::body::Incoming>,
+        Vec<(&'static str, String)>,
+        SessionRecord,
+    ),
+    ApiResponse,
+>;
 
 /// Whether this node can serve, and why not: `/readyz`.
 pub type Readiness = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
@@ -256,6 +266,25 @@ impl Api {
         }
     }
 
+    /// Asks the server of an aggregated API for a WebSocket; `None` where this server answers for the path itself.
+    pub async fn switch_aggregated(
+        &self,
+        mut request: ApiRequest,
+        handshake: &[(String, String)],
+    ) -> Option<Switching> {
+        let remote = self.aggregation.remote(&request.path)?;
+        let route = self.route(&request);
+        let passage = match self.doorway.enter(&mut request, &route, (self.config.now)()).await {
+            Ok(passage) => passage,
+            Err(refused) => return Some(Err(refused)),
+        };
+        Some(match self.aggregation.switch(&request, &remote, handshake).await {
+            Ok(Switched::Protocol(answer)) => Ok((answer, passage.headers(), passage.session(101))),
+            Ok(Switched::Answer(response)) => Err(passage.leave(response)),
+            Err(status) => Err(passage.leave(ApiResponse::from(status))),
+        })
+    }
+
     /// Where a request of the `proxy` subresource goes on to.
     pub async fn plan_proxy(&self, mut request: ApiRequest) -> Result<ProxyPlan, ApiResponse> {
         let route = self.route(&request);
@@ -384,7 +413,9 @@ impl Api {
             }
             Route::OpenApiV3(path) => found(api::openapi::v3(&rows(), path))?,
             Route::OpenApiV2 => {
-                let (content_type, body) = api::openapi::v2_for(&rows(), &request.accept);
+                let mut whole = api::openapi::v2(&rows());
+                self.aggregation.merge_openapi_v2(&mut whole).await;
+                let (content_type, body) = api::openapi::v2_encoded(&whole, &request.accept);
                 return Ok(ApiResponse {
                     content_type: content_type.into(),
                     ..ApiResponse::json(200, body)

@@ -281,7 +281,7 @@ mod tests {
         for (attributes, reason, expected) in cases {
             let status = forbidden(&attributes, reason);
             assert_eq!(
-                (status.code, status.reason, status.message.as_str()),
+                (status.code, &*status.reason, status.message.as_str()),
                 (403, "Forbidden", expected)
             );
         }

@@ -31,7 +31,7 @@ fn answered(body: &Value, group: &str, kind: &str, status: Value) -> Value {
 fn invalid(kind: &str, field: &str, value: &Value, why: &str) -> Status {
     let cause = Cause {
         field: field.to_owned(),
-        reason: "FieldValueInvalid",
+        reason: "FieldValueInvalid".into(),
         message: format!("Invalid value: {value}: {why}"),
     };
     Status::invalid_of(AUTHORIZATION, kind, "", vec![cause])

@@ -56,7 +56,7 @@ impl Plugin for NamespaceLifecycle {
         ));
         status.details.causes.push(Cause {
             field: "metadata.namespace".to_owned(),
-            reason: "NamespaceTerminating",
+            reason: "NamespaceTerminating".into(),
             message: format!("namespace {name} is being terminated"),
         });
         Err(status)

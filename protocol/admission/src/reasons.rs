@@ -1,6 +1,6 @@
-//! The machine-readable reasons of a refusal that webhooks and policies may give.
+//! The machine-readable reasons of a refusal that policies may give.
 
-/// The machine-readable reasons of metav1. A webhook's own words are no reason for machines: they stay in the message.
+/// The machine-readable reasons of metav1; none for other words.
 pub(crate) fn reason_of(text: &str) -> &'static str {
     const REASONS: [&str; 19] = [
         "Unauthorized",

@@ -87,7 +87,8 @@ fn judged(policy: Value, binding: Value, object: &Value, params: &[Value]) -> Re
         authorizers: None,
         user: &user,
     };
-    policy::validate(&due, &asked, (object, &Value::Null), &facts, &rights)
+    let mut said = Said::default();
+    policy::validate(&due, &asked, (object, &Value::Null), (&facts, &rights), &mut said).map(|()| said)
 }
 
 fn validation(expression: &str, more: Value) -> Value {
@@ -142,7 +143,7 @@ fn a_failed_validation_refuses_in_kubernetes_words() {
     ];
     for (expression, more, code, reason, message) in cases {
         let status = judged(validation(expression, more), binding(json!({})), &deployment(6), &[]).unwrap_err();
-        assert_eq!((status.code, status.reason), (code, reason), "{expression}");
+        assert_eq!((status.code, &*status.reason), (code, reason), "{expression}");
         assert_eq!(status.message, format!("{by}{message}"));
     }
     judged(validation(few, json!({})), binding(json!({})), &deployment(5), &[]).unwrap();

@@ -111,8 +111,9 @@ impl World {
                 rights: &self.rights(),
                 answers: &answers,
             };
-            match webhook::mutate(&mutation, &mut tried, &Value::Null, plugins) {
-                Ok(said) => return (Ok((tried, said)), order),
+            let mut said = Said::default();
+            match webhook::mutate(&mutation, &mut tried, &Value::Null, &mut said, plugins) {
+                Ok(()) => return (Ok((tried, said)), order),
                 Err(Pause::Refused(status)) => return (Err(status), order),
                 Err(Pause::Read(parameters)) => panic!("{parameters:?}"),
                 Err(Pause::Ask(question)) => {
@@ -593,15 +594,36 @@ fn warnings_and_annotations_are_kept_also_of_a_refusal() {
         .into_iter()
         .map(|question| (question, Ok(answer.clone())))
         .collect();
-    let said = webhook::verdicts(&answered).unwrap();
+    let mut said = Said::default();
+    webhook::verdicts(&answered, &mut said).unwrap();
     assert_eq!(said.warnings, ["old image"]);
     assert_eq!(said.annotations, [("h/k".to_owned(), "v".to_owned())]);
+    answer["response"]["allowed"] = false.into();
+    answer["response"]["status"] = json!({
+        "reason": "TooOld", "message": "it is too old", "code": 409,
+        "details": {"name": "p", "kind": "pods", "group": "g", "retryAfterSeconds": 3,
+            "causes": [{"reason": "Aged", "message": "of 2020", "field": "spec.containers[0].image"}]},
+    });
+    let refused: Vec<(Question, Answer)> = answered
+        .iter()
+        .map(|(question, _)| (question.clone(), Ok(answer.clone())))
+        .collect();
+    let mut said = Said::default();
+    let status = webhook::verdicts(&refused, &mut said).unwrap_err();
+    assert_eq!(said.annotations, [("h/k".to_owned(), "v".to_owned())]);
+    let told = status.to_value();
+    assert_eq!(
+        (&told["reason"], &told["code"], &told["details"]),
+        (&json!("TooOld"), &json!(409), &answer["response"]["status"]["details"]),
+        "what the webhook tells machines reaches the client"
+    );
+    answer["response"]["allowed"] = true.into();
     answer["response"]["patch"] = "e30=".into();
     let answered: Vec<(Question, Answer)> = answered
         .into_iter()
         .map(|(question, _)| (question, Ok(answer.clone())))
         .collect();
-    let error = webhook::verdicts(&answered).unwrap_err();
+    let error = webhook::verdicts(&answered, &mut Said::default()).unwrap_err();
     assert!(
         error
             .message

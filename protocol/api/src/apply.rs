@@ -196,7 +196,7 @@ fn resolve(managers: &mut [Manager], changed: &FieldSet, force: bool, inherited:
     conflicts.sort();
     let cause = |manager: &str, path: &str| Cause {
         field: path.to_owned(),
-        reason: "FieldManagerConflict",
+        reason: "FieldManagerConflict".into(),
         message: format!("conflict with {manager}"),
     };
     let causes: Vec<Cause> = conflicts

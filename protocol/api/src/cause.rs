@@ -1,6 +1,7 @@
 //! What is wrong with a field, in Kubernetes' words: the path of the field, the machine-readable reason and the message,
 //! as apimachinery's `field.Error` builds them. Validation collects them; `Status::invalid` carries them to the client.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::Value;
@@ -10,8 +11,8 @@ use serde_json::Value;
 pub struct Cause {
     /// The field's path: `spec.containers[0].name`.
     pub field: String,
-    /// `FieldValueRequired`, `FieldValueInvalid` and their like.
-    pub reason: &'static str,
+    /// `FieldValueRequired`, `FieldValueInvalid` and their like; a webhook may say anything.
+    pub reason: Cow<'static, str>,
     /// What is wrong, without the path: `Required value`.
     pub message: String,
 }
@@ -86,6 +87,7 @@ impl Causes {
         } else {
             field.to_string()
         };
+        let reason = Cow::Borrowed(reason);
         self.0.push(Cause { field, reason, message });
     }
 

@@ -2,6 +2,7 @@
 //! `api/errors`, since clients match on them. The gateway sends what these functions return; nothing here knows HTTP
 //! beyond the code.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
@@ -32,8 +33,8 @@ pub struct Details {
 pub struct Status {
     /// The HTTP status code.
     pub code: u16,
-    /// The machine-readable reason: `NotFound`.
-    pub reason: &'static str,
+    /// The machine-readable reason: `NotFound`. A webhook's refusal has the webhook's.
+    pub reason: Cow<'static, str>,
     /// For people.
     pub message: String,
     /// For machines. Boxed: a `Result` carries a Status past every successful write.
@@ -61,7 +62,7 @@ impl Status {
     fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
         Status {
             code,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details: Box::default(),
         }
@@ -76,7 +77,7 @@ impl Status {
         });
         Status {
             code,
-            reason,
+            reason: reason.into(),
             message,
             details,
         }
@@ -177,7 +178,7 @@ impl Status {
         });
         Status {
             code: 422,
-            reason: "Invalid",
+            reason: "Invalid".into(),
             message: format!("{qualified} {name:?} is invalid: {list}"),
             details,
         }
@@ -193,7 +194,7 @@ impl Status {
         let message = error.to_string();
         status.details.causes = vec![Cause {
             field: String::new(),
-            reason: "UnexpectedServerResponse",
+            reason: "UnexpectedServerResponse".into(),
             message,
         }];
         status
@@ -283,7 +284,7 @@ impl Status {
         let message = error.to_string();
         status.details.causes = vec![Cause {
             field: String::new(),
-            reason: "",
+            reason: "".into(),
             message,
         }];
         status
@@ -340,7 +341,7 @@ impl Details {
             let causes = self.causes.iter().map(|cause| {
                 let mut entry = Map::new();
                 for (name, text) in [
-                    ("reason", cause.reason),
+                    ("reason", &*cause.reason),
                     ("message", cause.message.as_str()),
                     ("field", cause.field.as_str()),
                 ] {

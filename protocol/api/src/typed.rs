@@ -348,13 +348,14 @@ fn merge_members<'s>(
     Value::Object(merged)
 }
 
-/// Items of both lists. The applied list's order holds; live items that it does not mention keep their place among those
-/// that it does.
+/// Items of both lists. The applied list's order holds; live items that it does not mention keep their place before the next
+/// that it does, and stand before what is new there, as structured-merge-diff has it.
 fn merge_items(schemas: &Schemas, shape: &Shape, list_type: &ListType, before: &[Value], after: &[Value]) -> Value {
     let live: Vec<String> = before.iter().map(|item| item_element(list_type, item)).collect();
     let wanted: Vec<String> = after.iter().map(|item| item_element(list_type, item)).collect();
     let place: HashMap<&String, usize> = live.iter().enumerate().map(|(at, element)| (element, at)).collect();
     let is_wanted: HashSet<&String> = wanted.iter().collect();
+    let mut shared = wanted.iter().filter(|element| place.contains_key(element)).peekable();
     let mut merged = Vec::with_capacity(live.len() + wanted.len());
     let mut taken: HashSet<&String> = HashSet::new();
     let mut next = 0;
@@ -362,18 +363,22 @@ fn merge_items(schemas: &Schemas, shape: &Shape, list_type: &ListType, before: &
         if !taken.insert(element) {
             continue;
         }
-        let Some(at) = place.get(element) else {
-            merged.push(item.clone());
-            continue;
-        };
-        // Items that only the live list has come before the one that they stood before.
-        while next < *at {
+        while shared
+            .next_if(|shared| *shared != element && taken.contains(shared))
+            .is_some()
+        {}
+        // Up to the live item that the applied list comes to next: those that only the live list has. Another that both have
+        // comes, or came, where the applied list has it.
+        while next < live.len() && shared.peek() != Some(&&live[next]) {
             if !is_wanted.contains(&live[next]) {
                 merged.push(before[next].clone());
             }
             next += 1;
         }
-        merged.push(merge(schemas, shape, &before[*at], item));
+        match place.get(element) {
+            Some(at) => merged.push(merge(schemas, shape, &before[*at], item)),
+            None => merged.push(item.clone()),
+        }
     }
     let rest = (next..live.len()).filter(|at| !is_wanted.contains(&live[*at]));
     merged.extend(rest.map(|at| before[at].clone()));

@@ -85,6 +85,42 @@ fn what_an_applier_no_longer_mentions_goes_unless_another_owns_it() {
 }
 
 #[test]
+fn items_keep_their_order_beside_those_of_others() {
+    let env = |names: &str| {
+        let env: Vec<Value> = names
+            .chars()
+            .map(|name| json!({"name": name.to_string(), "value": "1"}))
+            .collect();
+        part(json!({"template": {"spec": {"containers": [{"name": "nginx", "env": env}]}}}))
+    };
+    for (live, applied, expected) in [
+        ("AB", "B", "AB"),
+        ("A", "N", "AN"),
+        ("AX", "NX", "ANX"),
+        ("XA", "XN", "XAN"),
+        ("ABC", "CA", "BCA"),
+        ("AXBYC", "YX", "ABYCX"),
+        ("XAYB", "NXMYO", "NXAMYBO"),
+    ] {
+        let base = with(
+            deployment(),
+            "/spec/template/spec/containers/0/env",
+            env(live)["spec"]["template"]["spec"]["containers"][0]["env"].clone(),
+        );
+        let first = apply(None, "alice", 0, false, base).unwrap();
+        let second = apply(Some(&first), "bob", 5, false, env(applied)).unwrap();
+        let found = container(&second, "nginx").unwrap()["env"].clone();
+        let found: String = found
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|item| item["name"].as_str())
+            .collect();
+        assert_eq!(found, expected, "{live} and {applied}");
+    }
+}
+
+#[test]
 fn defaults_survive_an_apply_that_does_not_mention_them() {
     let first = apply(None, "alice", 0, false, deployment()).unwrap();
     let second = apply(
@@ -103,14 +139,14 @@ fn defaults_survive_an_apply_that_does_not_mention_them() {
 fn another_value_for_an_owned_field_is_a_conflict_until_it_is_forced() {
     let first = apply(None, "alice", 0, false, deployment()).unwrap();
     let status = apply(Some(&first), "bob", 10, false, part(json!({"replicas": 9}))).unwrap_err();
-    assert_eq!((status.code, status.reason), (409, "Conflict"));
+    assert_eq!((status.code, &*status.reason), (409, "Conflict"));
     assert_eq!(
         status.message,
         "Apply failed with 1 conflict: conflict with \"alice\": .spec.replicas"
     );
     let cause = &status.details.causes[0];
     assert_eq!(
-        (cause.reason, cause.field.as_str()),
+        (&*cause.reason, cause.field.as_str()),
         ("FieldManagerConflict", ".spec.replicas")
     );
     let forced = apply(Some(&first), "bob", 10, true, part(json!({"replicas": 9}))).unwrap();

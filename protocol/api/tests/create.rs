@@ -155,7 +155,7 @@ fn unknown_and_duplicate_fields_are_refused_warned_of_or_dropped() {
         ..context("test")
     };
     let status = prepare_create(deployments(), "default", object.clone(), &ctx).unwrap_err();
-    assert_eq!((status.code, status.reason), (400, "BadRequest"));
+    assert_eq!((status.code, &*status.reason), (400, "BadRequest"));
     assert_eq!(
         status.message,
         "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \
@@ -309,7 +309,7 @@ fn pods_are_refused_for_the_reasons_that_kubernetes_gives() {
     ];
     for (pointer, value, expected) in cases {
         let status = create(pods(), with(pod(), pointer, value)).unwrap_err();
-        assert_eq!((status.code, status.reason), (422, "Invalid"), "{pointer}");
+        assert_eq!((status.code, &*status.reason), (422, "Invalid"), "{pointer}");
         let causes: Vec<String> = status.details.causes.iter().map(ToString::to_string).collect();
         assert_eq!(causes, [expected], "{pointer}");
         let name = if pointer == "/metadata" {

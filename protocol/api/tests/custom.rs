@@ -238,7 +238,7 @@ fn values_are_validated_in_kubernetes_words() {
     ];
     for (value, expected) in cases {
         let status = create(kind, value.clone()).unwrap_err();
-        assert_eq!((status.code, status.reason), (422, "Invalid"));
+        assert_eq!((status.code, &*status.reason), (422, "Invalid"));
         assert!(
             status.message.starts_with("Widget.example.com \"w\" is invalid: "),
             "{}",

@@ -75,7 +75,7 @@ fn json_patches_apply_in_order_or_not_at_all() {
     );
     let failing = json!([{"op": "test", "path": "/spec/replicas", "value": 4}]);
     let status = patch(deployments(), PatchType::Json, &old, failing).unwrap_err();
-    assert_eq!((status.code, status.reason), (422, "Invalid"));
+    assert_eq!((status.code, &*status.reason), (422, "Invalid"));
     assert_eq!(
         status.message,
         "the server rejected our request due to an error in our request"
@@ -85,6 +85,24 @@ fn json_patches_apply_in_order_or_not_at_all() {
         patch(deployments(), PatchType::Json, &old, nonsense).unwrap_err().code,
         400
     );
+}
+
+#[test]
+fn a_test_for_null_finds_what_is_absent() {
+    let old = json!({"metadata": {"name": "a"}, "items": []});
+    let test = |path: &str, value: Value| {
+        let change = json!([{"op": "test", "path": path, "value": value}]);
+        patch(pods(), PatchType::Json, &old, change).is_ok()
+    };
+    for (path, value, passes) in [
+        ("/metadata/finalizers", Value::Null, true),
+        ("/metadata/finalizers", json!([]), false),
+        ("/metadata/name", Value::Null, false),
+        ("/metadata/none/finalizers", Value::Null, false),
+        ("/items/0", Value::Null, false),
+    ] {
+        assert_eq!(test(path, value.clone()), passes, "{path} {value}");
+    }
 }
 
 #[test]

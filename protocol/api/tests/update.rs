@@ -53,7 +53,7 @@ fn metadata_that_the_server_owns_stays() {
     assert_eq!(update(deployments(), &old, sent).unwrap(), old);
     let other = with(old.clone(), "/metadata/uid", json!("another"));
     let status = update(deployments(), &old, other).unwrap_err();
-    assert_eq!((status.code, status.reason), (409, "Conflict"));
+    assert_eq!((status.code, &*status.reason), (409, "Conflict"));
     assert!(
         status
             .message

@@ -16,11 +16,11 @@ use super::registry::Remote;
 use super::request::user_headers;
 use crate::outgoing::address::AddressError;
 
-/// How long a discovery document is waited for.
+/// How long a document is waited for.
 const DISCOVERY_MAX: Duration = Duration::from_secs(5);
 
-/// The largest discovery document.
-const DISCOVERY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest document.
+const DISCOVERY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What was found: the condition `Available`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,9 +110,15 @@ impl Aggregation {
     }
 
     async fn discover(&self, remote: &Remote) -> Result<Value, String> {
+        self.fetch(remote, &format!("/apis/{}/{}", remote.group, remote.version))
+            .await
+    }
+
+    /// A document that a server has for everybody.
+    pub(super) async fn fetch(&self, remote: &Remote, path: &str) -> Result<Value, String> {
         let destination = self.destination(remote).await?;
         let user = User::authenticated("system:kube-aggregator", [MASTERS]);
-        let mut request = http::Request::get(format!("/apis/{}/{}", remote.group, remote.version))
+        let mut request = http::Request::get(path)
             .header("host", host(remote))
             .header("accept", "application/json");
         for (name, value) in user_headers(&user) {
@@ -129,7 +135,7 @@ impl Aggregation {
         if !head.status.is_success() {
             return Err(format!("bad status from the server: {}", head.status.as_u16()));
         }
-        serde_json::from_slice(&body).map_err(|error| format!("the discovery document is no JSON: {error}"))
+        serde_json::from_slice(&body).map_err(|error| format!("the document {path} is no JSON: {error}"))
     }
 
     /// What a server's version offers: what it said last, or says now.

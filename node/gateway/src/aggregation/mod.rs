@@ -9,6 +9,7 @@ mod discovery;
 mod front_proxy;
 mod keeper;
 mod local;
+mod openapi;
 mod proxy;
 mod registry;
 mod request;
@@ -28,6 +29,7 @@ use crate::rights::Rights;
 use front_proxy::FrontProxy;
 use registry::Registry;
 
+pub use proxy::Switched;
 pub use registry::Remote;
 
 /// The resource that is followed.
@@ -113,6 +115,19 @@ impl Aggregation {
             discovery::merge_version(&mut merged, remote, resources.as_ref());
         }
         Some(merged)
+    }
+
+    /// Merges other servers' paths and definitions into the OpenAPI v2 document. A server that does not answer has none.
+    pub async fn merge_openapi_v2(&self, document: &mut Value) {
+        let mut remotes = self.registry.all();
+        remotes.retain(|remote| remote.available != Some(false));
+        let fetched = remotes.iter().map(|remote| self.fetch(remote, "/openapi/v2"));
+        for (remote, fetched) in remotes.iter().zip(futures::future::join_all(fetched).await) {
+            match fetched {
+                Ok(other) => openapi::merge(document, &other, &remote.group, &remote.version),
+                Err(why) => tracing::debug!(api = remote.name, why, "an aggregated API shows no OpenAPI v2 document"),
+            }
+        }
     }
 
     /// Merges the paths of other servers' OpenAPI v3 documents into the index.

@@ -12,9 +12,9 @@ use http_body_util::BodyExt;
 
 use super::Aggregation;
 use super::registry::Remote;
-use super::request::{About, outgoing};
+use super::request::{About, outgoing, upgrading};
 use crate::outgoing::address;
-use crate::outgoing::https::{Answer, Destination};
+use crate::outgoing::https::Destination;
 use crate::outgoing::trust::Trust;
 use crate::request::{ApiRequest, ApiResponse, BodyStream};
 
@@ -26,23 +26,55 @@ const WHOLE_BYTES_MAX: u64 = 1024 * 1024;
 
 impl Aggregation {
     pub(super) async fn carry(&self, request: &ApiRequest, remote: &Remote) -> Result<ApiResponse, Status> {
-        let user = request.user.as_ref().ok_or_else(Status::unauthorized)?;
-        self.authorize(user, request, remote).await?;
-        if remote.available == Some(false) {
-            return Err(unavailable());
-        }
+        let user = self.admitted(request, remote).await?;
         let host = host(remote);
         let outgoing = outgoing(request, user, &host).map_err(|error| Status::bad_request(error.to_string()))?;
-        let unreachable = |why: &dyn std::fmt::Display| {
-            tracing::debug!(cause = %request.cause, service = host, %why, "an aggregated API was not reached");
-            Status::service_unavailable(format!("error trying to reach service: {why}"))
-        };
+        let unreachable = |why: &dyn std::fmt::Display| unreachable(request, &host, why);
         let destination = self.destination(remote).await.map_err(|why| unreachable(&why))?;
         let answer = tokio::time::timeout(ANSWER_MAX, self.https.send(&destination, outgoing)).await;
         let answer = answer
             .map_err(|_| unreachable(&"context deadline exceeded"))?
             .map_err(|why| unreachable(&why))?;
-        passed_on(answer).await.map_err(|why| unreachable(&why))
+        passed_on(answer.into_parts()).await.map_err(|why| unreachable(&why))
+    }
+
+    /// Carries a request that asks for a WebSocket. The other server's answer either agrees, and the connection is then another
+    /// protocol's, or is an answer like others.
+    ///
+    /// # Errors
+    ///
+    /// As for `serve`.
+    pub async fn switch(
+        &self,
+        request: &ApiRequest,
+        remote: &Remote,
+        handshake: &[(String, String)],
+    ) -> Result<Switched, Status> {
+        let user = self.admitted(request, remote).await?;
+        let host = host(remote);
+        let outgoing =
+            upgrading(request, user, &host, handshake).map_err(|error| Status::bad_request(error.to_string()))?;
+        let unreachable = |why: &dyn std::fmt::Display| unreachable(request, &host, why);
+        let destination = self.destination(remote).await.map_err(|why| unreachable(&why))?;
+        let answer = tokio::time::timeout(ANSWER_MAX, self.https.upgrade(&destination, outgoing)).await;
+        let answer = answer
+            .map_err(|_| unreachable(&"context deadline exceeded"))?
+            .map_err(|why| unreachable(&why))?;
+        if answer.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Switched::Protocol(answer));
+        }
+        let response = passed_on(answer.into_parts()).await.map_err(|why| unreachable(&why))?;
+        Ok(Switched::Answer(response))
+    }
+
+    /// Who asks, if he may, of a server that is there.
+    async fn admitted<'r>(&self, request: &'r ApiRequest, remote: &Remote) -> Result<&'r User, Status> {
+        let user = request.user.as_ref().ok_or_else(Status::unauthorized)?;
+        self.authorize(user, request, remote).await?;
+        if remote.available == Some(false) {
+            return Err(unavailable());
+        }
+        Ok(user)
     }
 
     async fn authorize(&self, user: &User, request: &ApiRequest, remote: &Remote) -> Result<(), Status> {
@@ -76,6 +108,19 @@ impl Aggregation {
     }
 }
 
+/// What a server says to a request that asks for a WebSocket.
+pub enum Switched {
+    /// It agrees.
+    Protocol(http::Response<hyper::body::Incoming>),
+    /// It answers as to any request.
+    Answer(ApiResponse),
+}
+
+fn unreachable(request: &ApiRequest, service: &str, why: &dyn std::fmt::Display) -> Status {
+    tracing::debug!(cause = %request.cause, service, %why, "an aggregated API was not reached");
+    Status::service_unavailable(format!("error trying to reach service: {why}"))
+}
+
 /// How the server is called in messages and in `Host`.
 pub(super) fn host(remote: &Remote) -> String {
     let (namespace, name, port) = &remote.service;
@@ -87,8 +132,7 @@ pub(super) fn unavailable() -> Status {
     Status::service_unavailable("the server is currently unable to handle the request")
 }
 
-async fn passed_on(answer: Answer) -> Result<ApiResponse, hyper::Error> {
-    let (head, body) = answer.into_parts();
+async fn passed_on((head, body): (http::response::Parts, hyper::body::Incoming)) -> Result<ApiResponse, hyper::Error> {
     let text = |name: http::HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
     let length = text(http::header::CONTENT_LENGTH).and_then(|length| length.parse::<u64>().ok());
     let content_type = text(http::header::CONTENT_TYPE)

@@ -62,14 +62,12 @@ impl About {
     }
 }
 
-/// The path and query as they go over the wire.
+/// The path and query as they go over the wire: the query as it came, in which a parameter may stand several times.
 pub(super) fn target(request: &ApiRequest) -> String {
     let mut target = escape(&request.path, b"/");
-    for (index, (name, value)) in request.query.iter().enumerate() {
-        target.push(if index == 0 { '?' } else { '&' });
-        target.push_str(&escape(name, b""));
-        target.push('=');
-        target.push_str(&escape(value, b""));
+    if let Some((_, query)) = request.uri.split_once('?') {
+        target.push('?');
+        target.push_str(query);
     }
     target
 }
@@ -128,6 +126,25 @@ pub(super) fn outgoing(
     builder.body(http_body_util::Full::new(request.body.clone()))
 }
 
+/// The same for a request that asks for a WebSocket. `handshake` is what the client says about that.
+pub(super) fn upgrading(
+    request: &ApiRequest,
+    user: &User,
+    host: &str,
+    handshake: &[(String, String)],
+) -> Result<http::Request<http_body_util::Full<Bytes>>, http::Error> {
+    let mut upgrading = outgoing(request, user, host)?;
+    let fixed = [("connection", "Upgrade"), ("upgrade", "websocket")];
+    let told = handshake.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    for (name, value) in fixed.into_iter().chain(told) {
+        let name = http::HeaderName::from_bytes(name.as_bytes())?;
+        upgrading
+            .headers_mut()
+            .append(name, http::HeaderValue::from_str(value)?);
+    }
+    Ok(upgrading)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,10 +191,10 @@ mod tests {
     fn path_and_query_are_encoded_again() {
         let mut request = crate::logs::tests::request("labelSelector=a=b");
         request.path = "/apis/g/v1/namespaces/d/fish/a b".into();
-        request.query = [("labelSelector".to_owned(), "a=b,c".to_owned())].into();
+        request.uri = "/apis/g/v1/namespaces/d/fish/a%20b?command=ls&command=%2Dl&labelSelector=a%3Db".into();
         assert_eq!(
             target(&request),
-            "/apis/g/v1/namespaces/d/fish/a%20b?labelSelector=a%3Db%2Cc"
+            "/apis/g/v1/namespaces/d/fish/a%20b?command=ls&command=%2Dl&labelSelector=a%3Db"
         );
     }
 }

@@ -5,6 +5,7 @@ mod log;
 
 pub use log::{AuditLog, LogCounters, LogOptions};
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -16,6 +17,7 @@ use access::{Attributes, User};
 use api::decode;
 
 use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
 use protocol::UnixMillis;
 use serde_json::Value;
 
@@ -143,6 +145,42 @@ impl Audit {
     }
 }
 
+/// What is said for the audit log while a request is served, by webhooks and policies. The request and its record share it; where
+/// nobody audits it holds nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Notes(Option<Arc<Mutex<BTreeMap<String, String>>>>);
+
+impl Notes {
+    /// Some that are kept.
+    pub fn wanted() -> Notes {
+        Notes(Some(Arc::default()))
+    }
+
+    /// Adds annotations. What a key has said stands, as in Kubernetes.
+    pub fn add(&self, annotations: Vec<(String, String)>) {
+        let Some(kept) = self.0.as_ref().filter(|_| !annotations.is_empty()) else {
+            return;
+        };
+        let mut kept = kept.lock();
+        for (key, value) in annotations {
+            kept.entry(key).or_insert(value);
+        }
+    }
+
+    /// These annotations and those that were added.
+    fn beside<'a>(&self, annotations: &'a BTreeMap<String, String>) -> Cow<'a, BTreeMap<String, String>> {
+        let kept = self.0.as_ref().map(|kept| kept.lock());
+        match kept.filter(|kept| !kept.is_empty()) {
+            None => Cow::Borrowed(annotations),
+            Some(kept) => {
+                let mut all = kept.clone();
+                all.extend(annotations.clone());
+                Cow::Owned(all)
+            }
+        }
+    }
+}
+
 /// What is known of one request. Dropped before its answer has ended, it tells of the failure that did it.
 pub struct Record {
     audit: Arc<Audit>,
@@ -235,7 +273,7 @@ impl Record {
             request: body.as_ref(),
             code,
             response,
-            annotations: &self.annotations,
+            annotations: &self.request.notes.beside(&self.annotations),
         };
         if let Some(event) = self.decision.event(stage, &exchange, (self.audit.now)()) {
             self.audit.log.write(event.to_string());

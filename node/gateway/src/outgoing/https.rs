@@ -141,6 +141,27 @@ impl Https {
         Ok(Answer::new(answer, place, sender))
     }
 
+    /// Sends a request that asks to speak another protocol, on a connection of its own. The caller bounds the time.
+    ///
+    /// # Errors
+    ///
+    /// Why no answer came.
+    pub async fn upgrade(
+        &self,
+        to: &Destination,
+        request: http::Request<Full<Bytes>>,
+    ) -> Result<http::Response<Incoming>, HttpsError> {
+        let (_, stream) = connect(to).await?;
+        let stream = encrypt(to, stream).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "an outward connection ended");
+            }
+        });
+        Ok(sender.send_request(request).await?)
+    }
+
     /// Sends a request and reads the whole answer, within a time and a number of bytes.
     ///
     /// # Errors

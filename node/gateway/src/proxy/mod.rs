@@ -136,7 +136,9 @@ pub async fn pass(
         .await
         .map_err(|error| trouble(error.to_string()))?;
     match payload {
-        Some(payload) if answer.status() == hyper::StatusCode::SWITCHING_PROTOCOLS => Ok(switch(answer, payload, plan)),
+        Some(payload) if answer.status() == hyper::StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(switch(answer, payload, &plan.headers, plan.record))
+        }
         _ => Ok(back(answer, &below, plan)),
     }
 }
@@ -214,7 +216,7 @@ fn streamed(mut payload: web::Payload) -> Body {
 }
 
 /// The head of an answer, without what concerns the connection to the other side.
-fn head(answer: &Response<Incoming>, plan: &ProxyPlan) -> actix_web::HttpResponseBuilder {
+fn head(answer: &Response<Incoming>, headers: &[(&'static str, String)]) -> actix_web::HttpResponseBuilder {
     let code = StatusCode::from_u16(answer.status().as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut response = HttpResponse::build(code);
     for (name, value) in answer.headers() {
@@ -226,14 +228,14 @@ fn head(answer: &Response<Incoming>, plan: &ProxyPlan) -> actix_web::HttpRespons
             response.append_header((name, value));
         }
     }
-    for (name, value) in &plan.headers {
+    for (name, value) in headers {
         response.insert_header((*name, value.as_str()));
     }
     response
 }
 
 fn back(answer: Response<Incoming>, below: &str, plan: ProxyPlan) -> HttpResponse {
-    let mut response = head(&answer, &plan);
+    let mut response = head(&answer, &plan.headers);
     let location = answer.headers().get("location").and_then(|value| value.to_str().ok());
     if let Some(moved) = location.and_then(|location| relocated(location, below, &plan.destinations)) {
         response.insert_header(("location", moved));
@@ -269,12 +271,16 @@ fn relocated(location: &str, below: &str, destinations: &[Destination]) -> Optio
 }
 
 /// Both sides speak another protocol from here on: bytes are passed in both directions until one of them ends.
-fn switch(mut answer: Response<Incoming>, mut payload: web::Payload, plan: ProxyPlan) -> HttpResponse {
+pub fn switch(
+    mut answer: Response<Incoming>,
+    mut payload: web::Payload,
+    headers: &[(&'static str, String)],
+    record: SessionRecord,
+) -> HttpResponse {
     let upgraded = hyper::upgrade::on(&mut answer);
-    let mut response = head(&answer, &plan);
+    let mut response = head(&answer, headers);
     response.upgrade("websocket");
     let (parts, from_there) = mpsc::channel::<Result<Bytes, std::io::Error>>(PARTS_WAITING_MAX);
-    let record = plan.record;
     actix_web::rt::spawn(async move {
         let _until_the_end = record;
         let Ok(upgraded) = upgraded.await else { return };

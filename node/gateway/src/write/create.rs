@@ -94,8 +94,8 @@ impl Writer {
             mut warnings,
         } = written;
         let reserved = self.assign_addresses(kind, &mut object, bits).await?;
-        if kind.has(Subresource::Status) && object["status"].is_null() {
-            // Go writes an empty status, and clients with types read through it.
+        if kind.has(Subresource::Status) && kind.custom.is_none() && object["status"].is_null() {
+            // Go writes an empty status, and clients with types read through it. A custom object has only what was written.
             object["status"] = json!({});
         }
         let judged = gate.judge(&mut object, None).await?;

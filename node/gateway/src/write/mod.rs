@@ -24,6 +24,7 @@ use protocol::{Cause, Object, Revision, UnixMillis};
 use serde_json::{Value, json};
 
 use crate::addresses::AddressRange;
+use crate::audit::Notes;
 use crate::policy::{Gate, Policy};
 use crate::read::{key_of, read_status, try_again};
 use crate::request::ApiRequest;
@@ -64,6 +65,8 @@ pub struct Circumstances {
     dry_run: bool,
     /// The manager of fields that the query names, as webhooks are told of it.
     named_manager: String,
+    /// Where the audit log is told what webhooks and policies say for it.
+    notes: Notes,
     cause: Cause,
 }
 
@@ -94,6 +97,7 @@ impl Circumstances {
             })?,
             dry_run,
             cause: request.cause,
+            notes: request.notes.clone(),
         })
     }
 
@@ -204,6 +208,7 @@ impl Writer {
             options: Value::Null,
             dry_run: with.dry_run,
             asking: self.policy.asking(),
+            notes: with.notes.clone(),
         };
         if gate.asks() {
             gate.options = with.options(operation);

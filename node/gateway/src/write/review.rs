@@ -12,6 +12,7 @@ use access::User;
 use admission::Operation;
 
 use super::{Circumstances, Writer};
+use crate::audit::Notes;
 use crate::route::Target;
 
 impl Writer {
@@ -66,6 +67,7 @@ impl Circumstances {
             dry_run: false,
             named_manager: String::new(),
             cause,
+            notes: Notes::default(),
         }
     }
 }

@@ -155,7 +155,7 @@ pub(super) fn asks_for_address(service: &Value) -> bool {
 pub(super) fn address_refused(kind: &Kind, name: &str, wanted: &str, why: &dyn std::fmt::Display) -> Status {
     let cause = api::cause::Cause {
         field: "spec.clusterIPs".to_owned(),
-        reason: "FieldValueInvalid",
+        reason: "FieldValueInvalid".into(),
         message: format!("Invalid value: [\"{wanted}\"]: failed to allocate IP {wanted}: {why}"),
     };
     Status::invalid(kind, name, vec![cause])

@@ -145,7 +145,7 @@ fn require(holds: bool, write: &NodeWrite<'_>, why: impl AsRef<str>) -> Result<(
 fn missing(resource: &str, name: &str) -> Status {
     Status {
         code: 404,
-        reason: "NotFound",
+        reason: "NotFound".into(),
         message: format!("{resource} {name:?} not found"),
         details: Box::new(Details {
             name: name.to_owned(),

@@ -172,7 +172,7 @@ impl Rbac {
 fn role_not_found(resource: &str, name: &str) -> Status {
     Status {
         code: 404,
-        reason: "NotFound",
+        reason: "NotFound".into(),
         message: format!("{resource}.{GROUP} {name:?} not found"),
         details: Box::new(Details {
             name: name.to_owned(),

@@ -205,7 +205,7 @@ fn seconds_of(spec: &Value) -> Result<u64, Status> {
     let refused = |seconds: i64, why: &str| {
         let cause = Cause {
             field: "spec.expirationSeconds".to_owned(),
-            reason: "FieldValueInvalid",
+            reason: "FieldValueInvalid".into(),
             message: format!("Invalid value: {seconds}: {why}"),
         };
         Err(Status::invalid_of(
@@ -251,7 +251,7 @@ fn check_bound<'a>(bound: &BoundObject, issue: &Issue<'a>, account: &str) -> Res
     let (resource, name) = (bound.kind.resource(), &bound.name);
     let details = |code: u16, reason: &'static str, message: String| Status {
         code,
-        reason,
+        reason: reason.into(),
         message,
         details: Box::new(Details {
             name: name.clone(),

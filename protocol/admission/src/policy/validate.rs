@@ -29,7 +29,7 @@ struct Failure {
 }
 
 /// Judges a request by the policies that are due, each with the parameters that were read for it. Null stands for an object
-/// that there is not.
+/// that there is not. What they say beside is noted in `said`, also where the request is refused.
 ///
 /// # Errors
 ///
@@ -38,10 +38,9 @@ pub fn validate(
     due: &[(Due<'_>, Vec<Arc<Value>>)],
     asked: &Asked<'_>,
     (object, old): (&Value, &Value),
-    facts: &Facts,
-    rights: &Rights<'_>,
-) -> Result<Said, Status> {
-    let mut said = Said::default();
+    (facts, rights): (&Facts, &Rights<'_>),
+    said: &mut Said,
+) -> Result<(), Status> {
     let mut denial = None;
     for (one, read) in due {
         let (policy, binding) = (&*one.policy, one.binding.as_deref());
@@ -65,7 +64,7 @@ pub fn validate(
                 namespace: namespace.map_or(&Value::Null, |fact| &*fact.value),
                 rights,
             };
-            for failure in judged(policy, &scene, &mut said) {
+            for failure in judged(policy, &scene, said) {
                 let Some(binding) = binding else { continue };
                 if binding.denies {
                     let Failure { message, reason, .. } = &failure;
@@ -83,7 +82,7 @@ pub fn validate(
             }
         }
     }
-    denial.map_or(Ok(said), Err)
+    denial.map_or(Ok(()), Err)
 }
 
 /// What a policy finds wrong. An evaluation that fails counts as a failed validation where failures count.
@@ -132,7 +131,7 @@ fn judged(policy: &Policy, scene: &Scene<'_>, said: &mut Said) -> Vec<Failure> {
                     end -= 1;
                 }
                 text.truncate(end);
-                said.annotations.push((annotation.key.clone(), text));
+                annotate(said, &annotation.key, text);
             }
             Ok(_) => {}
             Err(_) if !policy.fails_closed => {}
@@ -140,6 +139,18 @@ fn judged(policy: &Policy, scene: &Scene<'_>, said: &mut Said) -> Vec<Failure> {
         }
     }
     failures
+}
+
+/// Notes an annotation of a policy. Values that it has with other parameters are joined, each once.
+fn annotate(said: &mut Said, key: &str, value: String) {
+    match said.annotations.iter_mut().find(|(known, _)| known == key) {
+        None => said.annotations.push((key.to_owned(), value)),
+        Some((_, known)) if known.split(", ").any(|known| known == value) => {}
+        Some((_, known)) => {
+            known.push_str(", ");
+            known.push_str(&value);
+        }
+    }
 }
 
 /// What a failed validation says: what its message expression makes, else its message, else the expression itself.
@@ -169,15 +180,16 @@ fn denied(asked: &Asked<'_>, policy: &Policy, binding: Option<&Binding>, why: &s
         None => format!("ValidatingAdmissionPolicy '{}' denied request: {why}", policy.name),
     };
     let mut status = Status::forbidden(asked.kind, asked.name, &message);
-    (status.reason, status.code) = match reason {
+    let (reason, code) = match reason {
         "Forbidden" => ("Forbidden", 403),
         "Unauthorized" => ("Unauthorized", 401),
         "RequestEntityTooLarge" => ("RequestEntityTooLarge", 413),
         _ => ("Invalid", 422),
     };
+    (status.reason, status.code) = (reason.into(), code);
     status.details.causes.push(api::cause::Cause {
         field: String::new(),
-        reason: "",
+        reason: "".into(),
         message,
     });
     status

@@ -20,7 +20,7 @@ use crate::scene::{Rights, Scene, complete_request, conditions_hold};
 pub struct Said {
     /// For the client's user.
     pub warnings: Vec<String>,
-    /// For the audit log: `WEBHOOK/KEY` and the value.
+    /// For the audit log: key and value. A webhook's own have its name before the key, `WEBHOOK/KEY`.
     pub annotations: Vec<(String, String)>,
 }
 
@@ -95,7 +95,12 @@ pub(super) fn verdict(
     let verdict = match read {
         Ok(verdict) => verdict,
         Err(why) if webhook.fails_closed => return Err(failed(&webhook.name, &why).into()),
-        Err(_) => return Ok(None),
+        Err(_) => {
+            let kind = if mutating { "mutation" } else { "validating" };
+            let key = format!("failed-open.{kind}.webhook.admission.k8s.io/{}", question.place);
+            said.annotations.push((key, webhook.name.clone()));
+            return Ok(None);
+        }
     };
     said.warnings.extend(verdict.warnings.iter().cloned());
     let annotations = verdict.annotations.iter();

@@ -1,5 +1,6 @@
 //! What was asked of webhooks during one write, what they answered, and what was read for policies.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -25,6 +26,13 @@ pub struct Place {
     pub round: u8,
     /// The webhook's place in the order.
     pub index: usize,
+}
+
+/// As the audit log's keys name it: `round_0_index_1`.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "round_{}_index_{}", self.round, self.index)
+    }
 }
 
 /// What came back: the document, or why there is none.

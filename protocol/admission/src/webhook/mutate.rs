@@ -7,7 +7,7 @@ use std::sync::Arc;
 use api::kinds::Kind;
 use api::status::Status;
 use api::write::{PatchType, apply_patch};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::configuration::Webhook;
 use super::consult::{self, Said};
@@ -35,7 +35,8 @@ pub struct Mutation<'a> {
     pub answers: &'a Answers,
 }
 
-/// Runs `plugins` and the webhooks over an object, null for a deletion. `old` is the stored one, or null.
+/// Runs `plugins` and the webhooks over an object, null for a deletion. `old` is the stored one, or null. What the webhooks say
+/// beside is noted in `said`, also where the request is refused.
 ///
 /// # Errors
 ///
@@ -44,17 +45,17 @@ pub fn mutate(
     with: &Mutation<'_>,
     object: &mut Value,
     old: &Value,
+    said: &mut Said,
     plugins: &mut dyn FnMut(&mut Value) -> Result<(), Status>,
-) -> Result<Said, Pause> {
-    let mut said = Said::default();
+) -> Result<(), Pause> {
     plugins(object)?;
     if with.webhooks.is_empty() && with.policies.is_empty() || with.asked.is_exempt() {
-        return Ok(said);
+        return Ok(());
     }
     let mut again = Again::default();
     let mut changed = policies(with, object, old, &mut again)?;
     for index in 0..with.webhooks.len() {
-        changed |= consult(with, Place { round: 0, index }, object, old, &mut again, &mut said)?;
+        changed |= consult(with, Place { round: 0, index }, object, old, &mut again, said)?;
     }
     if changed {
         let before = object.clone();
@@ -65,11 +66,11 @@ pub fn mutate(
         }
         for index in 0..with.webhooks.len() {
             if again.due.contains(&index) {
-                consult(with, Place { round: 1, index }, object, old, &mut again, &mut said)?;
+                consult(with, Place { round: 1, index }, object, old, &mut again, said)?;
             }
         }
     }
-    Ok(said)
+    Ok(())
 }
 
 /// Lets the mutating policies that are due change the object; in a second round those alone that want to see what others made
@@ -129,12 +130,20 @@ fn consult(
     let Some(answer) = with.answers.to(&question) else {
         return Err(Pause::Ask(Box::new(question)));
     };
-    let verdict = consult::verdict(&question, answer, true, said)?;
-    let patch = verdict.and_then(|verdict| verdict.patch);
-    let changed = match patch {
-        Some(patch) => patched(with.asked, webhook, seen, object, &patch)?,
-        None => false,
-    };
+    let answered = consult::verdict(&question, answer, true, said).and_then(|verdict| {
+        match verdict.and_then(|verdict| verdict.patch) {
+            Some(patch) => Ok(patched(with.asked, webhook, seen, object, &patch)?),
+            None => Ok(false),
+        }
+    });
+    let mutated = json!({
+        "configuration": &*webhook.configuration, "webhook": webhook.name, "mutated": *answered.as_ref().unwrap_or(&false),
+    });
+    said.annotations.push((
+        format!("mutation.webhook.admission.k8s.io/{place}"),
+        mutated.to_string(),
+    ));
+    let changed = answered?;
     if changed {
         again.require_all();
     }

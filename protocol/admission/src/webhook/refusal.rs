@@ -1,12 +1,12 @@
 //! Why a write stops at a webhook, in the words of Kubernetes: clients and people match on them.
 
 use api::access::Access;
-use api::status::Status;
+use api::cause::Cause;
+use api::status::{Details, Status};
 use serde_json::Value;
 
 use super::dialogue::Question;
 use crate::policy::Parameters;
-use crate::reasons::reason_of;
 
 /// Why a write does not go on.
 #[derive(Debug)]
@@ -51,9 +51,28 @@ pub(super) fn denied(webhook: &str, result: &Value) -> Status {
         .unwrap_or(400);
     let mut status = Status::bad_request(message);
     status.code = code;
-    status.reason = reason_of(reason);
-    if let Some(seconds) = result.at(&["details"]).int("retryAfterSeconds") {
-        status.details.retry_after_seconds = u32::try_from(seconds).unwrap_or(0);
-    }
+    status.reason = reason.to_owned().into();
+    status.details = Box::new(details(result.at(&["details"])));
     status
+}
+
+/// What a webhook tells machines about its refusal.
+fn details(told: &Value) -> Details {
+    let text = |name: &str| told.text(name).to_owned();
+    let cause = |cause: &Value| Cause {
+        field: cause.text("field").to_owned(),
+        reason: cause.text("reason").to_owned().into(),
+        message: cause.text("message").to_owned(),
+    };
+    Details {
+        name: text("name"),
+        group: text("group"),
+        kind: text("kind"),
+        uid: text("uid"),
+        causes: told.items("causes").iter().map(cause).collect(),
+        retry_after_seconds: told
+            .int("retryAfterSeconds")
+            .and_then(|seconds| u32::try_from(seconds).ok())
+            .unwrap_or(0),
+    }
 }

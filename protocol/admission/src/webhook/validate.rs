@@ -41,18 +41,19 @@ pub fn questions(
     Ok(questions)
 }
 
-/// What the answers say together. Of several refusals the first in the webhooks' order is told.
+/// What the answers say together, noted in `said` also where the request is refused. Of several refusals the first in the
+/// webhooks' order is told.
 ///
 /// # Errors
 ///
 /// The refusal.
-pub fn verdicts(answered: &[(Question, Answer)]) -> Result<Said, Status> {
-    let mut said = Said::default();
+pub fn verdicts(answered: &[(Question, Answer)], said: &mut Said) -> Result<(), Status> {
+    let mut refusal = None;
     for (question, answer) in answered {
-        match consult::verdict(question, answer, false, &mut said) {
+        match consult::verdict(question, answer, false, said) {
             Ok(_) | Err(Pause::Ask(_) | Pause::Read(_)) => {}
-            Err(Pause::Refused(status)) => return Err(status),
+            Err(Pause::Refused(status)) => drop(refusal.get_or_insert(status)),
         }
     }
-    Ok(said)
+    refusal.map_or(Ok(()), Err)
 }

@@ -143,7 +143,7 @@ impl Definition {
         // Rules may rely on types and bounds: they are not asked about an object that lacks them.
         let blocking = found.0.iter().any(|cause| {
             matches!(
-                cause.reason,
+                &*cause.reason,
                 "FieldValueNotSupported"
                     | "FieldValueRequired"
                     | "FieldValueTooLong"

@@ -17,13 +17,14 @@ use crate::discovery::{KUBERNETES_MAJOR, KUBERNETES_MINOR};
 use crate::kinds::Kind;
 
 pub use v2::document as v2;
-/// `/openapi/v2` in the encoding that `accept` asks for: the content type and the body.
-pub fn v2_for(rows: &[&'static Kind], accept: &str) -> (&'static str, Vec<u8>) {
+
+/// The document of `/openapi/v2` in the encoding that `accept` asks for: the content type and the body.
+pub fn v2_encoded(document: &Value, accept: &str) -> (&'static str, Vec<u8>) {
     // Clients ask with `@` before the version, which is no valid media type, or with a dot.
     if accept.contains("com.github.proto-openapi.spec.v2") {
-        (v2_protobuf::CONTENT_TYPE, v2_protobuf::encode(&v2(rows)))
+        (v2_protobuf::CONTENT_TYPE, v2_protobuf::encode(document))
     } else {
-        ("application/json", v2(rows).to_string().into_bytes())
+        ("application/json", document.to_string().into_bytes())
     }
 }
 
@@ -169,13 +170,13 @@ mod tests {
     #[test]
     fn the_older_document_is_encoded_as_the_client_asks() {
         let asked = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-        let (content_type, body) = v2_for(&rows(), asked);
+        let (content_type, body) = v2_encoded(&v2(&rows()), asked);
         assert_eq!(
             content_type,
             "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
         );
         assert!(body.starts_with(b"\x0a\x032.0"));
-        assert_eq!(v2_for(&rows(), "application/json").0, "application/json");
+        assert_eq!(v2_encoded(&v2(&rows()), "application/json").0, "application/json");
     }
 
     #[test]

@@ -81,9 +81,23 @@ fn json(old: &Value, patch: &Value) -> Result<Value, Status> {
     let mut copied_bytes = 0;
     for operation in operations.0 {
         bounded(&object, &operation, &mut copied_bytes)?;
+        if finds_absent(&object, &operation) {
+            continue;
+        }
         json_patch::patch(&mut object, &[operation]).map_err(Status::unprocessable_patch)?;
     }
     Ok(object)
+}
+
+/// Whether an operation tests for null what its object does not have. Kubernetes' library lets that pass where RFC 6902 does
+/// not, and clients rely on it: kube-rs tests so that no finalizer is there before it adds the first one.
+fn finds_absent(object: &Value, operation: &json_patch::PatchOperation) -> bool {
+    let json_patch::PatchOperation::Test(test) = operation else {
+        return false;
+    };
+    let path = test.path.as_str();
+    let parent = path.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent));
+    test.value.is_null() && parent.is_some_and(Value::is_object) && object.pointer(path).is_none()
 }
 
 /// Refuses an operation that would nest too deep or copy too much: a few bytes of patch must not fill the memory.
