@@ -256,7 +256,8 @@ impl Connection {
         }
     }
 
-    async fn take(&mut self, length: usize) -> Result<Bytes, HttpsError> {
+    /// The next bytes, so many of them: of a body, or of the protocol that was switched to.
+    pub async fn take(&mut self, length: usize) -> Result<Bytes, HttpsError> {
         self.buffer.reserve(length.saturating_sub(self.buffer.len()));
         while self.buffer.len() < length {
             self.fill().await?;

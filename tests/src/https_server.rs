@@ -43,6 +43,8 @@ pub enum Reply {
     Json(u16, Value),
     /// Nothing, for ever.
     Silence,
+    /// Another protocol: the head as it is, and then every byte that comes is sent back in upper case.
+    Echo(String),
 }
 
 type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
@@ -137,12 +139,24 @@ async fn serve(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, handler: &
         let (code, text) = match handler(&request) {
             Reply::Json(code, value) => (code, value.to_string()),
             Reply::Silence => std::future::pending().await,
+            Reply::Echo(head) => return echo(stream, &head).await,
         };
         let length = text.len();
         let head =
             format!("HTTP/1.1 {code} Answer\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n");
         if stream.write_all((head + &text).as_bytes()).await.is_err() {
             return;
+        }
+    }
+}
+
+async fn echo(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin, head: &str) {
+    let mut sent = stream.write_all(head.as_bytes()).await;
+    let mut part = [0; 1024];
+    while sent.is_ok() {
+        match stream.read(&mut part).await {
+            Ok(0) | Err(_) => return,
+            Ok(length) => sent = stream.write_all(&part[..length].to_ascii_uppercase()).await,
         }
     }
 }

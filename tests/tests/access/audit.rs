@@ -46,7 +46,7 @@ fn events(cluster: &Cluster) -> Vec<Value> {
 }
 
 /// Waits for an event for which something holds.
-fn await_event(cluster: &Cluster, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+pub fn await_event(cluster: &Cluster, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
     let found = || {
         let all = events(cluster);
         let of_namespace = |event: &&Value| event["objectRef"]["namespace"] == "audited";

@@ -92,6 +92,12 @@ pub fn approved_requests_are_signed(cluster: &Cluster, client: &Kubectl) {
         refused.contains("not permitted to approve requests with signerName"),
         "{refused}"
     );
+    client.run("certificate deny sue");
+    assert_eq!(
+        client.run("get csr sue -o jsonpath={.status.conditions[*].type}/{.status.certificate}"),
+        "Denied/"
+    );
+    assert!(client.run("get csr sue").contains("Denied"));
 }
 
 /// A Secret of the type for tokens is filled, its token works, and it goes with the account.

@@ -1,11 +1,13 @@
 //! Who gets in, what they are let through to and what is told of it, on a cluster of two nodes: tokens in pods, the audit log,
-//! the proxy, evictions under budgets, token discovery, certificates on request, fairness under a flood.
+//! the proxy, evictions under budgets, token discovery, certificates on request, what webhooks and
+//! aggregated APIs say and get, fairness under a flood.
 //!
 //! One cluster carries all checks. A check that fails does not hide the others: the test names all that failed.
 
 mod audit;
 mod budgets;
 mod certificates;
+mod extended;
 mod fairness;
 mod issuer;
 mod proxy;
@@ -21,7 +23,7 @@ const SOON: Duration = Duration::from_secs(30);
 
 type Check = fn(&Cluster, &Kubectl);
 
-const CHECKS: [(&str, Check); 15] = [
+const CHECKS: [(&str, Check); 17] = [
     ("in-cluster", tokens::a_program_in_a_pod_calls_the_api),
     ("bound", tokens::a_token_is_bound_to_its_pod),
     ("audience", tokens::a_pod_gets_the_tokens_that_it_asks_for),
@@ -35,6 +37,8 @@ const CHECKS: [(&str, Check); 15] = [
     ("certificates", certificates::approved_requests_are_signed),
     ("secret-tokens", certificates::secrets_are_filled_with_tokens),
     ("aggregation", certificates::aggregating_roles_show_their_rules),
+    ("audit-admission", extended::what_webhooks_and_policies_say_is_audited),
+    ("aggregated-streams", extended::an_aggregated_api_gets_what_was_sent),
     ("budgets", budgets::evictions_keep_to_the_budget),
     ("fairness", fairness::a_flood_does_not_slow_others),
 ];

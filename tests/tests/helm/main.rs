@@ -1,6 +1,6 @@
 //! The unmodified helm 4 on a cluster of one node, with a chart of our own (`chart/`): install, upgrade, failed upgrades,
 //! rollback, tests, history, list and uninstall; hooks of every phase, by weight and with deletion policies; server-side and
-//! client-side apply; `lookup` and capabilities. What helm prints and what is in the cluster afterwards are both checked.
+//! client-side apply; `lookup` and capabilities; a kind of the chart's own (`crds/`) and objects of it. What helm prints and what is in the cluster afterwards are both checked.
 
 use std::time::Duration;
 
@@ -65,7 +65,14 @@ fn pair(revision: &str, status: &str) -> (String, String) {
 }
 
 fn install(s: &Stage) {
-    let dry = s.helm.run(&format!("install shop {CHART} --dry-run=server"));
+    // A dry run installs no kinds, so it can show no objects of them.
+    s.helm.refused(
+        &format!("install shop {CHART} --dry-run=server"),
+        "no matches for kind \"Coupon\" in version \"shop.example.com/v1\"",
+    );
+    let dry = s
+        .helm
+        .run(&format!("install shop {CHART} --set percent=0 --dry-run=server"));
     assert!(dry.contains("sees: deployments"), "{dry}");
     assert_eq!(
         s.names("deployments,secrets,pods"),
@@ -84,6 +91,11 @@ fn install(s: &Stage) {
     );
     assert_eq!(s.listed(""), pair("1", "deployed"));
     assert_eq!(s.get("configmap shop-settings")["data"]["colour"], "red");
+    assert_eq!(
+        s.get("coupon shop")["spec"],
+        json!({"percent": 10, "goods": ["everything"]}),
+        "the chart's kinds are installed before its objects"
+    );
     assert_eq!(s.hook("shop-pre-install"), "pre-install of revision 1\n");
     assert_eq!(s.hook("shop-post-install"), "post-install of revision 1\n");
     assert!(
@@ -200,6 +212,54 @@ fn client_side(s: &Stage) {
     s.helm.run("uninstall old --wait --timeout 60s");
 }
 
+/// A kind of the chart's own, and a release's object of it.
+fn custom(s: &Stage) {
+    let percent = || s.get("coupon club")["spec"]["percent"].clone();
+    let dry = s.helm.run(&format!("install club {CHART} --no-hooks --dry-run=server"));
+    assert!(dry.contains("kind: Coupon"), "{dry}");
+    s.helm
+        .run(&format!("install club {CHART} --no-hooks --wait --timeout 60s"));
+    assert_eq!(percent(), 10);
+    // What its keeper writes is not the release's: it stays over an upgrade.
+    s.kubectl.run(&format!(
+        "patch coupon club -n {} --subresource=status --type=merge -p {{\"status\":{{\"redeemed\":7}}}}",
+        s.namespace
+    ));
+    s.helm.run(&format!(
+        "upgrade club {CHART} --no-hooks --set percent=20 --wait --timeout 60s"
+    ));
+    assert_eq!(percent(), 20);
+    assert_eq!(s.get("coupon club")["status"]["redeemed"], 7);
+    s.helm.refused(
+        &format!("upgrade club {CHART} --no-hooks --set percent=99"),
+        "spec.percent in body should be less than or equal to 90",
+    );
+    assert_eq!(percent(), 20);
+    s.helm.run("rollback club 1 --no-hooks --wait --timeout 60s");
+    assert_eq!(percent(), 10);
+    s.helm.run(&format!(
+        "upgrade club {CHART} --no-hooks --set percent=0 --wait --timeout 60s"
+    ));
+    assert_eq!(s.names("coupons"), ["coupon.shop.example.com/shop"]);
+    s.helm.run("uninstall club --no-hooks --wait --timeout 60s");
+}
+
+/// helm never removes kinds: a person does, and the chart brings them again.
+fn kinds_again(s: &Stage) {
+    s.kubectl.run("delete crd coupons.shop.example.com --timeout=30s");
+    s.helm.refused(
+        &format!("install late {CHART} --no-hooks --skip-crds"),
+        "no matches for kind \"Coupon\" in version \"shop.example.com/v1\"",
+    );
+    s.helm
+        .run(&format!("install late {CHART} --no-hooks --wait --timeout 60s"));
+    assert_eq!(s.get("coupon late")["spec"]["percent"], 10);
+    s.helm.run("uninstall late --no-hooks --wait --timeout 60s");
+    assert_eq!(s.names("coupons"), Vec::<String>::new());
+    let printed = s.kubectl.run("get crd coupons.shop.example.com -o name");
+    assert!(printed.contains("coupons.shop.example.com"), "{printed}");
+}
+
 fn uninstall(s: &Stage) {
     s.helm.run("uninstall shop --keep-history --wait --timeout 60s");
     assert_eq!(s.hook("shop-pre-delete"), "pre-delete of revision 8\n");
@@ -235,7 +295,9 @@ fn the_unmodified_helm_installs_upgrades_and_removes_a_chart() {
         ("rollback", rollback),
         ("ownership", ownership),
         ("client side", client_side),
+        ("custom", custom),
         ("uninstall", uninstall),
+        ("kinds again", kinds_again),
     ];
     for (name, step) in steps {
         let begun = std::time::Instant::now();

@@ -267,6 +267,69 @@ const checks = {
     assert.deepEqual(await refused(() => stranger.listNamespacedSecret({ namespace })), [401, undefined]);
   },
 
+  // A kind of the user's own, through the clients for kinds that were not known when they were written.
+  async custom_resources() {
+    const definitions = config.makeApiClient(k8s.ApiextensionsV1Api);
+    const customs = config.makeApiClient(k8s.CustomObjectsApi);
+    const [group, plural] = ['javascript.example', 'shelves'];
+    const integer = { type: 'integer' };
+    const properties = {
+      spec: { type: 'object', _default: {}, properties: { boards: { ...integer, minimum: 1, _default: 3 } } },
+      status: { type: 'object', properties: { boards: integer } },
+    };
+    const subresources = { status: {}, scale: { specReplicasPath: '.spec.boards', statusReplicasPath: '.status.boards' } };
+    const schema = { openAPIV3Schema: { type: 'object', properties } };
+    await definitions.createCustomResourceDefinition({
+      body: {
+        metadata: { name: `${plural}.${group}` },
+        spec: { group, scope: 'Namespaced', names: { plural, singular: 'shelf', kind: 'Shelf' }, versions: [{ name: 'v1', served: true, storage: true, schema, subresources }] },
+      },
+    });
+    await waitFor('the kind is established', async () => {
+      const found = await definitions.readCustomResourceDefinition({ name: `${plural}.${group}` });
+      return found.status?.conditions?.some((it) => it.type === 'Established' && it.status === 'True');
+    });
+    const at = { group, version: 'v1', namespace, plural };
+    const shelf = (name, spec) => ({ apiVersion: `${group}/v1`, kind: 'Shelf', metadata: { name, namespace }, spec });
+    const made = await customs.createNamespacedCustomObject({ ...at, body: shelf('oak', {}) });
+    assert.equal(made.spec.boards, 3, 'defaults of the schema');
+    const none = () => customs.createNamespacedCustomObject({ ...at, body: shelf('none', { boards: 0 }) });
+    assert.deepEqual(await refused(none), [422, 'Invalid']);
+    await any.create(shelf('pine', { boards: 7 }));
+    const list = await customs.listNamespacedCustomObject(at);
+    assert.deepEqual(list.items.map((item) => item.spec.boards), [3, 7]);
+    const seen = [];
+    let ended;
+    const over = new Promise((resolve) => (ended = resolve));
+    const watching = await new k8s.Watch(config).watch(
+      `/apis/${group}/v1/namespaces/${namespace}/${plural}`,
+      { resourceVersion: list.metadata.resourceVersion },
+      (phase, object) => seen.push(`${phase} ${object.metadata.name} ${object.spec.boards}`),
+      ended,
+    );
+    const merge = k8s.setHeaderOptions('Content-Type', k8s.PatchStrategy.MergePatch);
+    const json = k8s.setHeaderOptions('Content-Type', k8s.PatchStrategy.JsonPatch);
+    const oak = { ...at, name: 'oak' };
+    await customs.patchNamespacedCustomObject({ ...oak, body: { spec: { boards: 4 } } }, merge);
+    await customs.patchNamespacedCustomObject({ ...oak, body: [{ op: 'replace', path: '/spec/boards', value: 5 }] }, json);
+    const scale = await customs.getNamespacedCustomObjectScale(oak);
+    assert.deepEqual([scale.kind, scale.spec.replicas], ['Scale', 5]);
+    await customs.patchNamespacedCustomObjectScale({ ...oak, body: { spec: { replicas: 6 } } }, merge);
+    const kept = await customs.patchNamespacedCustomObjectStatus({ ...oak, body: { spec: { boards: 1 }, status: { boards: 2 } } }, merge);
+    assert.deepEqual([kept.spec.boards, kept.status.boards], [6, 2], 'the path of status writes status alone');
+    const stale = await customs.getNamespacedCustomObject(oak);
+    await customs.replaceNamespacedCustomObject({ ...oak, body: { ...stale, spec: { boards: 8 } } });
+    assert.deepEqual(await refused(() => customs.replaceNamespacedCustomObject({ ...oak, body: stale })), [409, 'Conflict']);
+    await customs.deleteNamespacedCustomObject(oak);
+    await waitFor('the end of the shelf is seen', () => seen.includes('DELETED oak 8'));
+    const boards = seen.filter((event) => event.startsWith('MODIFIED')).map((event) => Number(event.split(' ')[2]));
+    assert.deepEqual(boards, [4, 5, 6, 6, 8]);
+    watching.abort();
+    await over;
+    await definitions.deleteCustomResourceDefinition({ name: `${plural}.${group}` });
+    await waitFor('the kind is gone', async () => (await refused(() => customs.listNamespacedCustomObject(at)).catch(() => [0]))[0] === 404);
+  },
+
   async remove() {
     const status = await core.deleteNamespacedConfigMap({ name: 'a', namespace });
     assert(status);

@@ -12,7 +12,7 @@ const PROGRAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/javascript/cli
 const BOUND_S: &str = "120";
 
 /// What the program must say.
-const CHECKS: [&str; 14] = [
+const CHECKS: [&str; 15] = [
     "discovery",
     "create",
     "lists",
@@ -26,6 +26,7 @@ const CHECKS: [&str; 14] = [
     "exec",
     "port_forward",
     "rights",
+    "custom_resources",
     "remove",
 ];
 

@@ -5,7 +5,9 @@
 //! names all that failed.
 
 mod custom;
+mod dependents;
 mod forms;
+mod keeping;
 mod rights;
 mod session;
 
@@ -720,6 +722,11 @@ fn the_unmodified_kubectl_finds_a_kubernetes() {
         ("ways-of-apply", forms::applying),
         ("rights", rights::rights),
         ("makers", rights::makers),
+        ("dependents", dependents::custom_owners_and_dependents),
+        ("drains", keeping::drains),
+        ("looking", keeping::looking),
+        ("proxies", keeping::proxies),
+        ("more-changes", keeping::more_changes),
     ];
     let failed: Vec<&str> = checks
         .iter()

@@ -4,6 +4,7 @@
 //! The operator makes a Deployment and a ConfigMap of each `Site`, by server-side apply; keeps the Site's status; brings back what
 //! others delete; holds a finalizer, and does its last work before the Site goes.
 
+mod lasting;
 mod operator;
 
 use std::collections::BTreeMap;
@@ -30,8 +31,13 @@ use operator::{Site, SiteSpec};
 const SOON: Duration = Duration::from_secs(60);
 
 async fn client(cluster: &Cluster) -> Client {
-    cluster.kubectl(0); // the kubeconfig is there when this returns
-    let kubeconfig = kube::config::Kubeconfig::read_from(cluster.kubeconfig(0)).expect("the node's kubeconfig");
+    client_of(cluster, 0).await
+}
+
+/// A client that speaks to a node.
+async fn client_of(cluster: &Cluster, index: usize) -> Client {
+    tokio::task::block_in_place(|| cluster.kubectl(index)); // the kubeconfig is there when this returns
+    let kubeconfig = kube::config::Kubeconfig::read_from(cluster.kubeconfig(index)).expect("the node's kubeconfig");
     let config = Config::from_custom_kubeconfig(kubeconfig, &kube::config::KubeConfigOptions::default()).await;
     Client::try_from(config.expect("a configuration")).expect("a client")
 }
@@ -50,6 +56,22 @@ async fn namespace(client: &Client, name: &str) {
         .create(&PostParams::default(), &namespace)
         .await
         .expect("it is created");
+}
+
+/// Defines the operator's kind, and waits until it is served.
+async fn define(client: &Client) -> Api<CustomResourceDefinition> {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let apply = PatchParams::apply("operator").force();
+    definitions
+        .patch(Site::crd_name(), &apply, &Patch::Apply(&Site::crd()))
+        .await
+        .expect("it is defined");
+    let established = await_condition(definitions.clone(), Site::crd_name(), conditions::is_crd_established());
+    tokio::time::timeout(SOON, established)
+        .await
+        .expect("in time")
+        .expect("the watch goes on");
+    definitions
 }
 
 /// Waits until an object is as it should be.
@@ -265,18 +287,7 @@ async fn an_operator_owns_its_kind() {
     let cluster = cluster.await.expect("a cluster");
     let client = client(&cluster).await;
     namespace(&client, "sites").await;
-    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    let apply = PatchParams::apply("operator").force();
-    let definition = Site::crd();
-    definitions
-        .patch(Site::crd_name(), &apply, &Patch::Apply(&definition))
-        .await
-        .expect("it is defined");
-    let established = await_condition(definitions.clone(), Site::crd_name(), conditions::is_crd_established());
-    tokio::time::timeout(SOON, established)
-        .await
-        .expect("in time")
-        .expect("the watch goes on");
+    let definitions = define(&client).await;
 
     let running = tokio::spawn(operator::run(client.clone()));
     let sites: Api<Site> = Api::namespaced(client.clone(), "sites");

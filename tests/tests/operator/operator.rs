@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
 use kube::runtime::finalizer::{self, Event, finalizer};
@@ -106,8 +107,13 @@ async fn reconcile(site: Arc<Site>, client: Arc<Client>) -> Result<Action, Faile
     done.await.map_err(|error| Failed::from(Box::new(error)))
 }
 
+/// Metadata of what is made for a Site. Whoever deletes the Site in the foreground waits for it too: kube-rs leaves that out.
 fn meta(site: &Site, name: &str) -> Value {
-    json!({"name": name, "labels": {"made-for": "site"}, "ownerReferences": [site.controller_owner_ref(&())]})
+    let owner = site.controller_owner_ref(&()).map(|owner| OwnerReference {
+        block_owner_deletion: Some(true),
+        ..owner
+    });
+    json!({"name": name, "labels": {"made-for": "site"}, "ownerReferences": [owner]})
 }
 
 async fn make(site: &Site, client: &Client) -> Result<Action, Failed> {

@@ -633,6 +633,200 @@ class Application:
         wait_for("the ReplicaSets go with the Deployment", lambda: not sets())
 
 
+class Custom:
+    """A kind of the program's own, through the typed client's CustomObjectsApi and through the DynamicClient."""
+
+    CHECKS = ["define", "create", "list", "watch", "patches", "apply", "replace", "status", "scale", "delete", "undefine"]
+    GROUP, PLURAL = "python.example", "boats"
+
+    def __init__(self, api_client, namespace):
+        self.definitions = client.ApiextensionsV1Api(api_client)
+        self.objects = client.CustomObjectsApi(api_client)
+        self.api_client, self.namespace = api_client, namespace
+        self.at = (self.GROUP, "v1", namespace, self.PLURAL)
+
+    def boats(self):
+        return dynamic.DynamicClient(self.api_client).resources.get(api_version=f"{self.GROUP}/v1", kind="Boat")
+
+    def boat(self, name, **spec):
+        labels = {"of": "python"}
+        return {"apiVersion": f"{self.GROUP}/v1", "kind": "Boat", "metadata": {"name": name, "labels": labels}, "spec": spec}
+
+    def define(self):
+        spec = {
+            "type": "object",
+            "required": ["sails"],
+            "properties": {
+                "sails": {"type": "integer", "minimum": 0, "maximum": 9},
+                "colour": {"type": "string", "default": "white"},
+                "crew": {
+                    "type": "array",
+                    "items": {"type": "object", "properties": {"name": {"type": "string"}, "rank": {"type": "string"}}, "required": ["name"]},
+                    "x-kubernetes-list-type": "map",
+                    "x-kubernetes-list-map-keys": ["name"],
+                },
+            },
+        }
+        status = {"type": "object", "properties": {"sails": {"type": "integer"}}}
+        version = client.V1CustomResourceDefinitionVersion(
+            name="v1",
+            served=True,
+            storage=True,
+            schema=client.V1CustomResourceValidation(
+                open_apiv3_schema={"type": "object", "properties": {"spec": spec, "status": status}}
+            ),
+            subresources=client.V1CustomResourceSubresources(
+                status={},
+                scale=client.V1CustomResourceSubresourceScale(
+                    spec_replicas_path=".spec.sails", status_replicas_path=".status.sails"
+                ),
+            ),
+        )
+        names = client.V1CustomResourceDefinitionNames(plural=self.PLURAL, singular="boat", kind="Boat", short_names=["bt"])
+        body = client.V1CustomResourceDefinition(
+            metadata=client.V1ObjectMeta(name=f"{self.PLURAL}.{self.GROUP}"),
+            spec=client.V1CustomResourceDefinitionSpec(
+                group=self.GROUP, scope="Namespaced", names=names, versions=[version]
+            ),
+        )
+        self.definitions.create_custom_resource_definition(body)
+
+        def established():
+            found = self.definitions.read_custom_resource_definition(body.metadata.name)
+            conditions = {it.type: it.status for it in found.status.conditions or []}
+            return conditions.get("Established") == "True" and conditions.get("NamesAccepted") == "True"
+
+        wait_for("the kind is established", established)
+        equal(self.boats().short_names, ["bt"])
+
+    def create(self):
+        made = self.objects.create_namespaced_custom_object(*self.at, self.boat("first", sails=2))
+        equal(made["spec"], {"sails": 2, "colour": "white"}, "the schema's default")
+        equal("status" in made, False, "nobody has written a status")
+        made = self.boats().create(namespace=self.namespace, body=self.boat("second", sails=3, colour="red"))
+        equal((made.kind, made.spec.colour, made.metadata.generation), ("Boat", "red", 1))
+        for bad in [{"sails": 10}, {}, {"sails": "two"}]:
+            refused(422, "Invalid", lambda: self.objects.create_namespaced_custom_object(*self.at, self.boat("bad", **bad)))
+        refused(409, "AlreadyExists", lambda: self.boats().create(namespace=self.namespace, body=self.boat("first", sails=1)))
+        unknown = self.boat("pruned", sails=1, anchor="iron")
+        pruned = self.objects.create_namespaced_custom_object(*self.at, unknown, field_validation="Ignore")
+        equal("anchor" in pruned["spec"], False, "what the schema does not name is dropped")
+        refused(400, "anchor", lambda: self.objects.create_namespaced_custom_object(*self.at, self.boat("b", sails=1, anchor=""), field_validation="Strict"))
+        self.objects.delete_namespaced_custom_object(*self.at, "pruned")
+
+    def list(self):
+        found = self.objects.list_namespaced_custom_object(*self.at, label_selector="of=python")
+        equal((found["kind"], [it["metadata"]["name"] for it in found["items"]]), ("BoatList", ["first", "second"]))
+        page = self.boats().get(namespace=self.namespace, limit=1)
+        equal([it.metadata.name for it in page.items], ["first"])
+        rest = self.boats().get(namespace=self.namespace, limit=1, _continue=page.metadata["continue"])
+        equal([it.metadata.name for it in rest.items], ["second"])
+        everywhere = self.objects.list_cluster_custom_object(self.GROUP, "v1", self.PLURAL)
+        equal(len(everywhere["items"]), 2)
+
+    def watch(self):
+        begin = self.boats().get(namespace=self.namespace).metadata.resourceVersion
+        self.boats().create(namespace=self.namespace, body=self.boat("seen", sails=1))
+        self.objects.patch_namespaced_custom_object(*self.at, "seen", {"spec": {"sails": 2}})
+        self.objects.delete_namespaced_custom_object(*self.at, "seen")
+        expected = [("ADDED", 1), ("MODIFIED", 2), ("DELETED", 2)]
+        seen = []
+        for event in self.boats().watch(namespace=self.namespace, resource_version=begin, timeout=BOUND_S):
+            seen.append((event["type"], event["object"].spec.sails))
+            if event["type"] == "DELETED":
+                break
+        equal(seen, expected, "through the DynamicClient")
+        stream = watch.Watch().stream(
+            self.objects.list_namespaced_custom_object, *self.at, resource_version=begin, timeout_seconds=BOUND_S
+        )
+        seen = []
+        for event in stream:
+            seen.append((event["type"], event["object"]["spec"]["sails"]))
+            if event["type"] == "DELETED":
+                break
+        equal(seen, expected, "through the typed client")
+
+    def patches(self):
+        boats, name, namespace = self.boats(), "first", self.namespace
+        merged = boats.patch(name=name, namespace=namespace, body={"spec": {"colour": "blue"}}, content_type=MERGE_PATCH)
+        equal((merged.spec.colour, merged.metadata.generation), ("blue", 2))
+        body = [{"op": "test", "path": "/spec/colour", "value": "blue"}, {"op": "add", "path": "/spec/crew", "value": [{"name": "ann"}]}]
+        patched = boats.patch(name=name, namespace=namespace, body=body, content_type=JSON_PATCH)
+        equal(patched.spec.crew[0].name, "ann")
+        bad = {"spec": {"sails": 100}}
+        refused(422, "should be less than or equal to 9", lambda: self.objects.patch_namespaced_custom_object(*self.at, name, bad))
+        call = lambda: boats.patch(name=name, namespace=namespace, body={"spec": {"sails": 1}}, content_type=STRATEGIC_PATCH)
+        refused(415, "UnsupportedMediaType", call)
+
+    def apply(self):
+        """Lists with keys merge by their keys, each entry with an owner of its own."""
+        boats = self.boats()
+
+        def applied(manager, rank, force=None):
+            body = self.boat("first", crew=[{"name": "bob", "rank": rank}])
+            del body["metadata"]["labels"]
+            return boats.server_side_apply(body=body, namespace=self.namespace, field_manager=manager, force_conflicts=force)
+
+        found = applied("python", "mate")
+        equal(sorted((it.name, it.rank) for it in found.spec.crew), [("ann", None), ("bob", "mate")])
+        error = refused(409, "Conflict", lambda: applied("second", "captain"))
+        if ".spec.crew" not in str(error.body):
+            raise AssertionError(f"the field is not named: {error.body}")
+        equal(applied("second", "captain", force=True).spec.crew[-1].rank, "captain")
+
+    def replace(self):
+        found = self.objects.get_namespaced_custom_object(*self.at, "first")
+        found["spec"] = {"sails": 5}
+        written = self.objects.replace_namespaced_custom_object(*self.at, "first", found)
+        equal(written["spec"], {"sails": 5, "colour": "white"})
+        refused(409, "Conflict", lambda: self.objects.replace_namespaced_custom_object(*self.at, "first", found))
+
+    def status(self):
+        before = self.objects.get_namespaced_custom_object(*self.at, "first")
+        body = {"spec": {"sails": 9}, "status": {"sails": 4}}
+        after = self.objects.patch_namespaced_custom_object_status(*self.at, "first", body)
+        equal((after["status"], after["spec"]), ({"sails": 4}, before["spec"]), "the path of status writes status alone")
+        equal(after["metadata"]["generation"], before["metadata"]["generation"])
+        ignored = self.objects.patch_namespaced_custom_object(*self.at, "first", {"status": {"sails": 8}})
+        equal(ignored["status"], {"sails": 4}, "the object's own path leaves status alone")
+        patched = self.boats().status.patch(name="first", namespace=self.namespace, body={"status": {"sails": 6}}, content_type=MERGE_PATCH)
+        equal(patched.status.sails, 6)
+
+    def scale(self):
+        scale = self.objects.get_namespaced_custom_object_scale(*self.at, "first")
+        equal((scale["kind"], scale["spec"], scale["status"]["replicas"]), ("Scale", {"replicas": 5}, 6))
+        self.objects.patch_namespaced_custom_object_scale(*self.at, "first", {"spec": {"replicas": 7}})
+        equal(self.boats().get(name="first", namespace=self.namespace).spec.sails, 7)
+        found = self.boats().scale.get(name="first", namespace=self.namespace).to_dict()
+        found["spec"]["replicas"] = 1
+        equal(self.boats().scale.replace(body=found, name="first", namespace=self.namespace).spec.replicas, 1)
+
+    def delete(self):
+        self.objects.patch_namespaced_custom_object(*self.at, "first", {"metadata": {"finalizers": ["python.example/held"]}})
+        self.objects.delete_namespaced_custom_object(*self.at, "first")
+        held = self.objects.get_namespaced_custom_object(*self.at, "first")
+        if not held["metadata"].get("deletionTimestamp"):
+            raise AssertionError(f"it is not being deleted: {held['metadata']}")
+        self.objects.patch_namespaced_custom_object(*self.at, "first", {"metadata": {"finalizers": None}})
+        refused(404, "NotFound", lambda: self.objects.get_namespaced_custom_object(*self.at, "first"))
+        self.objects.delete_collection_namespaced_custom_object(*self.at)
+        equal(self.boats().get(namespace=self.namespace).items, [])
+
+    def undefine(self):
+        self.objects.create_namespaced_custom_object(*self.at, self.boat("last", sails=1))
+        name = f"{self.PLURAL}.{self.GROUP}"
+        self.definitions.delete_custom_resource_definition(name)
+
+        def gone():
+            try:
+                self.definitions.read_custom_resource_definition(name)
+            except ApiException as error:
+                return error.status == 404
+
+        wait_for("the definition goes", gone)
+        refused(404, "", lambda: self.objects.list_namespaced_custom_object(*self.at))
+
+
 def run(name, checks, method):
     """Runs the checks in order and says one line for each. Returns how many failed."""
     failures = 0
@@ -661,6 +855,8 @@ def main():
             failures += run(f"{via.name} {kind.plural}", OneKind.CHECKS, lambda check: getattr(one, check))
     everything = Everything(api_client, "python-dynamic")
     failures += run("dynamic everything", Everything.CHECKS, lambda check: getattr(everything, check))
+    custom = Custom(api_client, "python-dynamic")
+    failures += run("custom", Custom.CHECKS, lambda check: getattr(custom, check))
     application = Application(api_client, "python-typed")
     failures += run("typed application", Application.CHECKS, lambda check: getattr(application, check))
     return failures

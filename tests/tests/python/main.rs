@@ -1,6 +1,6 @@
 //! The unmodified Python package `kubernetes` on a cluster of one node: its typed client and its DynamicClient make, list in
 //! pages, watch from a revision, patch in all four ways, replace and remove objects of six kinds; the DynamicClient finds every
-//! kind at run time; the typed client waits for a Deployment and reads logs. What is done and expected is in `client.py`, a program as a user would write it; it says one line per check,
+//! kind at run time; both do the same with a kind of the program's own; the typed client waits for a Deployment and reads logs. What is done and expected is in `client.py`, a program as a user would write it; it says one line per check,
 //! and here it must have said all of them, in order.
 
 use std::process::{Command, Stdio};
@@ -46,6 +46,10 @@ fn expected() -> Vec<String> {
         "collection",
     ];
     lines.extend(everything.map(|check| format!("ok dynamic everything {check}")));
+    let custom = [
+        "define", "create", "list", "watch", "patches", "apply", "replace", "status", "scale", "delete", "undefine",
+    ];
+    lines.extend(custom.map(|check| format!("ok custom {check}")));
     lines.extend(application.map(|check| format!("ok typed application {check}")));
     lines
 }
