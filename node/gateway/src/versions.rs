@@ -47,7 +47,7 @@ const RECENT_MAX: usize = 64;
 pub fn conversion_status(reason: String) -> Status {
     Status {
         code: 500,
-        reason: "",
+        reason: "".into(),
         message: reason,
         details: Box::default(),
     }
