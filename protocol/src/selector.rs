@@ -24,6 +24,12 @@ pub enum SelectorError {
     /// The kind offers no such field selector.
     #[error("field label not supported: {0}")]
     UnknownField(String),
+    /// A backslash in a field selector's value stands before something else than a backslash, a comma or an equals sign.
+    #[error("invalid field selector: invalid escape sequence: {0}")]
+    Escape(String),
+    /// A comma or an equals sign in a field selector's value has no backslash before it.
+    #[error("invalid field selector: unescaped character in value: {}", u32::from(*.0))]
+    Unescaped(char),
     /// The operator of a `matchExpressions` entry is none of In, NotIn, Exists, DoesNotExist.
     #[error("{0:?} is not a valid label selector operator")]
     UnknownOperator(String),
@@ -326,28 +332,33 @@ pub struct FieldSelector {
 }
 
 impl FieldSelector {
-    /// Parses a query's `fieldSelector`, `a=b,c!=d`. `offered` are the paths that the kind has beside
-    /// `metadata.name` and `metadata.namespace`.
+    /// Parses a query's `fieldSelector`, `a=b,c!=d`, after Kubernetes' `fields.ParseSelector`: in a value a backslash stands
+    /// before a comma, an equals sign and a backslash. `offered` are the paths that the kind has beside `metadata.name` and
+    /// `metadata.namespace`.
     pub fn parse(text: &str, offered: &[&str]) -> Result<FieldSelector, SelectorError> {
         let mut requirements = Vec::new();
-        for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (path, value, negated) = if let Some((path, value)) = part.split_once("!=") {
-                (path, value, true)
-            } else if let Some((path, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-                (path, value, false)
-            } else {
+        for part in split_unescaped(text).into_iter().filter(|part| !part.is_empty()) {
+            let operator = part.char_indices().find_map(|(at, _)| {
+                let operator = ["!=", "==", "="]
+                    .into_iter()
+                    .find(|known| part[at..].starts_with(known));
+                operator.map(|operator| (at, operator))
+            });
+            let Some((at, operator)) = operator else {
                 return Err(SelectorError::Syntax {
                     text: part.to_owned(),
                     reason: "expected '=' or '!='",
                 });
             };
+            let path = &part[..at];
+            let value = unescaped(&part[at + operator.len()..])?;
             if !matches!(path, "metadata.name" | "metadata.namespace") && !offered.contains(&path) {
                 return Err(SelectorError::UnknownField(path.to_owned()));
             }
             requirements.push(FieldRequirement {
                 path: path.to_owned(),
-                value: value.to_owned(),
-                negated,
+                value,
+                negated: operator == "!=",
             });
         }
         Ok(FieldSelector { requirements })
@@ -364,6 +375,44 @@ impl FieldSelector {
             (field_of(namespace, name, header, &requirement.path) == requirement.value) != requirement.negated
         })
     }
+}
+
+/// The terms of a field selector: commas that a backslash stands before do not part them.
+fn split_unescaped(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut escaped) = (Vec::new(), 0, false);
+    for (at, character) in text.char_indices() {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// A field selector's value without its backslashes.
+fn unescaped(text: &str) -> Result<String, SelectorError> {
+    let mut value = String::with_capacity(text.len());
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => match characters.next() {
+                Some(escaped @ ('\\' | ',' | '=')) => value.push(escaped),
+                other => {
+                    let sequence = std::iter::once('\\').chain(other);
+                    return Err(SelectorError::Escape(sequence.collect()));
+                }
+            },
+            ',' | '=' => return Err(SelectorError::Unescaped(character)),
+            other => value.push(other),
+        }
+    }
+    Ok(value)
 }
 
 /// The value of a selectable field; the empty string when the object has none.
@@ -410,6 +459,49 @@ mod tests {
                 expected,
                 "{selector} on {set}"
             );
+        }
+    }
+
+    #[test]
+    fn values_of_field_selectors_may_hold_anything_behind_a_backslash() {
+        let cases = [
+            (r"f=a\,b", "a,b", false),
+            (r"f==a\=b", "a=b", false),
+            (r"f!=a\\\,", r"a\,", true),
+            (r"f=a\!\=b", "", false),
+            ("f=a!", "a!", false),
+            ("f=", "", false),
+        ];
+        for (text, value, negated) in cases {
+            match FieldSelector::parse(text, &["f"]) {
+                Ok(selector) => {
+                    let [requirement] = selector.requirements.as_slice() else {
+                        panic!("{text}: {selector:?}")
+                    };
+                    assert_eq!(
+                        (requirement.value.as_str(), requirement.negated),
+                        (value, negated),
+                        "{text}"
+                    );
+                }
+                Err(error) => {
+                    assert_eq!(
+                        error.to_string(),
+                        r"invalid field selector: invalid escape sequence: \!",
+                        "{text}"
+                    );
+                }
+            }
+        }
+        let two = FieldSelector::parse(r"f=a\,b,metadata.name!=c", &["f"]).unwrap();
+        assert_eq!(two.requirements.len(), 2);
+        for (text, expected) in [
+            ("f=a=b", "invalid field selector: unescaped character in value: 61"),
+            ("f=a\\", "invalid field selector: invalid escape sequence: \\"),
+            ("f", "unable to parse requirement: expected '=' or '!=' in \"f\""),
+        ] {
+            let error = FieldSelector::parse(text, &["f"]).unwrap_err();
+            assert_eq!(error.to_string(), expected, "{text}");
         }
     }
 

@@ -79,12 +79,13 @@ impl Kubectl {
         said
     }
 
-    /// Runs a verb with `-f -` over a text.
+    /// Runs a verb, and flags behind it, with `-f -` over a text.
     pub fn fed(&self, verb: &str, text: &str) -> Output {
         use std::io::Write;
         let mut child = self
             .command()
-            .args([verb, "-f", "-"])
+            .args(verb.split_whitespace())
+            .args(["-f", "-"])
             .stdin(std::process::Stdio::piped())
             .stdout(std::process::Stdio::piped())
             .stderr(std::process::Stdio::piped())

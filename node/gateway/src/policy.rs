@@ -19,9 +19,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::audit::Notes;
+use crate::custom::Custom;
 use crate::follow::{Follower, follow};
 use crate::read::{read_status, try_again};
 use crate::rights::Rights;
+use crate::versions::Versions;
 use crate::webhooks::asking::{Asking, Configured};
 use crate::webhooks::client::WebhookClient;
 
@@ -73,12 +75,19 @@ pub struct Policy {
     facts: RwLock<Facts>,
     hooks: RwLock<Hooks>,
     client: Arc<WebhookClient>,
+    customs: Arc<Custom>,
+    versions: Arc<Versions>,
     complete: watch::Sender<bool>,
 }
 
 impl Policy {
     /// Begins to follow the store.
-    pub fn start(store: Arc<dyn ObjectStore>, settings: Settings, client: Arc<WebhookClient>) -> Arc<Policy> {
+    pub fn start(
+        store: Arc<dyn ObjectStore>,
+        settings: Settings,
+        client: Arc<WebhookClient>,
+        (customs, versions): (Arc<Custom>, Arc<Versions>),
+    ) -> Arc<Policy> {
         let mut facts = Facts::default();
         facts.settings = settings;
         let policy = Arc::new(Policy {
@@ -86,6 +95,8 @@ impl Policy {
             facts: RwLock::new(facts),
             hooks: RwLock::default(),
             client,
+            customs,
+            versions,
             complete: watch::channel(false).0,
         });
         let resources = CONSULTED.iter().chain(&webhook::RESOURCES).chain(&policy::RESOURCES);
@@ -115,7 +126,8 @@ impl Policy {
     /// The webhooks and policies of this moment, for one request.
     pub fn asking(&self) -> Asking {
         let configured = self.hooks.read().configured.clone();
-        Asking::new(configured, Arc::clone(&self.client), Arc::clone(&self.store))
+        let kinds = (Arc::clone(&self.customs), Arc::clone(&self.versions));
+        Asking::new(configured, Arc::clone(&self.client), Arc::clone(&self.store), kinds)
     }
 
     /// Reads one object again.
@@ -333,6 +345,7 @@ impl Gate<'_> {
             dry_run: self.dry_run,
             options: &self.options,
             random,
+            customs: &self.asking,
         }
     }
 
@@ -408,18 +421,28 @@ impl Gate<'_> {
                 let read = self.asking.read(&one.parameters).await?;
                 with_parameters.push((one, read));
             }
-            let facts = self.policy.facts.read();
-            self.with_rights(|rights| {
-                policy::validate(&with_parameters, &asked, (object, old), (&facts, rights), said)
-            })?;
+            let judge = || {
+                let mut own = Said::default();
+                let facts = self.policy.facts.read();
+                let judged = self.with_rights(|rights| {
+                    policy::validate(&with_parameters, &asked, (object, old), (&facts, rights), &mut own)
+                });
+                // A refusal is told with what was said beside it.
+                Ok((own, judged))
+            };
+            let (own, judged) = self.decide(judge).await?;
+            said.warnings.extend(own.warnings);
+            said.annotations.extend(own.annotations);
+            judged?;
         }
         if validating.is_empty() {
             return Ok(());
         }
-        let questions = {
+        let questions = || {
             let facts = self.policy.facts.read();
-            self.with_rights(|rights| webhook::questions(validating, &asked, (&facts, rights), object, old))?
+            self.with_rights(|rights| webhook::questions(validating, &asked, (&facts, rights), object, old))
         };
+        let questions = self.decide(questions).await?;
         let answered = self.asking.ask_all(questions).await;
         webhook::verdicts(&answered, said)
     }

@@ -149,7 +149,12 @@ impl Api {
             rights: Arc::clone(&rights),
             store: Arc::clone(&config.store),
             service_range: config.service_range,
-            policy: Policy::start(Arc::clone(&config.store), config.admission, webhooks),
+            policy: Policy::start(
+                Arc::clone(&config.store),
+                config.admission,
+                webhooks,
+                (Arc::clone(&custom), Arc::clone(&versions)),
+            ),
             cluster_ca: config.cluster_ca.clone(),
         };
         let surroundings = Surroundings {

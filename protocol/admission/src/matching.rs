@@ -48,6 +48,40 @@ impl From<Operation> for Verb {
     }
 }
 
+/// The custom kinds of a cluster, as far as webhooks and policies need them: the table of kinds knows the others.
+pub trait Customs: std::fmt::Debug + Sync {
+    /// The kind of an object.
+    fn find_by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind>;
+
+    /// All versions of a custom kind that are served.
+    fn versions(&self, kind: &Kind) -> Vec<&'static Kind>;
+
+    /// An object of one version of a custom kind as another version tells it.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be converted, or not yet be told: the decision ends here, and is made again when it can.
+    fn converted(&self, from: &Kind, to: &Kind, object: &Value) -> Result<Value, Status>;
+}
+
+/// There are none.
+#[derive(Clone, Copy, Debug)]
+pub struct NoCustoms;
+
+impl Customs for NoCustoms {
+    fn find_by_kind(&self, _: &str, _: &str) -> Option<&'static Kind> {
+        None
+    }
+
+    fn versions(&self, _: &Kind) -> Vec<&'static Kind> {
+        Vec::new()
+    }
+
+    fn converted(&self, _: &Kind, to: &Kind, object: &Value) -> Result<Value, Status> {
+        Ok(to.served(object.clone()))
+    }
+}
+
 /// A request, apart from the objects that it brings.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
@@ -69,6 +103,8 @@ pub struct Asked<'a> {
     pub options: &'a Value,
     /// Random bits, of which the uids of reviews are made.
     pub random: u64,
+    /// The kinds that the table of kinds does not know.
+    pub customs: &'a dyn Customs,
 }
 
 impl Asked<'_> {
@@ -276,11 +312,15 @@ impl Criteria {
         if self.exact || rules.is_empty() {
             return None;
         }
-        let others = kinds::kinds()
-            .iter()
-            .filter(|kind| kind.resource() == asked.kind.resource() && *kind != asked.kind);
         // Rules are tried in their order, each against every version.
-        let others: Vec<&'static Kind> = others.collect();
+        let others: Vec<&'static Kind> = match asked.kind.custom {
+            Some(_) => asked.customs.versions(asked.kind),
+            None => {
+                let resource = asked.kind.resource();
+                let same = kinds::kinds().iter().filter(|kind| kind.resource() == resource);
+                same.filter(|kind| *kind != asked.kind).collect()
+            }
+        };
         let find = |rule: &Rule| others.iter().find(|kind| rule.matches(asked, kind)).copied();
         rules.iter().find_map(find)
     }
@@ -325,18 +365,29 @@ fn labels_of(object: &Value) -> BTreeMap<String, String> {
 }
 
 /// What a request brings as `seen` tells it. What is below an object has one version, whichever the object is seen in.
-pub(crate) fn shown(asked: &Asked<'_>, seen: &Kind, object: &Value) -> Value {
+///
+/// # Errors
+///
+/// See `converted`.
+pub(crate) fn shown(asked: &Asked<'_>, seen: &Kind, object: &Value) -> Result<Value, Status> {
     if asked.shows_own_kind() {
-        converted(asked.kind, seen, object)
+        converted(asked, asked.kind, seen, object)
     } else {
-        object.clone()
+        Ok(object.clone())
     }
 }
 
 /// An object of one version of a kind as another version tells it.
-pub fn converted(from: &Kind, to: &Kind, object: &Value) -> Value {
+///
+/// # Errors
+///
+/// A custom object cannot be converted, or not yet.
+pub(crate) fn converted(asked: &Asked<'_>, from: &Kind, to: &Kind, object: &Value) -> Result<Value, Status> {
     if from == to || !object.is_object() {
-        return object.clone();
+        return Ok(object.clone());
+    }
+    if from.custom.is_some() {
+        return asked.customs.converted(from, to, object);
     }
     let mut stored = object.clone();
     if let Some(conversion) = from.conversion {
@@ -345,5 +396,5 @@ pub fn converted(from: &Kind, to: &Kind, object: &Value) -> Value {
     let row = from.stored_row();
     stored["apiVersion"] = row.api_version().into();
     stored["kind"] = row.kind.into();
-    to.served(stored)
+    Ok(to.served(stored))
 }

@@ -44,6 +44,7 @@ fn asked<'a>(user: &'a User, kind: &'a Kind) -> Asked<'a> {
         dry_run: false,
         options: &Value::Null,
         random: 7,
+        customs: &admission::matching::NoCustoms,
     }
 }
 

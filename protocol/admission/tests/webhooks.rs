@@ -81,6 +81,7 @@ impl World {
             dry_run: self.dry_run,
             options: &Value::Null,
             random: 7,
+            customs: &admission::matching::NoCustoms,
         }
     }
 

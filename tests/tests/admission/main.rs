@@ -2,6 +2,7 @@
 //! the unmodified kubectl against real nodes.
 
 mod aggregated;
+mod conversion;
 mod policies;
 mod webhooks;
 
@@ -73,4 +74,10 @@ fn webhooks_and_policies_judge_what_kubectl_writes() {
 fn an_api_of_another_server_is_served_by_every_node() {
     let world = World::new(2, 2);
     aggregated::is_listed_served_and_missed(&world);
+}
+
+#[test]
+fn custom_objects_are_converted_by_their_webhook() {
+    let world = World::new(3, 2);
+    conversion::between_versions(&world);
 }

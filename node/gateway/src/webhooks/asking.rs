@@ -6,8 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::matching::Customs;
 use admission::policy::{InForce, Parameters};
 use admission::webhook::{Answer, Answers, Question, Said, Webhook};
+use api::custom::{ConversionError, Definition};
 use api::kinds::Kind;
 use api::status::Status;
 use futures::future::join_all;
@@ -17,7 +19,9 @@ use protocol::store::{ListRequest, ObjectStore};
 use serde_json::Value;
 
 use super::client::{ClientConfig, WebhookClient};
+use crate::custom::Custom;
 use crate::read::read_status;
+use crate::versions::{Versions, conversion_status};
 
 /// How many questions one write may lead to: more than two rounds of all webhooks that clusters have.
 const QUESTIONS_MAX: usize = 512;
@@ -51,6 +55,20 @@ impl Configured {
 enum Waiting {
     Answer(Box<Question>),
     Parameters(Parameters),
+    Conversion(Box<Conversion>),
+}
+
+/// A custom object on its way into another version.
+struct Conversion {
+    /// The kind's definition, in the version that is wanted.
+    to: Arc<Definition>,
+    object: Value,
+}
+
+impl Conversion {
+    fn is(&self, other: &Conversion) -> bool {
+        self.to.api_version() == other.to.api_version() && self.object == other.object
+    }
 }
 
 /// The webhooks and policies of one request.
@@ -59,7 +77,10 @@ pub struct Asking {
     pub configured: Configured,
     client: Arc<WebhookClient>,
     store: Arc<dyn ObjectStore>,
+    customs: Arc<Custom>,
+    versions: Arc<Versions>,
     answers: Mutex<Answers>,
+    converted: Mutex<Vec<(Conversion, Result<Value, ConversionError>)>>,
     waiting: Mutex<Option<Waiting>>,
     said: Mutex<Said>,
 }
@@ -72,12 +93,20 @@ impl fmt::Debug for Asking {
 
 impl Asking {
     /// Nothing was asked as yet.
-    pub fn new(configured: Configured, client: Arc<WebhookClient>, store: Arc<dyn ObjectStore>) -> Asking {
+    pub fn new(
+        configured: Configured,
+        client: Arc<WebhookClient>,
+        store: Arc<dyn ObjectStore>,
+        (customs, versions): (Arc<Custom>, Arc<Versions>),
+    ) -> Asking {
         Asking {
             configured,
             client,
             store,
+            customs,
+            versions,
             answers: Mutex::default(),
+            converted: Mutex::default(),
             waiting: Mutex::default(),
             said: Mutex::default(),
         }
@@ -132,11 +161,27 @@ impl Asking {
                     let read = self.read(&parameters).await?;
                     self.answers.lock().note_parameters(parameters, read);
                 }
+                Some(Waiting::Conversion(conversion)) => {
+                    let answer = self.convert(&conversion).await;
+                    self.converted.lock().push((*conversion, answer));
+                }
             }
         }
         Err(Status::internal(format!(
             "the object was to be shown to webhooks more than {QUESTIONS_MAX} times"
         )))
+    }
+
+    async fn convert(&self, conversion: &Conversion) -> Result<Value, ConversionError> {
+        let Conversion { to, object } = conversion;
+        let Some(webhook) = &to.webhook else {
+            return Ok(to.served(object.clone()));
+        };
+        let objects = std::slice::from_ref(object);
+        let converted = self.versions.convert(webhook, to.api_version(), objects).await?;
+        let mut converted = converted.into_iter().next().unwrap_or_default();
+        to.settle(&mut converted);
+        Ok(converted)
     }
 
     /// Reads the objects that a policy takes as parameters.
@@ -149,10 +194,14 @@ impl Asking {
             let value = object.value().map_err(Status::internal)?;
             Ok(Arc::new(kind.served(value)))
         };
+        let store_of = |kind: &'static Kind| {
+            let view = kind.custom.and_then(|_| self.versions.of(kind, false));
+            view.unwrap_or_else(|| Arc::clone(&self.store))
+        };
         match parameters {
             Parameters::None | Parameters::Unknown(_) => Ok(Vec::new()),
             Parameters::One { kind, key } => {
-                let stored = self.store.read(key).await.map_err(read_status)?;
+                let stored = store_of(kind).read(key).await.map_err(read_status)?;
                 stored.iter().map(|object| told(kind, object)).collect()
             }
             Parameters::Selected {
@@ -165,7 +214,7 @@ impl Asking {
                     labels: selector.clone(),
                     ..ListRequest::all(kind.resource())
                 };
-                let page = self.store.list(request).await.map_err(read_status)?;
+                let page = store_of(kind).list(request).await.map_err(read_status)?;
                 page.items.iter().map(|(_, object)| told(kind, object)).collect()
             }
         }
@@ -178,6 +227,35 @@ impl Asking {
             (question, answer)
         });
         join_all(asked).await
+    }
+}
+
+impl Customs for Asking {
+    fn find_by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        self.customs.kinds().find_by_kind(api_version, kind)
+    }
+
+    fn versions(&self, kind: &Kind) -> Vec<&'static Kind> {
+        let mut versions = self.customs.kinds().versions(kind);
+        versions.retain(|version| *version != kind);
+        versions
+    }
+
+    fn converted(&self, _: &Kind, to: &Kind, object: &Value) -> Result<Value, Status> {
+        let definition = to.custom_definition()?.ok_or_else(Status::no_such_resource)?;
+        if definition.webhook.is_none() {
+            return Ok(definition.served(object.clone()));
+        }
+        let wanted = Conversion {
+            to: definition,
+            object: object.clone(),
+        };
+        let known = self.converted.lock();
+        match known.iter().find(|(known, _)| known.is(&wanted)) {
+            Some((_, Ok(converted))) => Ok(converted.clone()),
+            Some((_, Err(error))) => Err(conversion_status(error.to_string())),
+            None => Err(self.wait(Waiting::Conversion(Box::new(wanted)))),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU8;
 
 use super::custom::{DEFINITIONS, is_established, until};
-use super::hook_server::{HookServer, Reply};
+use super::hook_server::{HookServer, Reply, allow, refuse};
 use super::*;
 
 use gateway::definitions;
@@ -435,4 +435,150 @@ async fn a_webhook_that_fails_or_lies_fails_what_needs_it() {
             "what is stored so is told"
         );
     }
+}
+
+const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
+
+fn rules(version: &str) -> Value {
+    json!([{"operations": ["CREATE", "UPDATE"], "apiGroups": ["example.com"], "apiVersions": [version],
+        "resources": ["endpointers"]}])
+}
+
+/// Puts a webhook into force that knows one version.
+async fn put_webhook(world: &World, kind: &str, hook: &HookServer, fields: Value) {
+    let mut webhook = json!({
+        "name": "h.example.com", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+        "clientConfig": hook.by_url(), "rules": rules("v1"),
+    });
+    for (name, value) in fields.as_object().unwrap() {
+        webhook[name] = value.clone();
+    }
+    let body = json!({"kind": kind, "metadata": {"name": "h"}, "webhooks": [webhook]});
+    let path = format!("{ADMISSION}/{}s", kind.to_lowercase());
+    let (code, answer) = world.call("POST", &path, body).await;
+    assert_eq!(code, 201, "{answer}");
+}
+
+/// Repeats a write that stores nothing until it is answered so.
+async fn until_answered(world: &World, body: &Value, wanted: impl Fn(u16, &Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    for _ in 0..500 {
+        let (code, answer) = world.call("POST", &format!("{OLD}?dryRun=All"), body.clone()).await;
+        if wanted(code, &answer) {
+            return answer;
+        }
+        last = answer;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the write is not answered as it should be: {last}");
+}
+
+#[tokio::test]
+async fn a_webhook_that_knows_one_version_judges_and_changes_objects_of_the_others() {
+    let world = World::new().await;
+    let judges = HookServer::start(&["127.0.0.1"], |review| {
+        let request = &review["request"];
+        assert_eq!(request["kind"]["version"], "v1");
+        assert_eq!(request["requestKind"]["version"], "v1beta1");
+        match request["object"]["spec"]["host"].as_str() {
+            Some("bad") => refuse(review, "the host is bad"),
+            Some(_) => allow(review, json!({})),
+            None => refuse(review, "that is not the form that was registered for"),
+        }
+    })
+    .await;
+    put_webhook(&world, "ValidatingWebhookConfiguration", &judges, json!({})).await;
+    let refused = until_answered(&world, &old("x", "bad:1"), |code, _| code == 403).await;
+    assert_eq!(
+        refused["message"],
+        "admission webhook \"h.example.com\" denied the request: the host is bad"
+    );
+    let (code, body) = world.call("POST", OLD, old("a", "good:1")).await;
+    assert_eq!((code, &body["spec"]["hostPort"]), (201, &json!("good:1")), "{body}");
+    world.does(FAILS);
+    let (code, body) = world.call("POST", OLD, old("b", "good:1")).await;
+    assert_eq!(code, 500, "what cannot be shown is not let pass: {body}");
+    world.does(CONVERTS);
+
+    let changes = HookServer::start(&["127.0.0.1"], |review| {
+        hook_server::patch(
+            review,
+            json!([{"op": "replace", "path": "/spec/port", "value": "8080"}]),
+        )
+    })
+    .await;
+    put_webhook(&world, "MutatingWebhookConfiguration", &changes, json!({})).await;
+    let changed = until_answered(&world, &old("x", "h:1"), |code, body| {
+        code == 201 && body["spec"]["hostPort"] != "h:1"
+    })
+    .await;
+    assert_eq!(
+        (&changed["spec"]["hostPort"], &changed["apiVersion"]),
+        (&json!("h:8080"), &json!("example.com/v1beta1"))
+    );
+    let path = format!("{ADMISSION}/mutatingwebhookconfigurations/h");
+    let exact = json!({"webhooks": [{"name": "h.example.com", "matchPolicy": "Exact", "admissionReviewVersions": ["v1"],
+        "sideEffects": "None", "clientConfig": changes.by_url(), "rules": rules("v1")}]});
+    let (code, body) = world.patch(&path, "application/merge-patch+json", exact).await;
+    assert_eq!(code, 200, "{body}");
+    until_answered(&world, &old("x", "h:1"), |code, body| {
+        code == 201 && body["spec"]["hostPort"] == "h:1"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn policies_take_custom_objects_as_parameters_and_judge_them_in_their_version() {
+    let world = World::new().await;
+    let (code, _) = world.call("POST", OLD, old("limits", "forbidden:7")).await;
+    assert_eq!(code, 201);
+    let policy = json!({"metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": rules("v1")},
+        "paramKind": {"apiVersion": "example.com/v1", "kind": "Endpointer"},
+        "validations": [{"expression": "object.spec.host != params.spec.host",
+            "messageExpression": "object.spec.host + ' is not allowed'"}],
+    }});
+    let (code, body) = world
+        .call("POST", &format!("{ADMISSION}/validatingadmissionpolicies"), policy)
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "p", "validationActions": ["Deny"],
+        "paramRef": {"name": "limits", "namespace": "d", "parameterNotFoundAction": "Deny"}}});
+    let (code, body) = world
+        .call(
+            "POST",
+            &format!("{ADMISSION}/validatingadmissionpolicybindings"),
+            binding,
+        )
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let refused = until_answered(&world, &old("x", "forbidden:1"), |code, _| code == 422).await;
+    assert_eq!(
+        refused["message"],
+        "endpointers.example.com \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: \
+         forbidden is not allowed"
+    );
+    let (code, body) = world.call("POST", OLD, old("a", "other:1")).await;
+    assert_eq!(code, 201, "{body}");
+
+    let policy = json!({"metadata": {"name": "m"}, "spec": {
+        "matchConstraints": {"resourceRules": rules("v1")}, "reinvocationPolicy": "Never", "failurePolicy": "Fail",
+        "paramKind": {"apiVersion": "example.com/v1", "kind": "Endpointer"},
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "[JSONPatch{op: 'replace', path: '/spec/port', value: params.spec.port}]"}}],
+    }});
+    let (code, body) = world
+        .call("POST", &format!("{ADMISSION}/mutatingadmissionpolicies"), policy)
+        .await;
+    assert_eq!(code, 201, "{body}");
+    let binding = json!({"metadata": {"name": "b"}, "spec": {"policyName": "m",
+        "paramRef": {"name": "limits", "namespace": "d", "parameterNotFoundAction": "Deny"}}});
+    let (code, body) = world
+        .call("POST", &format!("{ADMISSION}/mutatingadmissionpolicybindings"), binding)
+        .await;
+    assert_eq!(code, 201, "{body}");
+    until_answered(&world, &old("x", "other:1"), |code, body| {
+        code == 201 && body["spec"]["hostPort"] == "other:7"
+    })
+    .await;
 }

@@ -246,3 +246,63 @@ async fn a_definitions_objects_and_watches_go_with_it() {
     let (code, _) = call(&api, "POST", CRON_TABS, cron_tab("a")).await;
     assert_eq!(code, 201);
 }
+
+#[tokio::test]
+async fn a_field_that_becomes_selectable_selects_older_objects_too() {
+    let api = with_cron_tabs().await;
+    for (name, spec) in [("a", "1"), ("b", "2")] {
+        let mut made = cron_tab(name);
+        made["spec"]["cronSpec"] = spec.into();
+        let (code, body) = call(&api, "POST", CRON_TABS, made).await;
+        assert_eq!(code, 201, "{body}");
+    }
+    let path = format!("{DEFINITIONS}/crontabs.stable.example.com");
+    let (_, mut changed) = call(&api, "GET", &path, Value::Null).await;
+    changed["spec"]["versions"][0]["selectableFields"] =
+        json!([{"jsonPath": ".spec.image"}, {"jsonPath": ".spec.cronSpec"}]);
+    let (code, body) = call(&api, "PUT", &path, changed).await;
+    assert_eq!(code, 200, "{body}");
+    let names = |list: &Value| -> Vec<String> {
+        let items = list["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["metadata"]["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let selecting = |text: &str| format!("{CRON_TABS}?fieldSelector={text}");
+    let found = until(&api, &selecting("spec.cronSpec=2"), |code, _| code == 200).await;
+    assert_eq!(names(&found), ["b"]);
+    for (text, expected) in [
+        ("spec.cronSpec!=2", vec!["a"]),
+        ("spec.cronSpec=1,spec.image=busybox", vec!["a"]),
+        ("spec.cronSpec=1,metadata.name=b", vec![]),
+        (r"spec.cronSpec=1\,2", vec![]),
+    ] {
+        let (code, list) = call(&api, "GET", &selecting(text), Value::Null).await;
+        assert_eq!(
+            (code, names(&list)),
+            (200, expected.iter().map(|name| (*name).to_owned()).collect()),
+            "{text}"
+        );
+    }
+    let watch = format!("{CRON_TABS}?watch=true&fieldSelector=spec.cronSpec=2");
+    let ResponseBody::Watch(mut lines) = api.handle(request("GET", &watch, Value::Null)).await.body else {
+        panic!("no watch")
+    };
+    let mut next = async || -> Value {
+        let line = tokio::time::timeout(Duration::from_secs(10), lines.next()).await;
+        serde_json::from_slice(&line.expect("an event comes").expect("the watch goes on")).unwrap()
+    };
+    let event = next().await;
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("b"))
+    );
+    let mut patch = request("PATCH", &format!("{CRON_TABS}/a"), json!({"spec": {"cronSpec": "2"}}));
+    patch.content_type = "application/merge-patch+json".into();
+    assert_eq!(send(&api, patch).await.0, 200);
+    let event = next().await;
+    assert_eq!(
+        (&event["type"], &event["object"]["metadata"]["name"]),
+        (&json!("ADDED"), &json!("a"))
+    );
+}

@@ -100,7 +100,7 @@ pub fn due<'k>(in_force: &[InForce], asked: &Asked<'k>, object: &Value, old: &Va
                     policy: Arc::clone(policy),
                     binding: Some(Arc::clone(binding)),
                     seen,
-                    parameters: parameters(policy, binding, asked.place()),
+                    parameters: parameters(policy, binding, asked),
                 }),
             }
         }
@@ -108,7 +108,8 @@ pub fn due<'k>(in_force: &[InForce], asked: &Asked<'k>, object: &Value, old: &Va
     all
 }
 
-fn parameters(policy: &Policy, binding: &Binding, namespace: &str) -> Parameters {
+fn parameters(policy: &Policy, binding: &Binding, asked: &Asked<'_>) -> Parameters {
+    let namespace = asked.place();
     let unknown = |why: String| Parameters::Unknown(format!("failed to configure binding: {why}"));
     let Some((api_version, kind)) = &policy.param_kind else {
         return Parameters::None;
@@ -117,7 +118,8 @@ fn parameters(policy: &Policy, binding: &Binding, namespace: &str) -> Parameters
     if !by.is_object() {
         return Parameters::None;
     }
-    let Some(kind) = kinds::find_by_kind(api_version, kind) else {
+    let found = kinds::find_by_kind(api_version, kind).or_else(|| asked.customs.find_by_kind(api_version, kind));
+    let Some(kind) = found else {
         return unknown(format!("paramKind kind `{api_version}, Kind={kind}` not known"));
     };
     let named = by.text("namespace");

@@ -44,11 +44,11 @@ pub fn mutate(
         Err(why) => return Err(refused(&why)),
     };
     let request = complete_request(asked.request("", due.seen));
-    let old = shown(asked, due.seen, old);
+    let old = shown(asked, due.seen, old)?;
     let namespace = facts.one("namespaces", "", asked.place());
     let before = object.clone();
     for params in params {
-        let first = shown(asked, due.seen, object);
+        let first = shown(asked, due.seen, object)?;
         let scene = Scene {
             object: &first,
             old: &old,
@@ -63,7 +63,7 @@ pub fn mutate(
             Err(why) => return Err(refused(&why)),
         }
         for mutation in &policy.mutations {
-            let current = shown(asked, due.seen, object);
+            let current = shown(asked, due.seen, object)?;
             let scene = Scene {
                 object: &current,
                 ..scene
@@ -71,7 +71,7 @@ pub fn mutate(
             match changed(policy, mutation, &scene, due.seen) {
                 Ok(changed) => {
                     *object = if asked.shows_own_kind() {
-                        converted(due.seen, asked.kind, &changed)
+                        converted(asked, due.seen, asked.kind, &changed)?
                     } else {
                         changed
                     };

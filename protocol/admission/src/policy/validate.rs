@@ -53,7 +53,7 @@ pub fn validate(
             }
         };
         let request = complete_request(asked.request("", one.seen));
-        let (object, old) = (shown(asked, one.seen, object), shown(asked, one.seen, old));
+        let (object, old) = (shown(asked, one.seen, object)?, shown(asked, one.seen, old)?);
         let namespace = facts.one("namespaces", "", asked.place());
         for params in params {
             let scene = Scene {

@@ -43,8 +43,8 @@ pub(super) fn question<'k>(
         let request = complete_request(asked.request("", seen));
         let namespace = facts.one("namespaces", "", asked.place());
         let scene = Scene {
-            object: &shown(asked, seen, object),
-            old: &shown(asked, seen, old),
+            object: &shown(asked, seen, object)?,
+            old: &shown(asked, seen, old)?,
             request: &request,
             params: &Value::Null,
             namespace: namespace.map_or(&Value::Null, |fact| &*fact.value),
@@ -69,7 +69,7 @@ pub(super) fn question<'k>(
     }
     let question = Question {
         webhook: Arc::clone(webhook),
-        review: review::build(asked, webhook, seen, place, object, old),
+        review: review::build(asked, webhook, seen, place, (object, old))?,
         place,
     };
     Ok(Some((question, seen)))

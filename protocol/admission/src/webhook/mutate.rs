@@ -168,7 +168,7 @@ fn patched(
         )));
     }
     let own = asked.shows_own_kind();
-    let before = shown(asked, seen, object);
+    let before = shown(asked, seen, object)?;
     let patched = apply_patch(seen, PatchType::Json, &before, patch).map_err(|status| {
         let cause = status.details.causes.first().map(|cause| cause.message.clone());
         Status::internal(cause.unwrap_or(status.message))
@@ -177,7 +177,7 @@ fn patched(
         return Ok(false);
     }
     *object = if own {
-        converted(seen, asked.kind, &patched)
+        converted(asked, seen, asked.kind, &patched)?
     } else {
         patched
     };

@@ -2,6 +2,7 @@
 
 use api::access::Access;
 use api::kinds::Kind;
+use api::status::Status;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use protocol::Uid;
@@ -12,19 +13,22 @@ use super::dialogue::Place;
 use crate::matching::{Asked, shown};
 
 /// The review to send: the object and the stored one as `seen` tells them. Null stands for an object that there is not.
+///
+/// # Errors
+///
+/// They cannot be converted, or not yet.
 pub(super) fn build(
     asked: &Asked<'_>,
     webhook: &Webhook,
     seen: &Kind,
     place: Place,
-    object: &Value,
-    old: &Value,
-) -> Value {
+    (object, old): (&Value, &Value),
+) -> Result<Value, Status> {
     let version = webhook.version.unwrap_or(ReviewVersion::V1);
     let mut request = asked.request(&uid(asked.random, place), seen);
-    request["object"] = shown(asked, seen, object);
-    request["oldObject"] = shown(asked, seen, old);
-    json!({"apiVersion": version.api_version(), "kind": "AdmissionReview", "request": request})
+    request["object"] = shown(asked, seen, object)?;
+    request["oldObject"] = shown(asked, seen, old)?;
+    Ok(json!({"apiVersion": version.api_version(), "kind": "AdmissionReview", "request": request}))
 }
 
 /// A uid of its own for each question of a write. The bits of the write are random; splitmix64 spreads them.

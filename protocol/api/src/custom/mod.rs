@@ -134,6 +134,19 @@ impl CustomKinds {
         })
     }
 
+    /// The kind of an object.
+    pub fn find_by_kind(&self, api_version: &str, kind: &str) -> Option<&'static Kind> {
+        let (group, version) = api_version.split_once('/')?;
+        let is_it = |row: &&&'static Kind| (row.group, row.version, row.kind) == (group, version, kind);
+        self.read(|table| table.served.values().flatten().find(is_it).copied())
+    }
+
+    /// All served versions of a custom kind, by preference.
+    pub fn versions(&self, kind: &Kind) -> Vec<&'static Kind> {
+        let name = format!("{}.{}", kind.plural, kind.group);
+        self.read(|table| table.served.get(&name).cloned().unwrap_or_default())
+    }
+
     /// The kinds of all definitions, groups together, versions of a group by preference.
     pub fn rows(&self) -> Vec<&'static Kind> {
         let mut rows: Vec<&'static Kind> = self.read(|table| table.served.values().flatten().copied().collect());
