@@ -59,6 +59,7 @@ impl Leadership {
                 (true, true) => {
                     let now: gateway::watch::Now = Arc::new(now);
                     definitions.spawn(gateway::definitions::keep(Arc::clone(&self.store), now));
+                    definitions.spawn(gateway::policy_status::keep(Arc::clone(&self.store)));
                 }
                 (false, false) => definitions.shutdown().await,
                 _ => {}

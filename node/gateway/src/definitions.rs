@@ -26,7 +26,7 @@ const BATCH: usize = 100;
 
 /// What could not be done; it is tried again.
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+pub(crate) enum KeepError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(transparent)]
@@ -37,15 +37,16 @@ enum KeepError {
     Stored(#[from] serde_json::Error),
 }
 
+/// The objects of one resource, as they are in the store.
 #[derive(Default)]
-struct Known {
-    definitions: Mutex<BTreeMap<Key, (Value, Revision)>>,
-    changed: Notify,
+pub(crate) struct Known {
+    pub(crate) objects: Mutex<BTreeMap<Key, (Value, Revision)>>,
+    pub(crate) changed: Notify,
 }
 
 impl Follower for Known {
     fn listed(&self, _: &Resource, items: &[(Key, Arc<Object>)]) {
-        self.definitions.lock().clear();
+        self.objects.lock().clear();
         for (key, object) in items {
             self.changed(key, object);
         }
@@ -56,15 +57,15 @@ impl Follower for Known {
         match object.value() {
             Ok(value) => {
                 let entry = (value, object.header.revision);
-                self.definitions.lock().insert(key.clone(), entry);
+                self.objects.lock().insert(key.clone(), entry);
             }
-            Err(error) => tracing::error!(%key, %error, "a stored definition of a kind cannot be read"),
+            Err(error) => tracing::error!(%key, %error, "a stored object cannot be read"),
         }
         self.changed.notify_one();
     }
 
     fn gone(&self, key: &Key, _: Revision) {
-        self.definitions.lock().remove(key);
+        self.objects.lock().remove(key);
         self.changed.notify_one();
     }
 
@@ -96,7 +97,7 @@ pub async fn keep(store: Arc<dyn ObjectStore>, now: Now) {
 
 /// Brings every definition one step on. Whether there is one that waits for something which no event tells of.
 async fn look(store: &dyn ObjectStore, known: &Known, now: &Now) -> bool {
-    let definitions = known.definitions.lock().clone();
+    let definitions = known.objects.lock().clone();
     let mut waits = false;
     for (key, (definition, revision)) in &definitions {
         let result = one(store, &definitions, key, definition, *revision, now).await;
@@ -156,7 +157,12 @@ async fn one(
     Ok(false)
 }
 
-async fn put(store: &dyn ObjectStore, key: &Key, precondition: Precondition, value: &Value) -> Result<(), KeepError> {
+pub(crate) async fn put(
+    store: &dyn ObjectStore,
+    key: &Key,
+    precondition: Precondition,
+    value: &Value,
+) -> Result<(), KeepError> {
     let draft = match kinds::find_by_resource(&key.resource) {
         Some(kind) => kind.draft(value)?,
         None => Draft::encode(value, Vec::new())?,

@@ -2,7 +2,8 @@
 //! node that is not the leader serves the same API.
 //!
 //! `route` and `accept` read a request, `credentials` and `issuer` say who asks, `rights` and `reviews` who may; `doorway` is what
-//! every request passes: these, the `audit` log, and `fairness`. `policy` is admission, with `webhooks` behind it; `read`, `watch`,
+//! every request passes: these, the `audit` log, and `fairness`. `policy` is admission, with `webhooks` behind it, and
+//! `policy_status` keeps what policies' statuses say; `read`, `watch`,
 //! `write`, `logs`, `streams` and `proxy` serve a request, and `aggregation` those that another server answers. `custom` and
 //! `definitions` are the kinds that people define, `versions` the store as one of their versions shows it. `follow` keeps at hand what every request needs of the store, `outgoing` are the
 //! gateway's own requests, `cluster_secret` the keys that it keeps, `service` puts all together, `edge` carries HTTP and `session` the long-lived streams. What an object
@@ -30,6 +31,7 @@ pub mod issuer;
 pub mod logs;
 pub mod outgoing;
 pub mod policy;
+pub mod policy_status;
 pub mod proxy;
 pub mod read;
 pub mod request;

@@ -12,6 +12,7 @@ pub mod custom;
 pub mod decode;
 mod deletion;
 pub mod discovery;
+pub mod expression_types;
 mod fieldset;
 pub mod kinds;
 mod last_applied;

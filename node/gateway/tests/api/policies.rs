@@ -2,6 +2,7 @@
 
 use super::policy::until;
 use super::*;
+use protocol::store::ObjectStore;
 
 const ADMISSION: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -129,4 +130,38 @@ async fn expressions_that_do_not_compile_are_refused() {
             .contains("webhooks[0].matchConditions[0].expression"),
         "{refused}"
     );
+}
+
+#[tokio::test]
+async fn a_policys_status_tells_what_does_not_fit_its_kinds() {
+    let store = MemoryStore::new();
+    let api = with_namespace_over(Arc::clone(&store)).await;
+    tokio::spawn(gateway::policy_status::keep(Arc::clone(&store) as Arc<dyn ObjectStore>));
+    let policies = format!("{ADMISSION}/validatingadmissionpolicies");
+    let policy = |expression: &str| {
+        json!({"metadata": {"name": "p"}, "spec": {
+            "matchConstraints": constraints(), "validations": [{"expression": expression}]}})
+    };
+    create(&api, &policies, policy("object.dota == null")).await;
+    let observed = async |generation: i64| -> Value {
+        for _ in 0..500 {
+            let (_, body) = call(&api, "GET", &format!("{policies}/p"), Value::Null).await;
+            if body["status"]["observedGeneration"] == generation {
+                return body;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("generation {generation} is not observed");
+    };
+    let body = observed(1).await;
+    assert_eq!(
+        body["status"]["typeChecking"]["expressionWarnings"],
+        json!([{"fieldRef": "spec.validations[0].expression", "warning":
+            "/v1, Kind=ConfigMap: ERROR: <input>:1:7: undefined field 'dota'\n | object.dota == null\n | ......^\n"}])
+    );
+    let mut patch = request("PATCH", &format!("{policies}/p"), policy("has(object.data)"));
+    patch.content_type = "application/merge-patch+json".into();
+    assert_eq!(send(&api, patch).await.0, 200);
+    let body = observed(2).await;
+    assert_eq!(body["status"]["typeChecking"], json!({}));
 }

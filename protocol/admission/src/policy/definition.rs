@@ -136,7 +136,10 @@ impl Policy {
 
 /// The environment with `variables`, each of which may name those before it; the variables; and those that do not compile,
 /// by their place. They are no fields then: whatever names one does not compile either.
-fn compose(mut environment: Environment, spec: &Value) -> (Environment, Variables, Vec<(usize, CompileError)>) {
+pub(super) fn compose(
+    mut environment: Environment,
+    spec: &Value,
+) -> (Environment, Variables, Vec<(usize, CompileError)>) {
     let (mut variables, mut broken) = (Variables::new(), Vec::new());
     let declare = |environment: &mut Environment, variables: &[(String, Program)]| {
         let fields = variables

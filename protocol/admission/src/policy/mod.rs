@@ -6,11 +6,13 @@
 mod definition;
 mod due;
 mod mutate;
+mod type_check;
 mod validate;
 
 pub use definition::{Binding, InForce, Mutation, Policies, Policy, PolicySort, problems};
 pub use due::{Due, Parameters, due};
 pub use mutate::mutate;
+pub use type_check::type_checking;
 pub use validate::validate;
 
 /// The resources that hold policies and their bindings. Whoever keeps `Policies` follows these.

@@ -118,6 +118,11 @@ impl Definition {
         Shape::Struct(self.root)
     }
 
+    /// What expressions know of its objects.
+    pub fn expression_type(&self) -> Option<expressions::Type> {
+        cel::type_of(&self.schema, true, "object")
+    }
+
     /// Brings what a client sent into the definition's form: nulls that stand for absence and unknown fields go, and metadata
     /// is decoded as that of any object.
     pub fn conform(&self, object: &mut Value) -> Findings {
