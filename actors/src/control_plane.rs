@@ -21,6 +21,7 @@ use crate::expiry::{EventExpiry, ExpiryArguments};
 use crate::kinds::KindSettings;
 use crate::membership::Membership;
 use crate::node::NodeSettings;
+use crate::resource_claims::{ClaimsArguments, ResourceClaims};
 use crate::reviewing::SharedReviewer;
 use crate::router::{Router, RouterArguments};
 use crate::scheduling::{SchedulerActor, SchedulerArguments, SchedulerDoor, SchedulerSettings};
@@ -193,6 +194,7 @@ async fn start_root(
         parts.scheduler(path().child("scheduler"), restarts),
         parts.defaults(path().child("defaults"), restarts),
         parts.expiry(path().child("event-expiry"), restarts),
+        parts.resource_claims(path().child("resource-claims"), restarts),
         parts.router(path().child("router"), registry.clone(), restarts),
     ];
     children.extend(parts.credentials(path().child("credentials")));
@@ -302,6 +304,19 @@ impl Parts {
             };
             (Credentials, arguments)
         }))
+    }
+
+    fn resource_claims(&self, path: ActorPath, life: u64) -> ChildSpec {
+        let (store, clock, seed) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.seed);
+        ChildSpec::actor(path, "resource-claims", Self::policy(), move |context| {
+            let arguments = ClaimsArguments {
+                store: Arc::clone(&store),
+                clock: Arc::clone(&clock),
+                seed: Self::seed_for(seed, 4, life, context.restarts),
+                view: context.view.clone(),
+            };
+            (ResourceClaims, arguments)
+        })
     }
 
     fn scheduler(&self, path: ActorPath, life: u64) -> ChildSpec {

@@ -31,6 +31,7 @@ pub mod quota;
 pub mod reading;
 pub mod recorder;
 pub mod replica_set;
+pub mod resource_claims;
 pub mod reviewing;
 pub mod router;
 pub mod scheduling;

@@ -9,7 +9,9 @@ use actors::credentials::requests::{Order, Subject};
 use async_trait::async_trait;
 use cluster::identity::{CertificateOrder, read_request};
 use gateway::issuer::Issuer;
+use gateway::service::Api;
 use protocol::store::ObjectStore;
+use serde_json::Value;
 
 use crate::authority;
 use crate::clock::now;
@@ -20,6 +22,8 @@ pub struct ClusterSigner {
     pub store: Arc<dyn ObjectStore>,
     /// Who has the key for tokens.
     pub issuer: Arc<Issuer>,
+    /// Who knows who may do what.
+    pub api: Arc<Api>,
 }
 
 impl std::fmt::Debug for ClusterSigner {
@@ -43,6 +47,11 @@ impl Signer for ClusterSigner {
             hosts: request.hosts,
             others: request.other_names,
         })
+    }
+
+    async fn allows(&self, review: &Value) -> Result<bool, String> {
+        let answer = self.api.review_access(review).await.map_err(|status| status.message)?;
+        Ok(answer["status"]["allowed"] == true)
     }
 
     async fn certificate(&self, order: &Order) -> Result<String, String> {

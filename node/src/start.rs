@@ -206,6 +206,7 @@ pub async fn start(config: NodeConfiguration) -> Result<Node, StartFailure> {
             Arc::new(ClusterSigner {
                 store: Arc::clone(&store),
                 issuer,
+                api: Arc::clone(&api),
             }),
             api,
         ),

@@ -209,6 +209,10 @@ pub struct ContainerSpec {
     pub termination_message_from_log: bool,
     /// From -1000 to 1000: who is ended first when the machine itself runs out of memory (proc_pid_oom_score_adj(5)).
     pub oom_score_adj: i32,
+    /// A running container of the pod whose pid namespace this one enters instead of having its own
+    /// (`targetContainerName`). It changes nothing where the containers share theirs anyway.
+    #[serde(default)]
+    pub pid_namespace_of: Option<String>,
 }
 
 /// Where a volume appears in a container.
@@ -497,6 +501,15 @@ pub trait PodRuntime: Send + Sync + 'static {
 
     /// Sends a signal to a container's first process. One that has ended is no error.
     async fn signal_container(&self, pod: &Uid, container: &str, signal: i32) -> Result<(), RuntimeError>;
+
+    /// Changes the limits of a pod and of containers that run, by name, without a restart. A memory limit below what a
+    /// container uses is refused; what could be changed before a refusal stays changed, and the call may be repeated.
+    async fn resize(
+        &self,
+        pod: &Uid,
+        whole: &ResourceLimits,
+        containers: &[(String, ResourceLimits)],
+    ) -> Result<(), RuntimeError>;
 
     /// Measures what a pod holds on the disk. It walks directories: not for every second.
     async fn usage(&self, pod: &Uid) -> Result<PodUsage, RuntimeError>;

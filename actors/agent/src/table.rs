@@ -14,6 +14,7 @@ use supervision::ActorPath;
 
 use crate::pod::actor::PodMessage;
 use crate::pod::decide::Event;
+use crate::pod::resize::{self, Amounts, Shortage};
 
 /// One pod.
 pub struct PodSlot {
@@ -27,6 +28,8 @@ pub struct PodSlot {
     pub removed: Mutex<bool>,
     /// What set the last change of the API object in motion: the actor's writes and effects carry it on.
     pub cause: Mutex<Cause>,
+    /// What the pod was granted by a resize of this process's time; before the first, what its API object tells.
+    granted: Mutex<Option<Amounts>>,
     mailbox: Mutex<Option<ActorRef<PodMessage>>>,
 }
 
@@ -47,8 +50,24 @@ impl PodSlot {
             found: Mutex::new(Some(found)),
             removed: Mutex::new(false),
             cause: Mutex::new(Cause::default()),
+            granted: Mutex::new(None),
             mailbox: Mutex::new(None),
         }
+    }
+
+    /// What it has of the node; nothing when it is over.
+    fn granted(&self) -> Amounts {
+        let latest = Arc::clone(&self.latest.lock());
+        let phase = latest.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) {
+            return Amounts::default();
+        }
+        if let Some(granted) = *self.granted.lock() {
+            return granted;
+        }
+        let mut pod = Pod::clone(&latest);
+        resize::grant_as_told(&mut pod);
+        pod.spec.as_ref().map(resize::requests).unwrap_or_default()
     }
 
     /// The actor has started: events go to it from now on.
@@ -69,6 +88,8 @@ impl PodSlot {
 #[derive(Default)]
 pub struct PodTable {
     slots: RwLock<HashMap<Uid, Arc<PodSlot>>>,
+    /// Held while a grant is decided, so that two pods are not given the same room.
+    granting: Mutex<()>,
 }
 
 impl PodTable {
@@ -94,6 +115,32 @@ impl PodTable {
             .iter()
             .map(|(uid, slot)| (uid.clone(), Arc::clone(slot)))
             .collect()
+    }
+
+    /// Grants a pod these requests if the node has room for them beside its other pods, or if they do not grow.
+    ///
+    /// # Errors
+    ///
+    /// What the node lacks.
+    pub fn grant(&self, uid: &Uid, wanted: Amounts, allocatable: Amounts) -> Result<(), Shortage> {
+        let _granting = self.granting.lock();
+        let mut used = Amounts::default();
+        let mut own = None;
+        for (other, slot) in self.all() {
+            if other == *uid {
+                own = Some(slot);
+                continue;
+            }
+            let granted = slot.granted();
+            used.cpu_milli = used.cpu_milli.saturating_add(granted.cpu_milli);
+            used.memory_bytes = used.memory_bytes.saturating_add(granted.memory_bytes);
+        }
+        let granted = own.as_ref().map(|slot| slot.granted()).unwrap_or_default();
+        resize::room(wanted, granted, used, allocatable)?;
+        if let Some(slot) = own {
+            *slot.granted.lock() = Some(wanted);
+        }
+        Ok(())
     }
 
     /// Whether an actor has this path.

@@ -1,9 +1,13 @@
 //! What a pod's actor decides, without an actor: scenarios with a model of the runtime that answers every effect, and random
 //! sequences of events with the invariants checked after each.
 
+#[path = "pod_decide/running.rs"]
+mod running;
+
 use agent::pod::decide::{Effect, Event, decide};
 use agent::pod::dependency::Dependencies;
 use agent::pod::environment::PodFacts;
+use agent::pod::resize::Shortage;
 use agent::pod::state::{PodState, Run, SIGTERM, Sandbox};
 use agent::pod::status::{Phase, phase, status};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
@@ -37,6 +41,13 @@ struct World {
     stopped: bool,
     image_fails: bool,
     start_fails: bool,
+    shortage: Option<Shortage>,
+    resize_fails: bool,
+    /// Milli-cpu that the pod asked its node for, and the limits of containers that were put in force.
+    asked: Vec<u64>,
+    in_force: Vec<(String, Option<u64>)>,
+    targets: Vec<Option<String>>,
+    events: Vec<&'static str>,
 }
 
 impl World {
@@ -56,6 +67,12 @@ impl World {
             stopped: false,
             image_fails: false,
             start_fails: false,
+            shortage: None,
+            resize_fails: false,
+            asked: vec![],
+            in_force: vec![],
+            targets: vec![],
+            events: vec![],
         };
         world.tell(Event::SandboxFound(None));
         world.tell(Event::PodChanged(Box::new(pod)));
@@ -107,6 +124,7 @@ impl World {
             }
             Effect::StartContainer(spec) => {
                 self.started.push((spec.name.clone(), spec.attempt));
+                self.targets.push(spec.pid_namespace_of.clone());
                 let phase = ContainerPhase::Running {
                     pid: 1,
                     started_at: self.now,
@@ -147,7 +165,28 @@ impl World {
                 self.stopped = true;
                 return None;
             }
-            Effect::WriteStatus(_) | Effect::Record { .. } | Effect::SetTimer { .. } | Effect::UpdateVolume(_) => {
+            Effect::AskRoom(amounts) => {
+                self.asked.push(amounts.cpu_milli);
+                Event::RoomAnswered(self.shortage.clone().map_or(Ok(()), Err))
+            }
+            Effect::Resize { containers, .. } => {
+                let failure = || RuntimeError::Failed {
+                    doing: "resizing".into(),
+                    reason: "below current usage".into(),
+                };
+                if !self.resize_fails {
+                    let limits = containers
+                        .into_iter()
+                        .map(|(name, limits)| (name, limits.cpu_limit_milli));
+                    self.in_force = limits.collect();
+                }
+                Event::Resized(if self.resize_fails { Err(failure()) } else { Ok(()) })
+            }
+            Effect::Record { reason, .. } => {
+                self.events.push(reason);
+                return None;
+            }
+            Effect::WriteStatus(_) | Effect::SetTimer { .. } | Effect::UpdateVolume(_) => {
                 return None;
             }
         })
@@ -639,6 +678,7 @@ enum Step {
     StaleTimer(u64),
     StaleExit(u32),
     FillsDisk,
+    Resizes(u64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -652,6 +692,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<u64>().prop_map(Step::StaleTimer),
         1 => (5..9u32).prop_map(Step::StaleExit),
         1 => Just(Step::FillsDisk),
+        2 => (1..4u64).prop_map(Step::Resizes),
     ];
     proptest::collection::vec(step, 0..40)
 }
@@ -666,7 +707,11 @@ proptest! {
             "restartPolicy": policy,
             "volumes": [{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
             "initContainers": [{"name": "a", "image": "i"}],
-            "containers": [{"name": "b", "image": "i"}, {"name": "c", "image": "i"}],
+            "containers": [
+                {"name": "b", "image": "i"},
+                {"name": "c", "image": "i", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]},
+            ],
+            "ephemeralContainers": [{"name": "d", "image": "i", "targetContainerName": "b"}],
         })));
         let mut deleted_after = None;
         let mut evicted_after = None;
@@ -691,6 +736,12 @@ proptest! {
                     deleted_after.get_or_insert(world.started.len());
                 }
                 Step::FillsDisk => drop(world.usage.volume_bytes.insert("v".into(), 2 << 20)),
+                Step::Resizes(milli) => {
+                    let mut asks = world.state.pod.clone();
+                    running::ask(&mut asks, "b", milli);
+                    running::ask(&mut asks, "c", milli + 1);
+                    world.tell(Event::PodChanged(Box::new(asks)));
+                }
                 Step::Pass(ms) => world.pass(ms),
                 Step::Changed => world.tell(Event::PodChanged(Box::new(world.state.pod.clone()))),
                 Step::StaleTimer(token) => world.tell(Event::TimerRang(token)),

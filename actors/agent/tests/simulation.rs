@@ -244,6 +244,8 @@ impl AgentMachine {
                 vec![Event::SandboxRemoved(Ok(()))]
             }
             Effect::MeasureUsage => vec![Event::UsageMeasured(Ok(PodUsage::default()))],
+            Effect::AskRoom(_) => vec![Event::RoomAnswered(Ok(()))],
+            Effect::Resize { .. } => vec![Event::Resized(Ok(()))],
             Effect::RemovePod => vec![self.remove_pod(uid)],
             Effect::WriteStatus(_)
             | Effect::SetTimer { .. }

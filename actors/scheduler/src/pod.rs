@@ -225,7 +225,7 @@ pub fn read_pod(symbols: &mut Symbols, pod: &core::Pod) -> PodReading {
 fn signature(symbols: &mut Symbols, pod: &core::Pod, spec: &core::PodSpec) -> PodSignature {
     let namespace = symbols.intern(pod.metadata.namespace.as_deref().unwrap_or("default"));
     let labels = read_labels(symbols, pod.metadata.labels.as_ref());
-    let (requests, scored_cpu_milli, scored_memory_bytes) = pod_requests(symbols, spec);
+    let (requests, scored_cpu_milli, scored_memory_bytes) = pod_requests(symbols, spec, pod.status.as_ref());
     let affinity = spec.affinity.as_ref();
     let (node_requirements, node_preferences) = node_terms(symbols, spec);
     let own = Own {
@@ -584,13 +584,61 @@ pub fn read_resources<'a>(symbols: &mut Symbols, list: impl Iterator<Item = (&'a
     resources
 }
 
-fn container_asked(symbols: &mut Symbols, container: &core::Container) -> Asked {
+/// What the nodes tell of the resources of a pod's containers.
+struct Told<'a> {
+    statuses: Vec<&'a core::ContainerStatus>,
+    /// The node is too small for what the spec asks for by now: it will never have it there.
+    infeasible: bool,
+}
+
+impl<'a> Told<'a> {
+    fn of(status: Option<&'a core::PodStatus>) -> Told<'a> {
+        let lists = status.map(|status| [&status.init_container_statuses, &status.container_statuses]);
+        let statuses = lists.into_iter().flatten().flat_map(|list| list.iter().flatten());
+        let mut conditions = status.iter().flat_map(|status| status.conditions.iter().flatten());
+        Told {
+            statuses: statuses
+                .filter(|told| told.resources.is_some() || told.allocated_resources.is_some())
+                .collect(),
+            infeasible: conditions.any(|condition| {
+                condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+            }),
+        }
+    }
+
+    /// What a container holds, or will: the most of what it asks for, was granted and has in force (KEP-1287).
+    fn requests(
+        &self,
+        container: &'a core::Container,
+        asked: BTreeMap<&'a String, &'a Quantity>,
+    ) -> BTreeMap<&'a String, &'a Quantity> {
+        let Some(told) = self.statuses.iter().find(|told| told.name == container.name) else {
+            return asked;
+        };
+        let in_force = told
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.requests.as_ref());
+        let mut most = if self.infeasible { BTreeMap::new() } else { asked };
+        for (name, amount) in in_force.into_iter().chain(&told.allocated_resources).flatten() {
+            let read = |amount: &Quantity| quantity::milli(&amount.0).unwrap_or(0);
+            let entry = most.entry(name).or_insert(amount);
+            if read(amount) > read(entry) {
+                *entry = amount;
+            }
+        }
+        most
+    }
+}
+
+fn container_asked<'a>(symbols: &mut Symbols, container: &'a core::Container, told: &Told<'a>) -> Asked {
     let mut named: BTreeMap<&String, &Quantity> = BTreeMap::new();
     if let Some(resources) = &container.resources {
         // The API server defaults absent requests to the limits.
         named.extend(resources.limits.iter().flatten());
         named.extend(resources.requests.iter().flatten());
     }
+    let named = told.requests(container, named);
     let mut requests = read_resources(symbols, named.iter().map(|(name, amount)| (*name, *amount)));
     requests.extended.retain(|(_, amount)| *amount != 0);
     let has = |name: &str| named.keys().any(|key| key.as_str() == name);
@@ -611,15 +659,20 @@ fn container_asked(symbols: &mut Symbols, container: &core::Container) -> Asked 
 
 /// A pod's requests as Kubernetes computes them: the containers and sidecars together, or the most that any step of
 /// the init phase needs (an init container with the sidecars started before it), and the overhead on top.
-fn pod_requests(symbols: &mut Symbols, spec: &core::PodSpec) -> (Resources, i64, i64) {
+fn pod_requests(
+    symbols: &mut Symbols,
+    spec: &core::PodSpec,
+    status: Option<&core::PodStatus>,
+) -> (Resources, i64, i64) {
+    let told = Told::of(status);
     let mut running = Asked::default();
     for container in &spec.containers {
-        running.add(&container_asked(symbols, container));
+        running.add(&container_asked(symbols, container, &told));
     }
     let mut sidecars = Asked::default();
     let mut initialising = Asked::default();
     for container in spec.init_containers.iter().flatten() {
-        let mut step = container_asked(symbols, container);
+        let mut step = container_asked(symbols, container, &told);
         if is_sidecar(container) {
             sidecars.add(&step);
             step = sidecars.clone();

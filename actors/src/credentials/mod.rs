@@ -1,10 +1,13 @@
 //! What the control plane does for credentials: the rules of aggregating ClusterRoles, the tokens of Secrets that ask for one, and
-//! the certificates of approved requests. One actor, since what it decides is about few objects and seldom. Supervised by the
-//! control plane's root (permanent); it lists anew when it starts. What it decides is pure (`roles`, `secrets`, `requests`);
+//! requests for certificates: nodes' own are approved, what is approved is signed, what is done is removed. One actor, since what it decides is about few objects and seldom. Supervised by the
+//! control plane's root (permanent); it lists anew when it starts. What it decides is pure (`roles`, `secrets`, `requests`, `approval`,
+//! `cleaning`);
 //! keys are the `Signer`'s.
 //!
 //! Invariant: it signs nothing that is not approved, and each request once.
 
+pub mod approval;
+pub mod cleaning;
 pub mod requests;
 pub mod roles;
 pub mod secrets;
@@ -34,6 +37,9 @@ const REQUESTS: &str = "certificatesigningrequests.certificates.k8s.io";
 /// How soon a store that does not answer is asked again, and a write that failed is decided again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// How often requests that are done are looked for, and those of nodes are judged again by the rights of the moment.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Holds the cluster's keys. Errors are for people.
 #[async_trait]
 pub trait Signer: Send + Sync + std::fmt::Debug {
@@ -42,6 +48,9 @@ pub trait Signer: Send + Sync + std::fmt::Debug {
 
     /// What the PEM of a request says; an error when it is none.
     fn subject(&self, request_pem: &str) -> Result<Subject, String>;
+
+    /// The answer to a SubjectAccessReview: whether it is allowed.
+    async fn allows(&self, review: &Value) -> Result<bool, String>;
 
     /// A certificate for the key in the request, PEM.
     async fn certificate(&self, order: &Order) -> Result<String, String>;
@@ -55,6 +64,8 @@ pub enum CredentialsMessage {
     Changed(Key, Option<Arc<Object>>),
     /// To itself: look at this object again.
     Again(Key),
+    /// To itself: look at all requests for certificates.
+    Sweep,
     /// From the shell.
     Admin(AdminMessage),
 }
@@ -109,6 +120,7 @@ impl Actor for Credentials {
         myself: ActorRef<Self::Msg>,
         arguments: Self::Arguments,
     ) -> Result<Self::State, ActorProcessingErr> {
+        myself.send_interval(SWEEP, || CredentialsMessage::Sweep);
         let follower = tokio::spawn(follow(Arc::clone(&arguments.store), myself));
         Ok(CredentialsState {
             arguments,
@@ -146,6 +158,11 @@ impl Actor for Credentials {
                 }
             }
             CredentialsMessage::Again(key) => state.attend(&myself, &key).await,
+            CredentialsMessage::Sweep => {
+                for key in state.of(REQUESTS).cloned().collect::<Vec<_>>() {
+                    state.attend(&myself, &key).await;
+                }
+            }
             // The shell may have gone by the time of the answer.
             CredentialsMessage::Admin(AdminMessage::Ask { reply, .. } | AdminMessage::Tell { reply, .. }) => {
                 let _ = reply.send(Err("it understands no questions".to_owned()));
@@ -173,15 +190,13 @@ impl CredentialsState {
         self.known.insert(key, (object, value));
     }
 
+    fn of(&self, resource: &'static str) -> impl Iterator<Item = &Key> {
+        self.known.keys().filter(move |key| key.resource.as_str() == resource)
+    }
+
     /// Whose needs may have changed with this object.
     fn concerned(&self, key: &Key) -> Vec<Key> {
-        let of = |resource: &str| {
-            let resource = resource.to_owned();
-            self.known
-                .keys()
-                .filter(move |key| key.resource.as_str() == resource)
-                .cloned()
-        };
+        let of = |resource| self.of(resource).cloned();
         match key.resource.as_str() {
             ROLES => {
                 let gathers = |key: &Key| self.known.get(key).is_some_and(|(_, role)| role.has("aggregationRule"));
@@ -261,7 +276,19 @@ impl CredentialsState {
         Ok(account.map(|account| Some(secrets::filled(secret, account, token.as_deref(), ca))))
     }
 
+    /// `Some(None)` removes the object. What its asker has no right for waits for a person, or for the right.
     async fn decide_request(&self, key: &Key, request: &Value) -> Result<Option<Option<Value>>, String> {
+        let now = self.arguments.clock.now();
+        if cleaning::is_over(request, now) {
+            return Ok(Some(None));
+        }
+        let signer = &self.arguments.signer;
+        if let Some(recognized) = approval::recognized(request, |pem| signer.subject(pem)) {
+            let is_allowed = signer.allows(&approval::question(request, recognized)).await?;
+            let requester = request.at(&["spec"]).text("username");
+            tracing::info!(%key, requester, is_allowed, "a node asks for a client certificate");
+            return Ok(is_allowed.then(|| Some(approval::approved(request, recognized, now))));
+        }
         let Some(order) = requests::order(request) else {
             return Ok(None);
         };

@@ -50,16 +50,27 @@ pub struct Order {
     pub seconds: u64,
 }
 
+fn has_condition(request: &Value, kind: &str) -> bool {
+    let mut conditions = request.at(&["status"]).items("conditions").iter();
+    conditions.any(|condition| condition.text("type") == kind)
+}
+
+/// Whether a person or a rule has approved or denied a request.
+pub fn is_decided(request: &Value) -> bool {
+    has_condition(request, "Approved") || has_condition(request, "Denied")
+}
+
 /// What is to be signed of a request; `None` when nothing is: it is not approved, is done, or has another signer.
 pub fn order(request: &Value) -> Option<Order> {
+    asked(request).filter(|_| has_condition(request, "Approved") && !has_condition(request, "Denied"))
+}
+
+/// What a request that is not done asks of one of the cluster's signers, approved or not.
+pub fn asked(request: &Value) -> Option<Order> {
     let (spec, status) = (request.at(&["spec"]), request.at(&["status"]));
-    let is = |kind: &str| {
-        let conditions = status.items("conditions").iter();
-        conditions.filter(|condition| condition.text("type") == kind).count() > 0
-    };
     let signer = spec.text("signerName");
     let ours = [API_CLIENT, NODE_CLIENT, NODE_SERVING].contains(&signer);
-    if !ours || !is("Approved") || is("Denied") || is("Failed") || !status.text("certificate").is_empty() {
+    if !ours || has_condition(request, "Failed") || !status.text("certificate").is_empty() {
         return None;
     }
     let bytes = STANDARD.decode(spec.text("request")).unwrap_or_default();

@@ -437,7 +437,8 @@ fn bind(pending: &mut Pending, binding: &Binding, now: UnixMillis) -> Option<(Wr
         now,
     };
     let write = bound.write(key)?;
-    if let Write::Put { draft, .. } = &write {
+    // What a plugin has written of the pod beside the node is read when it comes back.
+    if let (Write::Put { draft, .. }, BindMethod::NodeName) = (&write, &binding.method) {
         pending.sent = Some(draft.clone());
     }
     let placed = Placed {

@@ -1,11 +1,12 @@
 //! Reads of a stored pod what the crate `scheduler` looks at, and nothing else: of the metadata most is in the header already,
-//! managed fields and container statuses are skipped, and a spec that is equal to the byte to one that was read lately is not
+//! managed fields are skipped, of container statuses only resources are taken (KEP-1287), and a spec that is equal to the byte to one that was read lately is not
 //! read again, since pods come from templates. Pure; used by the desk for every pod event that is not the echo of its own
 //! binding.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use protocol::{Key, Object};
 use serde::Deserialize;
@@ -45,6 +46,26 @@ struct Status {
     nominated_node_name: Option<String>,
     start_time: Option<meta::Time>,
     resource_claim_statuses: Option<Vec<core::PodResourceClaimStatus>>,
+    init_container_statuses: Option<Vec<Size>>,
+    container_statuses: Option<Vec<Size>>,
+    conditions: Option<Vec<Condition>>,
+}
+
+/// What a container has and was granted.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Size {
+    #[serde(default)]
+    name: String,
+    resources: Option<core::ResourceRequirements>,
+    allocated_resources: Option<BTreeMap<String, Quantity>>,
+}
+
+#[derive(Deserialize)]
+struct Condition {
+    #[serde(default, rename = "type")]
+    kind: String,
+    reason: Option<String>,
 }
 
 impl PodReader {
@@ -111,8 +132,37 @@ fn status(status: Status) -> core::PodStatus {
         nominated_node_name: status.nominated_node_name,
         start_time: status.start_time,
         resource_claim_statuses: status.resource_claim_statuses,
+        init_container_statuses: sizes(status.init_container_statuses),
+        container_statuses: sizes(status.container_statuses),
+        conditions: resize_pending(status.conditions),
         ..core::PodStatus::default()
     }
+}
+
+/// `None` when nothing is told of resources, as with most pods.
+fn sizes(statuses: Option<Vec<Size>>) -> Option<Vec<core::ContainerStatus>> {
+    let told = statuses?
+        .into_iter()
+        .filter(|size| size.resources.is_some() || size.allocated_resources.is_some());
+    let told: Vec<_> = told
+        .map(|size| core::ContainerStatus {
+            name: size.name,
+            resources: size.resources,
+            allocated_resources: size.allocated_resources,
+            ..core::ContainerStatus::default()
+        })
+        .collect();
+    (!told.is_empty()).then_some(told)
+}
+
+fn resize_pending(conditions: Option<Vec<Condition>>) -> Option<Vec<core::PodCondition>> {
+    let mut all = conditions?.into_iter();
+    let pending = all.find(|condition| condition.kind == "PodResizePending")?;
+    Some(vec![core::PodCondition {
+        type_: pending.kind,
+        reason: pending.reason,
+        ..core::PodCondition::default()
+    }])
 }
 
 #[cfg(test)]

@@ -59,7 +59,13 @@ pub(crate) fn container_of(request: &ApiRequest, pod: &Value) -> Result<String, 
             );
             Err(Status::bad_request(text))
         }
-        (wanted, _) if own.contains(&wanted) || init.contains(&wanted) => Ok(wanted.to_owned()),
+        (wanted, _)
+            if [&own, &init, &names("ephemeralContainers")]
+                .iter()
+                .any(|list| list.contains(&wanted)) =>
+        {
+            Ok(wanted.to_owned())
+        }
         (wanted, _) => Err(Status::bad_request(format!(
             "container {wanted} is not valid for pod {name}"
         ))),
@@ -69,7 +75,12 @@ pub(crate) fn container_of(request: &ApiRequest, pod: &Value) -> Result<String, 
 /// Whether the container has a log, by the pod's status (kubelet's validateContainerLogStatus).
 fn check_started(pod: &Value, container: &str, previous: bool) -> Result<(), Status> {
     let name = pod.at(&["metadata"]).text("name");
-    let statuses = ["containerStatuses", "initContainerStatuses"].map(|list| pod.at(&["status"]).items(list));
+    let lists = [
+        "containerStatuses",
+        "initContainerStatuses",
+        "ephemeralContainerStatuses",
+    ];
+    let statuses = lists.map(|list| pod.at(&["status"]).items(list));
     let status = statuses
         .into_iter()
         .flatten()

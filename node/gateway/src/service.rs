@@ -240,6 +240,18 @@ impl Api {
         self.writer.asks()
     }
 
+    /// Answers a SubjectAccessReview of this node's own control plane.
+    ///
+    /// # Errors
+    ///
+    /// This node has not read the cluster's roles, or the review is none.
+    pub async fn review_access(&self, body: &Value) -> Result<Value, Status> {
+        let asker = access::User::default();
+        self.rights.loaded(&asker).await?;
+        self.rights
+            .ask(|authorizers| access::review::subject_access_review(body, authorizers))
+    }
+
     /// A new object of the control plane as webhooks and policies let it be stored.
     ///
     /// # Errors
@@ -477,10 +489,8 @@ impl Api {
                 let value = target.kind.served(stored.value().map_err(Status::internal)?);
                 Ok(ApiResponse::value(200, &api::write::scale_of(target.kind, &value)?))
             }
-            ("get", None | Some(Subresource::Status | Subresource::Approval)) if request.flag("watch") => {
-                self.watch(request, target).await
-            }
-            ("get", None | Some(Subresource::Status | Subresource::Approval)) => {
+            ("get", below) if reads_object(below) && request.flag("watch") => self.watch(request, target).await,
+            ("get", below) if reads_object(below) => {
                 let stored = self.stored(target).await?;
                 read::one(request, target.kind, 200, &stored, now)
             }
@@ -558,11 +568,12 @@ impl Api {
                     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
                 Ok(ApiResponse::value(201, &done))
             }
-            (
-                "update",
-                None | Some(Subresource::Status | Subresource::Scale | Subresource::Finalize | Subresource::Approval),
-            ) => writer.update(request, target, with).await,
-            ("patch", None | Some(Subresource::Status | Subresource::Scale | Subresource::Approval)) => {
+            ("update", below)
+                if reads_object(below) || matches!(below, Some(Subresource::Scale | Subresource::Finalize)) =>
+            {
+                writer.update(request, target, with).await
+            }
+            ("patch", below) if reads_object(below) || below == Some(Subresource::Scale) => {
                 writer.patch(request, target, with).await
             }
             ("delete", None) => writer.delete(request, target, with).await,
@@ -680,6 +691,12 @@ fn is_brief(request: &ApiRequest, route: &Route) -> bool {
         _ => false,
     };
     request.method == "GET" && asks_for_one
+}
+
+/// Whether this path is read and written as the whole object, of which it changes a part.
+fn reads_object(below: Option<Subresource>) -> bool {
+    use Subresource::{Approval, EphemeralContainers, Resize, Status};
+    matches!(below, None | Some(Status | Approval | EphemeralContainers | Resize))
 }
 
 fn aggregated_discovery(document: &Value) -> ApiResponse {

@@ -279,6 +279,25 @@ impl Group {
         Ok(())
     }
 
+    /// The memory that its processes use and that the kernel cannot take back at once: usage without inactive pages of files,
+    /// as the kubelet counts it. `None` when the group does not exist.
+    pub fn working_set_bytes(&self) -> Option<u64> {
+        let mut found = self.hierarchies.found.iter();
+        let hierarchy = found.find(|hierarchy| hierarchy.controller == ControllerKind::Memory)?;
+        let directory = self.directory(hierarchy);
+        let (usage, inactive) = if hierarchy.v2 {
+            ("memory.current", "inactive_file ")
+        } else {
+            ("memory.usage_in_bytes", "total_inactive_file ")
+        };
+        let used: u64 = fs::read_to_string(directory.join(usage)).ok()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(directory.join("memory.stat")).unwrap_or_default();
+        let inactive = stat
+            .lines()
+            .find_map(|line| line.strip_prefix(inactive)?.parse::<u64>().ok());
+        Some(used.saturating_sub(inactive.unwrap_or(0)))
+    }
+
     /// What a process needs to enter, and where its OOM kills are counted.
     pub fn entry(&self) -> CgroupEntry {
         let mut entry = CgroupEntry::default();
@@ -502,18 +521,26 @@ fn limit_memory(
     v2: bool,
 ) -> cgroups_rs::fs::error::Result<()> {
     let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-    // v1: memory above memory+swap is refused, so a group that is lowered needs the one first, a new one the other.
-    controller.set_limit(bytes)?;
     let swap_file = directory.join(if v2 {
         "memory.swap.max"
     } else {
         "memory.memsw.limit_in_bytes"
     });
-    if swap_file.exists() {
+    let limit_swap = || {
+        if !swap_file.exists() {
+            return Ok(());
+        }
         // On v2 the number is swap alone, on v1 memory and swap together.
-        controller.set_memswap_limit(if v2 { 0 } else { bytes })?;
+        controller.set_memswap_limit(if v2 { 0 } else { bytes })
+    };
+    // v1: memory above memory+swap is refused, so a group that is lowered needs the one first, one that is raised the other.
+    let current = fs::read_to_string(directory.join("memory.limit_in_bytes")).unwrap_or_default();
+    if current.trim().parse::<i64>().is_ok_and(|current| bytes > current) {
+        limit_swap()?;
+        return controller.set_limit(bytes);
     }
-    Ok(())
+    controller.set_limit(bytes)?;
+    limit_swap()
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub trait Plugin: Sync {
 pub static PLUGINS: &[&dyn Plugin] = &[
     &crate::namespace_lifecycle::NamespaceLifecycle,
     &crate::limit_ranger::LimitRanger,
+    &crate::taint_nodes_by_condition::TaintNodesByCondition,
     &crate::service_account::ServiceAccount,
     &crate::pod_security::PodSecurity,
     &crate::priority::Priority,

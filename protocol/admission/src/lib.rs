@@ -27,6 +27,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod persistent_volume_claim_resize;
 mod pod_security;
+pub mod pod_topology_labels;
 pub mod policy;
 mod policy_expressions;
 pub mod priority;
@@ -36,6 +37,7 @@ mod scene;
 mod service_account;
 pub mod signers;
 mod storage_object_in_use_protection;
+mod taint_nodes_by_condition;
 pub mod webhook;
 
 pub use chain::{Outcome, PLUGINS, Plugin, admit, charge, missing, run, validate};

@@ -2,6 +2,7 @@
 //! pods and claims may ask for.
 
 use api::access::{Access, items_mut, object_mut};
+use api::kinds::Subresource;
 use api::status::Status;
 use protocol::quantity::Quantity;
 use serde_json::Value;
@@ -20,12 +21,13 @@ impl Plugin for LimitRanger {
     }
 
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
-        let pods = attributes.creates("pods");
-        pods || attributes.operation != Operation::Delete && attributes.is_object_of("persistentvolumeclaims")
+        attributes.creates("pods")
+            || is_resize(attributes)
+            || attributes.operation != Operation::Delete && attributes.is_object_of("persistentvolumeclaims")
     }
 
     fn admit(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
-        if review.attributes.is_object_of("pods") {
+        if review.attributes.creates("pods") {
             let namespace = review.attributes.namespace;
             for (name, range) in facts.all("limitranges", namespace) {
                 give_defaults(&mut review.object, name, &range.value);
@@ -35,11 +37,12 @@ impl Plugin for LimitRanger {
     }
 
     fn validate(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {
+        let is_pod = review.attributes.creates("pods") || is_resize(&review.attributes);
         let mut problems = Vec::new();
         for (_, range) in facts.all("limitranges", review.attributes.namespace) {
             for item in range.value.at(&["spec"]).items("limits") {
                 match item.text("type") {
-                    "Container" if review.attributes.is_object_of("pods") => {
+                    "Container" if is_pod => {
                         for list in ["initContainers", "containers"] {
                             for container in review.spec().items(list) {
                                 let resources = &container["resources"];
@@ -49,7 +52,7 @@ impl Plugin for LimitRanger {
                             }
                         }
                     }
-                    "Pod" if review.attributes.is_object_of("pods") => {
+                    "Pod" if is_pod => {
                         let (requests, limits) = (
                             pod::total(review.spec(), "requests"),
                             pod::total(review.spec(), "limits"),
@@ -70,6 +73,11 @@ impl Plugin for LimitRanger {
             many => Err(review.attributes.forbidden(format_args!("[{}]", many.join(", ")))),
         }
     }
+}
+
+/// What is asked for anew is bounded as what a new pod asks for.
+fn is_resize(attributes: &Attributes<'_>) -> bool {
+    attributes.kind.resource().as_str() == "pods" && attributes.subresource == Some(Subresource::Resize)
 }
 
 /// Fills in requests and limits that containers do not have.

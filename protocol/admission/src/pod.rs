@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::access::Access;
+use api::access::{Access, items_mut, object_mut};
 use protocol::quantity::Quantity;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Amounts by resource name.
 pub type Amounts = BTreeMap<String, Quantity>;
@@ -46,6 +46,48 @@ fn raise(sum: &mut Amounts, other: &Amounts) {
         let entry = sum.entry(name.clone()).or_insert(*amount);
         *entry = (*entry).max(*amount);
     }
+}
+
+/// What a stored pod asks for or holds: each container at the most of what it asks for, what its node granted it and what it
+/// has in force; what the node will never grant does not count (KEP-1287, `UseStatusResources` in component-helpers).
+pub fn total_requests(pod: &Value) -> Amounts {
+    let status = pod.at(&["status"]);
+    let told = |list: &str| status.items(list).iter().filter(|told| told.has("resources"));
+    if told("containerStatuses")
+        .chain(told("initContainerStatuses"))
+        .next()
+        .is_none()
+    {
+        return total(pod.at(&["spec"]), "requests");
+    }
+    let infeasible = status
+        .items("conditions")
+        .iter()
+        .any(|condition| condition.text("type") == "PodResizePending" && condition.text("reason") == "Infeasible");
+    let mut spec = pod.at(&["spec"]).clone();
+    for (list, statuses) in [
+        ("initContainers", "initContainerStatuses"),
+        ("containers", "containerStatuses"),
+    ] {
+        for container in items_mut(&mut spec, list) {
+            let name = container.text("name").to_owned();
+            let Some(told) = told(statuses).find(|told| told.text("name") == name) else {
+                continue;
+            };
+            let requests = object_mut(object_mut(container, "resources"), "requests");
+            if infeasible {
+                *requests = json!({});
+            }
+            for held in [told.at(&["resources", "requests"]), told.at(&["allocatedResources"])] {
+                for (name, amount) in held.as_object().into_iter().flatten() {
+                    if requests.get(name).and_then(quantity) < quantity(amount) {
+                        requests[name] = amount.clone();
+                    }
+                }
+            }
+        }
+    }
+    total(&spec, "requests")
 }
 
 /// What a pod asks for (`which` is `requests`) or may use at most (`limits`): the sum of its containers and sidecars or the
@@ -119,7 +161,6 @@ pub fn text(amount: Quantity, like: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn a_pods_request_is_its_largest_moment() {
@@ -147,6 +188,30 @@ mod tests {
         ];
         for (spec, milli) in cases {
             assert_eq!(total(&spec, "requests")["cpu"].milli(), milli, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_is_resized_holds_the_most_of_what_it_has_and_asks_for() {
+        let pod = |asks: &str, granted: &str, in_force: &str, reason: &str| {
+            json!({
+                "spec": {"containers": [{"name": "a", "resources": {"requests": {"cpu": asks}}}, {"name": "b"}]},
+                "status": {
+                    "conditions": [{"type": "PodResizePending", "reason": reason}],
+                    "containerStatuses": [{
+                        "name": "a", "allocatedResources": {"cpu": granted}, "resources": {"requests": {"cpu": in_force}},
+                    }],
+                },
+            })
+        };
+        let cases = [
+            (pod("3", "1", "1", "Deferred"), 3000),
+            (pod("3", "1", "2", "Infeasible"), 2000),
+            (pod("1", "2", "3", ""), 3000),
+            (pod("1", "4", "3", ""), 4000),
+        ];
+        for (pod, milli) in cases {
+            assert_eq!(total_requests(&pod)["cpu"].milli(), milli, "{pod}");
         }
     }
 

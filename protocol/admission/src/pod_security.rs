@@ -8,6 +8,7 @@ mod baseline;
 mod restricted;
 
 use api::access::Access;
+use api::kinds::Subresource;
 use api::status::Status;
 use serde_json::Value;
 
@@ -76,7 +77,9 @@ impl Plugin for PodSecurity {
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
         let resource = attributes.kind.resource();
         let known = resource.as_str() == "pods" || TEMPLATES.iter().any(|(name, _)| *name == resource.as_str());
-        known && attributes.operation != Operation::Delete && attributes.subresource.is_none()
+        known
+            && attributes.operation != Operation::Delete
+            && matches!(attributes.subresource, None | Some(Subresource::EphemeralContainers))
     }
 
     fn validate(&self, review: &mut Review<'_>, facts: &Facts) -> Result<(), Status> {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use api::access::{Access, object_mut};
-use api::kinds::Kind;
+use api::kinds::{Kind, Subresource};
 use api::status::Status;
 use protocol::quantity::Quantity;
 use protocol::{Key, Resource};
@@ -27,7 +27,7 @@ impl Plugin for ResourceQuota {
 
     fn concerns(&self, attributes: &Attributes<'_>) -> bool {
         attributes.operation != Operation::Delete
-            && attributes.subresource.is_none()
+            && matches!(attributes.subresource, None | Some(Subresource::Resize))
             && attributes.kind.namespaced
             // A quota that is written bounds others, not itself, unless objects of its kind are counted.
             && !attributes.namespace.is_empty()
@@ -178,7 +178,7 @@ pub fn usage_of(kind: &Kind, object: &Value) -> Amounts {
     let resource = kind.resource();
     usage.insert(format!("count/{resource}"), one);
     match resource.as_str() {
-        "pods" => pod_usage(&object["spec"], &mut usage),
+        "pods" => pod_usage(object, &mut usage),
         "services" => service_usage(&object["spec"], &mut usage),
         "persistentvolumeclaims" => claim_usage(object, &mut usage),
         "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas" => {
@@ -205,10 +205,11 @@ fn is_over(kind: &Kind, object: &Value) -> bool {
     kind.resource().as_str() == "pods" && matches!(object.at(&["status"]).text("phase"), "Succeeded" | "Failed")
 }
 
-fn pod_usage(spec: &Value, usage: &mut Amounts) {
+fn pod_usage(object: &Value, usage: &mut Amounts) {
     usage.insert("pods".to_owned(), Quantity::from_units(1));
-    for (which, plain) in [("requests", true), ("limits", false)] {
-        for (name, amount) in pod::total(spec, which) {
+    let (requests, limits) = (pod::total_requests(object), pod::total(object.at(&["spec"]), "limits"));
+    for (which, plain, total) in [("requests", true, requests), ("limits", false, limits)] {
+        for (name, amount) in total {
             if plain && matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                 usage.insert(name.clone(), amount);
             }

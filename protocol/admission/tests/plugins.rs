@@ -463,3 +463,24 @@ fn signers_have_rights_of_their_own() {
         None
     );
 }
+
+#[test]
+fn a_new_node_is_tainted_until_it_is_ready() {
+    let nodes = kind("nodes", "");
+    let node = |taints: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"taints": taints}});
+    let (not_ready, own) = (
+        json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}),
+        json!({"key": "own", "effect": "NoExecute"}),
+    );
+    for (taints, expected) in [
+        (Value::Null, json!([not_ready])),
+        (json!([own]), json!([own, not_ready])),
+        (json!([not_ready]), json!([not_ready])),
+    ] {
+        let (created, ..) = create(nodes, node(taints), &facts(json!({}))).unwrap();
+        assert_eq!(created["spec"]["taints"], expected);
+    }
+    let mut changed = Review::new(attributes(nodes, Operation::Update), node(Value::Null), None);
+    admission::admit(&mut changed, &facts(json!({}))).unwrap();
+    assert_eq!(changed.object, node(Value::Null), "only a new one");
+}

@@ -107,6 +107,9 @@ fn reset(kind: &Kind, subresource: Option<Subresource>, applied: &mut Value) {
                 metadata.retain(|name, _| matches!(name.as_str(), "name" | "namespace" | "uid"));
             }
         }
+        Some(below @ (Subresource::EphemeralContainers | Subresource::Resize)) => {
+            crate::kinds::pod_subresource::reset(below, applied);
+        }
         _ if kind.has(Subresource::Status) => {
             remove(applied, "status");
         }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::access::{Access, object_mut, remove};
 use crate::cause::Causes;
 use crate::decode;
-use crate::kinds::{Generation, Kind, Subresource};
+use crate::kinds::{Generation, Kind, Subresource, pod_subresource};
 use crate::managed;
 use crate::meta;
 use crate::schema::Schemas;
@@ -244,6 +244,11 @@ pub(crate) fn update_decoded(
                 remove(&mut new["spec"], "finalizers");
             }
         }
+        Some(below @ (Subresource::EphemeralContainers | Subresource::Resize)) => {
+            (kind.default)(new);
+            ctx.admit(new, Some(old))?;
+            pod_subresource::restrict(below, old, new);
+        }
         _ => {
             (kind.default)(new);
             ctx.admit(new, Some(old))?;
@@ -269,6 +274,10 @@ pub(crate) fn update_decoded(
         None => {
             (kind.validate)(new, &mut causes);
             (kind.validate_update)(old, new, &mut causes);
+        }
+        Some(below @ (Subresource::EphemeralContainers | Subresource::Resize)) => {
+            (kind.validate)(new, &mut causes);
+            pod_subresource::validate(below, old, new, &mut causes);
         }
         Some(_) => (kind.validate_status)(old, new, &mut causes),
     }

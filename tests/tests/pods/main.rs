@@ -4,6 +4,7 @@
 //! One cluster carries all checks, and the pods are applied together, so that the run stays short. A check that fails does
 //! not hide the others: the test names all that failed.
 
+mod running;
 mod surroundings;
 mod user_namespaces;
 

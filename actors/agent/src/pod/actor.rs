@@ -21,7 +21,8 @@ use super::decide::{Effect, Event, decide};
 use super::dependency::{Dependencies, Reference, ServiceAddress, Source};
 use super::environment::PodFacts;
 use super::plan;
-use super::state::PodState;
+use super::resize;
+use super::state::{PodState, Role};
 use super::status::phase;
 use super::token::{self, HeldToken, TokenError, TokenSource, TokenWish};
 use crate::event::{self, EventLog, Subject};
@@ -202,9 +203,13 @@ fn summary(state: &PodState) -> String {
     let ready = state
         .containers
         .iter()
-        .filter(|record| !record.init && record.is_running())
+        .filter(|record| record.role == Role::App && record.is_running())
         .count();
-    let all = state.containers.iter().filter(|record| !record.init).count();
+    let all = state
+        .containers
+        .iter()
+        .filter(|record| record.role == Role::App)
+        .count();
     let word = if state.termination.is_some() {
         "Terminating"
     } else {
@@ -257,6 +262,18 @@ impl PodActorState {
                     }
                 });
             }
+            Effect::AskRoom(wanted) => {
+                let shared = &self.arguments.shared;
+                let allocatable = resize::Amounts {
+                    cpu_milli: shared.facts.allocatable_cpu_milli,
+                    memory_bytes: shared.facts.allocatable_memory_bytes,
+                };
+                let answer = shared.table.grant(&uid, wanted, allocatable);
+                answer_with(myself, std::future::ready(Event::RoomAnswered(answer)));
+            }
+            Effect::Resize { whole, containers } => answer_with(myself, async move {
+                Event::Resized(runtime.resize(&uid, &whole, &containers).await)
+            }),
             Effect::MeasureUsage => {
                 answer_with(myself, async move { Event::UsageMeasured(runtime.usage(&uid).await) });
             }
@@ -395,7 +412,7 @@ impl PodActorState {
     fn describe(&self) -> Value {
         let containers = self.pod.containers.iter().map(|record| {
             json!({
-                "name": record.name, "init": record.init, "attempt": record.attempt,
+                "name": record.name, "role": format!("{:?}", record.role), "attempt": record.attempt,
                 "image": format!("{:?}", record.image), "run": format!("{:?}", record.run),
                 "restartNotBefore": record.restart_backoff.until().rfc3339(),
             })
@@ -580,7 +597,12 @@ fn with_foreign_conditions(mut status: Value, stored: &Value) -> Value {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|known| !kinds.contains(&known["type"]));
+        .filter(|known| !kinds.contains(&known["type"]))
+        .filter(|known| {
+            !known["type"]
+                .as_str()
+                .is_some_and(|kind| resize::CONDITIONS.contains(&kind))
+        });
     let foreign: Vec<Value> = foreign.cloned().collect();
     if let Some(own) = status["conditions"].as_array_mut() {
         own.extend(foreign);

@@ -5,14 +5,17 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use protocol::UnixMillis;
 use protocol::runtime::{
     ContainerExit, ContainerPhase, ContainerSpec, ContainerState, PodUsage, PresentImage, PullPolicy,
-    RegistryCredential, RuntimeError, SandboxSpec, SandboxState, VolumeSource, VolumeSpec,
+    RegistryCredential, ResourceLimits, RuntimeError, SandboxSpec, SandboxState, VolumeSource, VolumeSpec,
 };
 
 use super::backoff::spelled;
 use super::dependency::{Dependencies, Reference};
+use super::environment::ConfigurationError;
+use super::ephemeral;
 use super::eviction::{self, Eviction};
 use super::plan;
-use super::state::{ContainerRecord, Ending, Image, PodState, Run, Sandbox, Termination};
+use super::resize::{self, Amounts, Shortage};
+use super::state::{ContainerRecord, Ending, Image, PodState, Role, Run, Sandbox, Termination};
 use super::status;
 use super::stop::{evict, stop_sidecars, terminate};
 use super::token::TokenWish;
@@ -67,6 +70,10 @@ pub enum Event {
         /// How.
         exit: ContainerExit,
     },
+    /// The answer to `AskRoom`.
+    RoomAnswered(Result<(), Shortage>),
+    /// The answer to `Resize`.
+    Resized(Result<(), RuntimeError>),
     /// The answer to `MeasureUsage`.
     UsageMeasured(Result<PodUsage, RuntimeError>),
     /// A timer rang; stale tokens are dropped.
@@ -106,6 +113,15 @@ pub enum Effect {
     },
     /// Replace the files of a volume.
     UpdateVolume(VolumeSpec),
+    /// Ask the node to grant these requests of the whole pod.
+    AskRoom(Amounts),
+    /// Change limits of what runs.
+    Resize {
+        /// The pod's.
+        whole: ResourceLimits,
+        /// Its containers', by name.
+        containers: Vec<(String, ResourceLimits)>,
+    },
     /// Measure what the pod holds on the disk.
     MeasureUsage,
     /// End everything that is left of the pod on this node.
@@ -143,7 +159,7 @@ pub fn decide(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut
 
 fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec<Effect>) {
     match event {
-        Event::PodChanged(pod) => pod_changed(state, now, *pod),
+        Event::PodChanged(pod) => pod_changed(state, now, *pod, effects),
         Event::PodRemoved => {
             state.forgotten = true;
             state
@@ -185,9 +201,16 @@ fn record(state: &mut PodState, now: UnixMillis, event: Event, effects: &mut Vec
                 && record.may_run()
             {
                 ended(record, now, Ending::of(exit));
-                announce_backoff(state, now, &container, effects);
+                let for_size = record.resize_stop.take().is_some();
+                if for_size && state.termination.is_none() && state.eviction.is_none() {
+                    state.record_mut(&container).into_iter().for_each(next_attempt);
+                } else {
+                    announce_backoff(state, now, &container, effects);
+                }
             }
         }
+        Event::RoomAnswered(answer) => resize::answered(state, now, answer, effects),
+        Event::Resized(result) => resize::resized(state, now, result, effects),
         Event::UsageMeasured(result) => usage_measured(state, now, result, effects),
         Event::TimerRang(token) => {
             if token == state.timer {
@@ -228,7 +251,7 @@ fn usage_measured(
     }
 }
 
-fn pod_changed(state: &mut PodState, now: UnixMillis, pod: Pod) {
+fn pod_changed(state: &mut PodState, now: UnixMillis, mut pod: Pod, effects: &mut Vec<Effect>) {
     if pod.metadata.deletion_timestamp.is_some() {
         let grace_seconds = pod.metadata.deletion_grace_period_seconds.unwrap_or(30).max(0) as u64;
         let kill_at = now.plus_ms(grace_seconds * 1000);
@@ -243,7 +266,12 @@ fn pod_changed(state: &mut PodState, now: UnixMillis, pod: Pod) {
         }
     }
     status_heard(state, pod.status.as_ref());
+    resize::pod_changed(state, &mut pod);
+    let needs_more = ephemeral::refresh(state, &pod);
     state.pod = pod;
+    if needs_more && state.dependencies.is_some() {
+        ask_dependencies(state, now, effects);
+    }
 }
 
 /// A status came back from the store. What others wrote over ours is written again, as the kubelet does: the node's actor
@@ -325,7 +353,7 @@ fn sandbox_died(state: &mut PodState, now: UnixMillis, reason: &str, effects: &m
     );
     end_what_ran(state, now);
     for record in &mut state.containers {
-        if record.init && state.termination.is_none() && matches!(record.run, Run::Ended(_)) {
+        if record.role == Role::Init && state.termination.is_none() && matches!(record.run, Run::Ended(_)) {
             next_attempt(record);
         }
     }
@@ -397,6 +425,7 @@ fn image_ensured(
 /// caused.
 fn end_what_ran(state: &mut PodState, now: UnixMillis) {
     for record in &mut state.containers {
+        record.resize_stop = None;
         match &record.run {
             Run::Running { started_at } => {
                 let ending = Ending::lost(now, *started_at);
@@ -555,10 +584,13 @@ fn run(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
         ask_dependencies(state, now, effects);
     }
     ensure_images(state, now, effects);
+    resize::advance(state, now, effects);
     match &state.sandbox {
         Sandbox::Absent => start_sandbox(state, now, effects),
         Sandbox::Failed { .. } if !state.sandbox_backoff.waits(now) => start_sandbox(state, now, effects),
         Sandbox::Running { .. } => {
+            start_ephemeral(state, now, effects);
+            resize::kill_overdue(state, now, effects);
             start_containers(state, now, effects);
             if state.measure_at.is_some_and(|at| at <= now) {
                 state.measure_at = None;
@@ -600,19 +632,14 @@ fn start_sandbox(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect
 fn ensure_images(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     let empty = Dependencies::default();
     let dependencies = state.dependencies.as_ref().unwrap_or(&empty);
-    let spec = state.pod.spec.clone().unwrap_or_default();
-    for record in &mut state.containers {
+    for at in 0..state.containers.len() {
+        let record = &state.containers[at];
         let due = match record.image {
             Image::Unasked => matches!(record.run, Run::Waiting),
             Image::Failed { .. } => !record.pull_backoff.waits(now),
             Image::Pulling | Image::Present { .. } => false,
         };
-        let list = if record.init {
-            spec.init_containers.as_deref().unwrap_or_default()
-        } else {
-            &spec.containers
-        };
-        let (true, Some(container)) = (due, list.get(record.index)) else {
+        let (true, Some(container)) = (due, state.spec_of(record)) else {
             continue;
         };
         let reference = container.image.clone().unwrap_or_default();
@@ -622,7 +649,17 @@ fn ensure_images(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect
             credentials: plan::credentials(&state.pod, &reference, dependencies),
             reference,
         });
-        record.image = Image::Pulling;
+        state.containers[at].image = Image::Pulling;
+    }
+}
+
+/// Ephemeral containers are started whatever the others do: that may be what they are to find out.
+fn start_ephemeral(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
+    for at in 0..state.containers.len() {
+        let record = &state.containers[at];
+        if record.role == Role::Ephemeral && record.run == Run::Waiting && !state.resolving {
+            start_container(state, at, now, effects);
+        }
     }
 }
 
@@ -630,6 +667,9 @@ fn ensure_images(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect
 fn start_containers(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
     for at in 0..state.containers.len() {
         let record = &state.containers[at];
+        if record.role == Role::Ephemeral {
+            continue;
+        }
         let sidecar = state.is_sidecar(record);
         if let Run::Ended(_) = record.run
             && status::restarts(state, record)
@@ -642,7 +682,7 @@ fn start_containers(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Eff
                 record.image = Image::Unasked;
             }
         }
-        if state.containers[at].run == Run::Waiting {
+        if state.containers[at].run == Run::Waiting && !state.resize.holds_up_starts() {
             start_container(state, at, now, effects);
         }
         let record = &state.containers[at];
@@ -651,7 +691,7 @@ fn start_containers(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Eff
             Run::Ended(ending) => ending.exit.exit_code == 0 && !sidecar,
             _ => false,
         };
-        if record.init && !passed {
+        if record.role == Role::Init && !passed {
             break;
         }
     }
@@ -664,8 +704,20 @@ fn start_container(state: &mut PodState, at: usize, now: UnixMillis, effects: &m
         return;
     };
     let Some(container) = state.spec_of(record) else { return };
-    match plan::container(&state.pod, container, record.attempt, dependencies, &state.facts) {
-        Ok(spec) => {
+    let target = ephemeral::target(&state.pod, record);
+    let runs = |name: &String| {
+        state
+            .containers
+            .iter()
+            .any(|other| other.name == *name && other.is_running())
+    };
+    let planned = match &target {
+        Some(name) if !runs(name) => Err(ConfigurationError::Target(name.clone())),
+        _ => plan::container(&state.pod, container, record.attempt, dependencies, &state.facts),
+    };
+    match planned {
+        Ok(mut spec) => {
+            spec.pid_namespace_of = target;
             state.containers[at].run = Run::Starting;
             effects.push(Effect::StartContainer(Box::new(spec)));
         }
@@ -708,6 +760,8 @@ fn set_timer(state: &mut PodState, now: UnixMillis, effects: &mut Vec<Effect>) {
             }
         }
         due.extend(state.tokens.due_at(&state.pod));
+        due.extend(state.containers.iter().filter_map(|record| record.resize_stop));
+        due.extend(state.resize.due_at());
         due.extend(state.measure_at);
         due.extend(state.eviction.as_ref().map(|eviction| eviction.kill_at));
     }

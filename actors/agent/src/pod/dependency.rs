@@ -85,8 +85,12 @@ impl Dependencies {
 /// Every ConfigMap and Secret that the pod names.
 pub fn references(spec: &PodSpec) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
-    for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        for from in container.env_from.iter().flatten() {
+    let fixed = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let fixed = fixed.map(|container| (&container.env_from, &container.env));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral = ephemeral.map(|container| (&container.env_from, &container.env));
+    for (env_from, env) in fixed.chain(ephemeral) {
+        for from in env_from.iter().flatten() {
             if let Some(map) = &from.config_map_ref {
                 found.insert(Reference::new(Source::ConfigMap, map.name.clone()));
             }
@@ -94,12 +98,7 @@ pub fn references(spec: &PodSpec) -> BTreeSet<Reference> {
                 found.insert(Reference::new(Source::Secret, secret.name.clone()));
             }
         }
-        for from in container
-            .env
-            .iter()
-            .flatten()
-            .filter_map(|variable| variable.value_from.as_ref())
-        {
+        for from in env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
             if let Some(map) = &from.config_map_key_ref {
                 found.insert(Reference::new(Source::ConfigMap, map.name.clone()));
             }

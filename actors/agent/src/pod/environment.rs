@@ -54,6 +54,9 @@ pub enum ConfigurationError {
     /// A mount without volume; validation refuses it earlier.
     #[error("volume mount {0:?} names no volume of the pod")]
     Mount(String),
+    /// A container whose processes an ephemeral one is to see does not run.
+    #[error("unable to find target container {0:?}")]
+    Target(String),
     /// A number that is none.
     #[error("{what} {text:?} is not a quantity")]
     Quantity {

@@ -72,7 +72,7 @@ fn hostname(pod: &Pod) -> String {
 }
 
 /// The pod's own limits: the sum of its containers', where every one has a limit.
-fn pod_limits(spec: &PodSpec) -> Result<ResourceLimits, ConfigurationError> {
+pub fn pod_limits(spec: &PodSpec) -> Result<ResourceLimits, ConfigurationError> {
     let mut all = ResourceLimits {
         cpu_request_milli: Some(0),
         cpu_limit_milli: Some(0),
@@ -80,7 +80,9 @@ fn pod_limits(spec: &PodSpec) -> Result<ResourceLimits, ConfigurationError> {
         pids_max: None,
     };
     let add = |sum: Option<u64>, part: Option<u64>| Some(sum?.saturating_add(part?));
-    for container in &spec.containers {
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    for container in sidecars.chain(&spec.containers) {
         let limits = limits(container)?;
         all.cpu_request_milli = Some(all.cpu_request_milli.unwrap_or(0) + limits.cpu_request_milli.unwrap_or(0));
         all.cpu_limit_milli = add(all.cpu_limit_milli, limits.cpu_limit_milli);
@@ -173,6 +175,7 @@ pub fn container(
             .unwrap_or_else(|| "/dev/termination-log".to_owned()),
         termination_message_from_log: policy == Some("FallbackToLogsOnError"),
         oom_score_adj: oom_score_adj(pod, container, facts.memory_bytes)?,
+        pid_namespace_of: None,
         env,
     })
 }

@@ -11,7 +11,9 @@ use protocol::runtime::{ContainerExit, ContainerPhase, SandboxState, VolumeSpec,
 use super::backoff::Backoff;
 use super::dependency::Dependencies;
 use super::environment::PodFacts;
+use super::ephemeral;
 use super::eviction::{Eviction, is_limited};
+use super::resize::Resize;
 use super::token::Tokens;
 
 /// What a container is asked to stop by when neither it nor its image says otherwise.
@@ -139,15 +141,26 @@ fn without_run(exit_code: i32, now: UnixMillis, message: String) -> ContainerExi
     }
 }
 
+/// What a container is for its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It runs before the others, or beside them as a sidecar.
+    Init,
+    /// It is what the pod is for.
+    App,
+    /// It was added to look into the pod.
+    Ephemeral,
+}
+
 /// One container of the pod.
 #[derive(Clone, Debug)]
 pub struct ContainerRecord {
     /// Its name.
     pub name: String,
-    /// Where in `spec.initContainers` or `spec.containers` it stands.
+    /// Where in the list of its role it stands.
     pub index: usize,
-    /// Whether it is an init container.
-    pub init: bool,
+    /// What it is for the pod.
+    pub role: Role,
     /// Which start this is, from zero: the restart count.
     pub attempt: u32,
     /// Its image.
@@ -162,9 +175,28 @@ pub struct ContainerRecord {
     pub restart_backoff: Backoff,
     /// Waits between pulls.
     pub pull_backoff: Backoff,
+    /// When it is killed, having been asked to stop so that it is started again with its new size.
+    pub resize_stop: Option<UnixMillis>,
 }
 
 impl ContainerRecord {
+    /// One that was not started as yet.
+    pub fn new(container: &Container, index: usize, role: Role) -> ContainerRecord {
+        ContainerRecord {
+            name: container.name.clone(),
+            index,
+            role,
+            attempt: 0,
+            image: Image::Unasked,
+            image_stop_signal: None,
+            run: Run::Waiting,
+            last_ending: None,
+            restart_backoff: Backoff::default(),
+            pull_backoff: Backoff::default(),
+            resize_stop: None,
+        }
+    }
+
     /// Whether it runs.
     pub fn is_running(&self) -> bool {
         matches!(self.run, Run::Running { .. })
@@ -188,7 +220,7 @@ pub struct Termination {
 /// A pod's whole state.
 #[derive(Clone, Debug)]
 pub struct PodState {
-    /// The API object as last seen.
+    /// The API object as last seen, with the resources that this node granted.
     pub pod: Pod,
     /// Facts of node and pod for the downward API.
     pub facts: PodFacts,
@@ -210,8 +242,12 @@ pub struct PodState {
     pub resolve_again_at: Option<UnixMillis>,
     /// Whether the sidecars were asked to stop, the app being done.
     pub sidecars_stopped: bool,
-    /// Init containers in order, then the others.
+    /// Init containers in order, then the app's, then ephemeral ones.
     pub containers: Vec<ContainerRecord>,
+    /// The specifications of the ephemeral ones.
+    pub ephemeral: Vec<Container>,
+    /// What is asked for and not granted, and what is granted and not in force.
+    pub resize: Resize,
     /// Deletion, once it was asked for.
     pub termination: Option<Termination>,
     /// Eviction, once it was decided.
@@ -232,30 +268,20 @@ pub struct PodState {
 
 impl PodState {
     /// A pod that was just bound, or found after a restart of the node process.
-    pub fn new(pod: Pod, facts: PodFacts) -> PodState {
+    pub fn new(mut pod: Pod, facts: PodFacts) -> PodState {
+        let resize = Resize::of(&mut pod);
         let spec = pod.spec.clone().unwrap_or_default();
-        let record = |init: bool| {
-            move |(index, container): (usize, &Container)| ContainerRecord {
-                name: container.name.clone(),
-                index,
-                init,
-                attempt: 0,
-                image: Image::Unasked,
-                image_stop_signal: None,
-                run: Run::Waiting,
-                last_ending: None,
-                restart_backoff: Backoff::default(),
-                pull_backoff: Backoff::default(),
-            }
-        };
-        let mut containers: Vec<ContainerRecord> = spec
-            .init_containers
-            .iter()
-            .flatten()
-            .enumerate()
-            .map(record(true))
-            .collect();
-        containers.extend(spec.containers.iter().enumerate().map(record(false)));
+        let ephemeral = ephemeral::containers(&pod);
+        let lists = [
+            (Role::Init, spec.init_containers.unwrap_or_default()),
+            (Role::App, spec.containers),
+            (Role::Ephemeral, ephemeral.clone()),
+        ];
+        let mut containers = Vec::new();
+        for (role, list) in &lists {
+            let records = list.iter().enumerate();
+            containers.extend(records.map(|(index, container)| ContainerRecord::new(container, index, *role)));
+        }
         let written = pod.status.clone();
         let (eviction, limited) = (Eviction::of_status(&pod), is_limited(&pod));
         PodState {
@@ -271,6 +297,8 @@ impl PodState {
             resolve_again_at: None,
             sidecars_stopped: false,
             containers,
+            ephemeral,
+            resize,
             termination: None,
             eviction,
             measure_at: limited.then_some(UnixMillis(0)),
@@ -285,10 +313,10 @@ impl PodState {
     /// The container's specification.
     pub fn spec_of(&self, record: &ContainerRecord) -> Option<&Container> {
         let spec = self.pod.spec.as_ref()?;
-        if record.init {
-            spec.init_containers.as_ref()?.get(record.index)
-        } else {
-            spec.containers.get(record.index)
+        match record.role {
+            Role::Init => spec.init_containers.as_ref()?.get(record.index),
+            Role::App => spec.containers.get(record.index),
+            Role::Ephemeral => self.ephemeral.get(record.index),
         }
     }
 
@@ -306,7 +334,7 @@ impl PodState {
 
     /// Whether an init container is a sidecar: `restartPolicy: Always`.
     pub fn is_sidecar(&self, record: &ContainerRecord) -> bool {
-        record.init && self.spec_of(record).and_then(|c| c.restart_policy.as_deref()) == Some("Always")
+        record.role == Role::Init && self.spec_of(record).and_then(|c| c.restart_policy.as_deref()) == Some("Always")
     }
 
     /// Takes over what the runtime found on the node: a sandbox whose parent process lives.
@@ -345,11 +373,14 @@ impl PodState {
                 record.name
             );
         }
-        let app_runs = self.containers.iter().any(|record| !record.init && record.may_run());
+        let app_runs = self
+            .containers
+            .iter()
+            .any(|record| record.role == Role::App && record.may_run());
         let init_done = self
             .containers
             .iter()
-            .filter(|record| record.init && !self.is_sidecar(record))
+            .filter(|record| record.role == Role::Init && !self.is_sidecar(record))
             .all(|record| matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code == 0));
         assert!(
             !app_runs || init_done,

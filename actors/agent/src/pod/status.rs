@@ -9,8 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 use protocol::UnixMillis;
 
 use super::backoff::{Backoff, spelled};
-use super::eviction;
-use super::state::{ContainerRecord, Ending, Image, PodState, Run, Sandbox};
+use super::state::{ContainerRecord, Ending, Image, PodState, Role, Run, Sandbox};
+use super::{ephemeral, eviction, resize};
 
 /// A pod's phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,10 @@ pub fn phase(state: &PodState) -> Phase {
     }
     let gave_up = |record: &&ContainerRecord| matches!(record.run, Run::Ended(_)) && !restarts(state, record);
     let badly = |record: &ContainerRecord| matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code != 0);
-    let (init, app): (Vec<_>, Vec<_>) = state.containers.iter().partition(|record| record.init);
+    let of = |role: Role| -> Vec<&ContainerRecord> {
+        state.containers.iter().filter(|record| record.role == role).collect()
+    };
+    let (init, app) = (of(Role::Init), of(Role::App));
     if init
         .iter()
         .filter(|record| !state.is_sidecar(record))
@@ -79,7 +82,7 @@ pub fn phase(state: &PodState) -> Phase {
 /// Whether a container that ended is started again.
 pub fn restarts(state: &PodState, record: &ContainerRecord) -> bool {
     let Run::Ended(ending) = &record.run else { return false };
-    if state.eviction.is_some() {
+    if state.eviction.is_some() || record.role == Role::Ephemeral {
         return false;
     }
     let own = state
@@ -90,7 +93,7 @@ pub fn restarts(state: &PodState, record: &ContainerRecord) -> bool {
     match own.or(of_pod).unwrap_or("Always") {
         "Never" => false,
         "OnFailure" => failed,
-        _ if record.init && own.is_none() => failed,
+        _ if record.role == Role::Init && own.is_none() => failed,
         _ => true,
     }
 }
@@ -129,6 +132,7 @@ pub fn resume(state: &mut PodState, now: UnixMillis) {
             record.restart_backoff = Backoff::resumed(record.attempt, now);
         }
     }
+    ephemeral::resume(state, now);
 }
 
 /// Whether what the store has is what was written, as far as others change it: they add conditions of their own.
@@ -149,14 +153,10 @@ pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
         .or_else(|| state.pod.status.clone())
         .unwrap_or_default();
     let phase = phase(state);
-    let (init, app): (Vec<_>, Vec<_>) = state.containers.iter().partition(|record| record.init);
-    let of = |records: Vec<&ContainerRecord>| -> Option<Vec<ContainerStatus>> {
-        (!records.is_empty()).then(|| {
-            records
-                .into_iter()
-                .map(|record| container_status(state, record, now))
-                .collect()
-        })
+    let of = |role: Role| -> Option<Vec<ContainerStatus>> {
+        let records = state.containers.iter().filter(|record| record.role == role);
+        let statuses: Vec<_> = records.map(|record| container_status(state, record, now)).collect();
+        (!statuses.is_empty()).then_some(statuses)
     };
     let addresses: Vec<String> = match &state.sandbox {
         Sandbox::Running { addresses } if addresses.is_empty() => vec![state.facts.host_ip.clone()],
@@ -174,8 +174,9 @@ pub fn status(state: &PodState, now: UnixMillis) -> PodStatus {
         pod_ip: addresses.first().cloned(),
         pod_ips: (!addresses.is_empty()).then(|| addresses.into_iter().map(|ip| PodIP { ip }).collect()),
         start_time: previous.start_time.clone().or_else(|| Some(seconds(now))),
-        init_container_statuses: of(init),
-        container_statuses: of(app),
+        init_container_statuses: of(Role::Init),
+        container_statuses: of(Role::App),
+        ephemeral_container_statuses: of(Role::Ephemeral),
         reason: state
             .eviction
             .as_ref()
@@ -198,7 +199,7 @@ fn container_status(state: &PodState, record: &ContainerRecord, now: UnixMillis)
         Image::Present { digest } => digest.clone(),
         _ => String::new(),
     };
-    let done = record.init && matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code == 0);
+    let done = record.role == Role::Init && matches!(&record.run, Run::Ended(ending) if ending.exit.exit_code == 0);
     let started_once = !matches!(record.run, Run::Waiting | Run::Starting | Run::Refused { .. });
     let uid = state.pod.metadata.uid.clone().unwrap_or_default();
     let id = |attempt: u32| format!("actorium://{uid}/{}/{attempt}", record.name);
@@ -210,15 +211,20 @@ fn container_status(state: &PodState, record: &ContainerRecord, now: UnixMillis)
             .as_ref()
             .map(|ending| (ending, record.attempt.saturating_sub(1))),
     };
+    let (resources, allocated_resources) = container
+        .map(|container| resize::of_status(state, container, record.role))
+        .unwrap_or_default();
     ContainerStatus {
+        resources,
+        allocated_resources,
         name: record.name.clone(),
         image: container
             .and_then(|container| container.image.clone())
             .unwrap_or_default(),
         image_id: digest,
         container_id: started_once.then(|| id(record.attempt)),
-        ready: running && (!record.init || state.is_sidecar(record)) || done,
-        started: Some(running),
+        ready: running && (record.role == Role::App || state.is_sidecar(record)) || done,
+        started: (record.role != Role::Ephemeral).then_some(running),
         restart_count: record.attempt as i32,
         state: Some(container_state(state, record, waits_for_restart, now, &id)),
         last_state: Some(ContainerState {
@@ -282,7 +288,7 @@ fn container_state(
             }
             (_, Some(problem), _) => waiting("ContainerCreating", Some(problem.clone())),
             (_, _, Sandbox::Failed { message }) => waiting("ContainerCreating", Some(message.clone())),
-            _ if !record.init && !initialized(state) => waiting("PodInitializing", None),
+            _ if record.role == Role::App && !initialized(state) => waiting("PodInitializing", None),
             _ => waiting("ContainerCreating", None),
         },
     }
@@ -305,7 +311,7 @@ fn initialized(state: &PodState) -> bool {
     state
         .containers
         .iter()
-        .filter(|record| record.init)
+        .filter(|record| record.role == Role::Init)
         .all(|record| match &record.run {
             Run::Running { .. } => state.is_sidecar(record),
             Run::Ended(ending) => !state.is_sidecar(record) && ending.exit.exit_code == 0,
@@ -317,7 +323,7 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
     let unready: Vec<&str> = state
         .containers
         .iter()
-        .filter(|record| !record.init && !record.is_running())
+        .filter(|record| record.role == Role::App && !record.is_running())
         .map(|record| record.name.as_str())
         .collect();
     let unready_message = format!("containers with unready status: [{}]", unready.join(" "));
@@ -325,7 +331,9 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
         .containers
         .iter()
         .filter(|record| {
-            record.init && !matches!(&record.run, Run::Ended(e) if e.exit.exit_code == 0) && !record.is_running()
+            record.role == Role::Init
+                && !matches!(&record.run, Run::Ended(e) if e.exit.exit_code == 0)
+                && !record.is_running()
         })
         .map(|record| record.name.as_str())
         .collect();
@@ -362,8 +370,12 @@ fn conditions(state: &PodState, previous: &PodStatus, phase: Phase, now: UnixMil
             ..target
         });
     }
+    conditions.extend(resize::conditions(state).into_iter().map(|of_resize| PodCondition {
+        last_transition_time: since(&of_resize.type_, "True", previous).or_else(|| Some(seconds(now))),
+        ..of_resize
+    }));
     for kept in previous.conditions.iter().flatten() {
-        if !conditions.iter().any(|own| own.type_ == kept.type_) {
+        if !resize::CONDITIONS.contains(&kept.type_.as_str()) && !conditions.iter().any(|own| own.type_ == kept.type_) {
             conditions.push(kept.clone());
         }
     }

@@ -69,7 +69,10 @@ async fn begin(
 ) -> Result<(OutputStream, u8), Status> {
     let (streams, begun) = match plan.work {
         Work::Exec(spec) => (spec.streams, doors.exec(&plan.node, spec, input).await),
-        Work::Attach(spec) => (spec.streams, doors.attach(&plan.node, spec, input).await),
+        Work::Attach(spec) => {
+            let begun = doors.attach(&plan.node, spec, input).await;
+            (spec.streams, begun.map(|output| output.map(attached).boxed()))
+        }
         Work::Ports(_) => return Err(Status::internal("ports are not forwarded by this session")),
     };
     let opening = match (streams.stdout, streams.stderr) {
@@ -82,6 +85,15 @@ async fn begin(
         other => Status::internal(format!("error executing command in container: {other}")),
     })?;
     Ok((output, opening))
+}
+
+/// What a container ends with is no outcome of having been attached to it: Kubernetes tells of a success, and clients read the
+/// code in the pod's status.
+fn attached<E>(item: Result<SessionOutput, E>) -> Result<SessionOutput, E> {
+    item.map(|output| match output {
+        SessionOutput::Exited { .. } => SessionOutput::Exited { code: 0 },
+        other => other,
+    })
 }
 
 async fn send_output(

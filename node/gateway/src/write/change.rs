@@ -168,6 +168,9 @@ impl Writer {
         let gate = self.gate(target, Operation::Create, &binding, with).await?;
         let warnings = gate.consult(&mut binding, &Value::Null).await?;
         let node = binding.at(&["target"]).text("name").to_owned();
+        let key = protocol::Key::new("nodes", "", node.as_str());
+        let of_node = self.store.read(&key).await.map_err(crate::read::read_status)?;
+        let of_node = of_node.map(|node| node.value().map_err(Status::internal)).transpose()?;
         self.change(request, target, with, &gate, |old| {
             let bound = old
                 .pointer("/spec/nodeName")
@@ -179,6 +182,9 @@ impl Writer {
             }
             let mut object = old.clone();
             object["spec"]["nodeName"] = node.as_str().into();
+            if let Some(of_node) = &of_node {
+                admission::pod_topology_labels::put(&mut object, of_node);
+            }
             let condition = json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": with.now.rfc3339()});
             let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let others = conditions.into_iter().filter(|known| known["type"] != "PodScheduled");

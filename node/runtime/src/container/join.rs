@@ -78,7 +78,7 @@ fn join_and_exec(
     enter_cgroup(container)?;
     let filter = container.seccomp_filter.as_deref().map(seccomp::read).transpose()?;
     enter_namespaces(command)?;
-    if container.own_pid_namespace {
+    if container.has_pids_apart() {
         go_on_in_sibling(status, 0)?;
     }
     die_with_parent()?; // neither a change of user nor a clone keeps it
@@ -107,7 +107,7 @@ fn join_and_exec(
 /// in it is told mean nothing to the pod's parent, which is why such a one does not clone the next.
 fn enter_namespaces(command: &JoiningCommand<'_>) -> Result<(), LaunchFailure> {
     let mut flags = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
-    flags.set(CloneFlags::CLONE_NEWPID, command.container.own_pid_namespace);
+    flags.set(CloneFlags::CLONE_NEWPID, command.container.has_pids_apart());
     flags.set(CloneFlags::CLONE_NEWUSER, command.container.user_namespace.is_some());
     kernel(
         "setns into the container's namespaces",

@@ -53,6 +53,9 @@ pub struct ContainerLaunch {
     pub read_only_root: bool,
     /// Whether it gets a pid namespace of its own.
     pub own_pid_namespace: bool,
+    /// The container whose pid namespace it enters instead; only where each has its own.
+    #[serde(default)]
+    pub pid_namespace_of: Option<String>,
     /// The node's ids of the pod's user namespace, when it has one of its own.
     #[serde(default)]
     pub user_namespace: Option<IdRange>,
@@ -72,6 +75,13 @@ pub struct ContainerLaunch {
     pub termination_message: PathBuf,
     /// Whether the end of the log stands in for an empty message.
     pub termination_message_from_log: bool,
+}
+
+impl ContainerLaunch {
+    /// Whether its pid namespace is another than that of the pod's parent and of what that clones.
+    pub(crate) fn has_pids_apart(&self) -> bool {
+        self.own_pid_namespace || self.pid_namespace_of.is_some()
+    }
 }
 
 /// What a container's root is made of.

@@ -9,6 +9,7 @@ mod logs;
 mod port;
 mod prepare;
 mod program;
+mod resize;
 mod sandbox;
 mod session;
 mod session_control;
@@ -30,8 +31,8 @@ use parking_lot::Mutex;
 use protocol::Uid;
 use protocol::runtime::{
     ContainerPhase, ContainerSpec, ContainerState, EventStream, LogRequest, LogStream, PodIdentity, PodRuntime,
-    PodUsage, PresentImage, PullPolicy, RegistryCredential, RuntimeError, RuntimeEvent, SandboxNetwork, SandboxSpec,
-    SandboxState, VolumeSource, VolumeSpec,
+    PodUsage, PresentImage, PullPolicy, RegistryCredential, ResourceLimits, RuntimeError, RuntimeEvent, SandboxNetwork,
+    SandboxSpec, SandboxState, VolumeSource, VolumeSpec,
 };
 use protocol::session::{AttachSpec, ExecSpec, InputStream, OutputStream, PortInput, PortOutput, PortSpec};
 use serde::{Deserialize, Serialize};
@@ -507,6 +508,17 @@ impl PodRuntime for LinuxRuntime {
             ReplyBody::Absent => Err(not_found()),
             _ => Ok(()),
         }
+    }
+
+    async fn resize(
+        &self,
+        pod: &Uid,
+        whole: &ResourceLimits,
+        containers: &[(String, ResourceLimits)],
+    ) -> Result<(), RuntimeError> {
+        let (shared, pod) = (self.shared.clone(), pod.clone());
+        let (whole, containers) = (whole.clone(), containers.to_vec());
+        to_the_end(async move { resize::resize(&shared, &pod, &whole, &containers).await }).await
     }
 
     async fn usage(&self, pod: &Uid) -> Result<PodUsage, RuntimeError> {

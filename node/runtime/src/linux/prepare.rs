@@ -175,6 +175,9 @@ pub(crate) fn launch(
         Some(image) => (RootSource::Layers(image.layers), image.config, image.digest),
         None => (RootSource::Host, ImageConfig::default(), String::new()),
     };
+    // Where containers share one pid namespace, or use the node's, it is the target's too.
+    let pids_apart = !sandbox.host_pid && !sandbox.share_process_namespace;
+    let pid_namespace_of = spec.pid_namespace_of.clone().filter(|_| pids_apart);
     let argv = argv(spec, &image_config);
     if argv.is_empty() || argv[0].is_empty() {
         return Err(configuration(format!(
@@ -216,7 +219,8 @@ pub(crate) fn launch(
         privileged: spec.security.privileged,
         read_only_root: spec.security.read_only_root_filesystem,
         user_namespace: prepared.user_ids,
-        own_pid_namespace: !sandbox.host_pid && !sandbox.share_process_namespace,
+        own_pid_namespace: pids_apart && pid_namespace_of.is_none(),
+        pid_namespace_of,
         oom_score_adj: spec.oom_score_adj,
         stop_signal: signal_number(&image_config.stop_signal),
         stdin: spec.stdin,
@@ -254,6 +258,7 @@ mod tests {
             termination_message_path: String::new(),
             termination_message_from_log: false,
             oom_score_adj: 0,
+            pid_namespace_of: None,
         }
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::Mode;
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{Pid, pipe2};
@@ -18,6 +19,7 @@ use super::record::{container_state_path, write_json};
 use super::status_pipe::{StartOutcome, StatusPipe};
 use super::terminal::set_window_size;
 use crate::container::init::{ChildDescriptors, run};
+use crate::container::user_namespace::open_namespace;
 use crate::container::{ContainerLaunch, LaunchFailure, clone};
 use crate::failure::now;
 
@@ -121,12 +123,36 @@ impl Streams {
     }
 }
 
+/// While it lives, what this process clones belongs to the pid namespace of another one.
+struct ForeignPids {
+    own: OwnedFd,
+}
+
+impl ForeignPids {
+    fn enter(process: Pid) -> Result<ForeignPids, LaunchFailure> {
+        let own = open_namespace(nix::unistd::getpid().as_raw(), "pid_for_children")?;
+        let foreign = open_namespace(process.as_raw(), "pid")?;
+        setns(&foreign, CloneFlags::CLONE_NEWPID)
+            .map_err(|errno| LaunchFailure::kernel("setns into the target container's pid namespace", errno))?;
+        Ok(ForeignPids { own })
+    }
+}
+
+impl Drop for ForeignPids {
+    fn drop(&mut self) {
+        // Entering what this process has held open all along, with the same rights: if the kernel refused it, every later
+        // container would be in the wrong namespace, so this process must not go on.
+        setns(&self.own, CloneFlags::CLONE_NEWPID).expect("the own pid namespace is entered again");
+    }
+}
+
 impl Child {
-    /// Clones the container's first process. The outcome of its exec comes through the status pipe.
+    /// Clones the container's first process, into the pid namespace of `joined` if that is given. The outcome of its exec comes through the status pipe.
     pub(super) fn start(
         launch: ContainerLaunch,
         null: &OwnedFd,
         user_namespace: Option<BorrowedFd<'_>>,
+        joined: Option<Pid>,
     ) -> Result<Child, LaunchFailure> {
         let log = LogWriter::open(&launch.log_path, FILE_BYTES_MAX)
             .map_err(|error| LaunchFailure::kernel(format!("log {}", launch.log_path.display()), error))?;
@@ -147,9 +173,14 @@ impl Child {
         let started_at = now();
         let prepares_only = launch.own_pid_namespace && user_namespace.is_some();
         let own_pid_namespace = launch.own_pid_namespace && !prepares_only;
+        let own_pids = joined.map(ForeignPids::enter).transpose()?;
         // SAFETY: this process never starts a thread (the invariant of `pod_parent`).
         let pid = unsafe { clone::clone_container(own_pid_namespace, group.as_ref().map(AsFd::as_fd)) }
-            .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error))?;
+            .map_err(|error| LaunchFailure::kernel("clone3 of the container's first process", error));
+        if !matches!(pid, Ok(0)) {
+            drop(own_pids);
+        }
+        let pid = pid?;
         if pid == 0 {
             let [stdin, stdout, stderr] = streams.of_child;
             let descriptors = ChildDescriptors {

@@ -288,13 +288,32 @@ impl Parent {
             }
         }
         self.release_earlier(&launch.name);
-        match Child::start(launch, &self.null, self.namespaces.user.as_ref().map(AsFd::as_fd)) {
+        let joined = match self.joined(&launch) {
+            Ok(joined) => joined,
+            Err(failure) => return Some(ReplyBody::Failed(failure)),
+        };
+        let user_namespace = self.namespaces.user.as_ref().map(AsFd::as_fd);
+        match Child::start(launch, &self.null, user_namespace, joined) {
             Ok(mut child) => {
                 child.waiting.push((connection, request));
                 self.children.push(child);
                 None
             }
             Err(failure) => Some(ReplyBody::Failed(failure)),
+        }
+    }
+
+    /// The first process of the container whose pid namespace a new one enters.
+    fn joined(&self, launch: &ContainerLaunch) -> Result<Option<Pid>, LaunchFailure> {
+        let Some(target) = &launch.pid_namespace_of else {
+            return Ok(None);
+        };
+        let is_target = |child: &&Child| child.launch.name == *target && child.stage == Stage::Running;
+        match self.children.iter().find(is_target) {
+            Some(child) => Ok(Some(child.pid)),
+            None => Err(LaunchFailure::configuration(format!(
+                "unable to find target container {target}: it does not run"
+            ))),
         }
     }
 

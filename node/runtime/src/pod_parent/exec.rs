@@ -69,7 +69,7 @@ impl ExecSession {
             connection,
             request,
             pid: Pid::from_raw(pid),
-            status: StatusPipe::new(status, container.own_pid_namespace),
+            status: StatusPipe::new(status, container.has_pids_apart()),
             is_abandoned: false,
         })
     }

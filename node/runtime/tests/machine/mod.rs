@@ -362,6 +362,7 @@ pub fn container(name: &str, script: &str) -> ContainerSpec {
         termination_message_path: "/dev/termination-log".into(),
         termination_message_from_log: false,
         oom_score_adj: 0,
+        pid_namespace_of: None,
     }
 }
 

@@ -38,7 +38,7 @@ pub fn validate_all(spec: &Value, path: &Path<'_>, surroundings: &Surroundings<'
             if list == "containers" {
                 unique_host_ports(container, &at, &mut host_ports, causes);
             }
-            if list != "initContainers" && container.has("restartPolicy") && !container.has("restartPolicyRules") {
+            if list == "containers" && container.has("restartPolicy") && !container.has("restartPolicyRules") {
                 only_known(
                     container,
                     &at,
@@ -50,6 +50,10 @@ pub fn validate_all(spec: &Value, path: &Path<'_>, surroundings: &Surroundings<'
             if list == "initContainers" {
                 init_container(container, &at, causes);
             }
+            if list == "ephemeralContainers" {
+                ephemeral_container(container, spec, &at, causes);
+            }
+            resize_policy(container, spec.text("restartPolicy"), &at, causes);
         }
     }
 }
@@ -71,6 +75,80 @@ fn init_container(container: &Value, path: &Path<'_>, causes: &mut Causes) {
                 path.field(name),
                 "may not be set for init containers without restartPolicy=Always",
             );
+        }
+    }
+}
+
+/// What serves a pod's purpose has no place in a container for debugging (KEP-277). A field that is empty is not set.
+const NOT_EPHEMERAL: [&str; 9] = [
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resizePolicy",
+    "resources",
+    "restartPolicy",
+    "restartPolicyRules",
+    "startupProbe",
+];
+
+fn ephemeral_container(container: &Value, spec: &Value, path: &Path<'_>, causes: &mut Causes) {
+    const WHY: &str = "cannot be set for an Ephemeral Container";
+    let target = container.text("targetContainerName");
+    let mut others = spec.items("containers").iter().chain(spec.items("initContainers"));
+    if !target.is_empty() && !others.any(|other| other.text("name") == target) {
+        causes.not_found(path.field("targetContainerName"), target);
+    }
+    let is_set = |name: &&str| match container.at(&[name]) {
+        Value::Null => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(members) => !members.is_empty(),
+        Value::String(text) => !text.is_empty(),
+        _ => true,
+    };
+    for name in NOT_EPHEMERAL.iter().filter(|name| is_set(name)) {
+        causes.forbidden(path.field(name), WHY);
+    }
+    let mounts = path.field("volumeMounts");
+    for (index, mount) in container.items("volumeMounts").iter().enumerate() {
+        for name in ["subPath", "subPathExpr"]
+            .into_iter()
+            .filter(|name| !mount.text(name).is_empty())
+        {
+            causes.forbidden(mounts.index(index).field(name), WHY);
+        }
+    }
+}
+
+/// Whether a resize of cpu or memory restarts the container (KEP-1287).
+fn resize_policy(container: &Value, restart_policy: &str, path: &Path<'_>, causes: &mut Causes) {
+    let list = path.field("resizePolicy");
+    let mut resources = BTreeSet::new();
+    for (index, policy) in container.items("resizePolicy").iter().enumerate() {
+        let at = list.index(index);
+        let resource = policy.text("resourceName");
+        if resource.is_empty() {
+            causes.required(at.field("resourceName"), "");
+        } else {
+            only_known(policy, &at, "resourceName", &["cpu", "memory"], causes);
+            if !resources.insert(resource) {
+                causes.duplicate(at, resource);
+            }
+        }
+        if policy.text("restartPolicy").is_empty() {
+            causes.required(at.field("restartPolicy"), "");
+        }
+        only_known(
+            policy,
+            &at,
+            "restartPolicy",
+            &["NotRequired", "RestartContainer"],
+            causes,
+        );
+        let restarts = container.text("restartPolicy") == "Always" || restart_policy != "Never";
+        if policy.text("restartPolicy") == "RestartContainer" && !restarts {
+            let text = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            causes.invalid(at.field("restartPolicy"), "RestartContainer", text);
         }
     }
 }

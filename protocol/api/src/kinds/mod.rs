@@ -91,6 +91,7 @@ mod pod_disruption_budget;
 mod pod_failure_policy;
 mod pod_print;
 mod pod_spec;
+pub(crate) mod pod_subresource;
 mod pod_template;
 mod pod_update;
 mod preview;
@@ -158,6 +159,10 @@ pub enum Subresource {
     PortForward,
     /// Passes a request on to a port of the object.
     Proxy,
+    /// A pod's ephemeral containers (KEP-277): writes add some and change nothing else.
+    EphemeralContainers,
+    /// What a pod's containers ask for and may use (KEP-1287): writes change nothing else.
+    Resize,
 }
 
 impl Subresource {
@@ -176,6 +181,8 @@ impl Subresource {
             Subresource::Attach => "attach",
             Subresource::PortForward => "portforward",
             Subresource::Proxy => "proxy",
+            Subresource::EphemeralContainers => "ephemeralcontainers",
+            Subresource::Resize => "resize",
         }
     }
 
@@ -195,6 +202,8 @@ impl Subresource {
             Attach,
             PortForward,
             Proxy,
+            EphemeralContainers,
+            Resize,
         ]
         .into_iter()
         .find(|subresource| subresource.name() == name)
@@ -203,9 +212,12 @@ impl Subresource {
     /// Group, version and kind of what a request sends and what a read answers, for a kind that has this subresource.
     pub fn body(self, kind: &Kind) -> (&'static str, &'static str, &'static str) {
         match self {
-            Subresource::Status | Subresource::Finalize | Subresource::Log | Subresource::Approval => {
-                (kind.group, kind.version, kind.kind)
-            }
+            Subresource::Status
+            | Subresource::Finalize
+            | Subresource::Log
+            | Subresource::Approval
+            | Subresource::EphemeralContainers
+            | Subresource::Resize => (kind.group, kind.version, kind.kind),
             Subresource::Scale => ("autoscaling", "v1", "Scale"),
             Subresource::Binding => ("", "v1", "Binding"),
             Subresource::Eviction => ("policy", "v1", "Eviction"),
@@ -224,7 +236,11 @@ impl Subresource {
     /// The verbs that discovery lists.
     pub fn verbs(self) -> &'static [&'static str] {
         match self {
-            Subresource::Status | Subresource::Scale | Subresource::Approval => &["get", "patch", "update"],
+            Subresource::Status
+            | Subresource::Scale
+            | Subresource::Approval
+            | Subresource::EphemeralContainers
+            | Subresource::Resize => &["get", "patch", "update"],
             Subresource::Log => &["get"],
             Subresource::Binding | Subresource::Eviction | Subresource::Token => &["create"],
             Subresource::Finalize => &["update"],

@@ -25,6 +25,8 @@ pub const KIND: Kind = Kind {
         Subresource::Attach,
         Subresource::PortForward,
         Subresource::Proxy,
+        Subresource::EphemeralContainers,
+        Subresource::Resize,
     ],
     selectable_fields: &[
         "spec.nodeName",

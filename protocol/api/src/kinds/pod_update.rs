@@ -5,9 +5,11 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::pod_defaults::CONTAINER_LISTS;
 use crate::access::{Access, items_mut, remove};
 use crate::cause::{Causes, Path};
+
+/// The lists whose containers are fixed, but for their images. Ephemeral containers have a path of their own.
+const FIXED_LISTS: [&str; 2] = ["initContainers", "containers"];
 
 const MESSAGE: &str = "pod updates may not change fields other than `spec.containers[*].image`,\
      `spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing \
@@ -21,7 +23,7 @@ pub fn validate(old: &Value, new: &Value, causes: &mut Causes) {
     if before == after {
         return;
     }
-    for list in CONTAINER_LISTS {
+    for list in FIXED_LISTS {
         let (was, is) = (before.items(list).len(), after.items(list).len());
         if was != is {
             causes.forbidden(path.field(list), "pod updates may not add or remove containers");
@@ -92,7 +94,7 @@ fn gates(before: &Value, after: &Value, path: &Path<'_>, causes: &mut Causes) {
 /// The part of a spec that never changes.
 fn fixed(spec: &Value) -> Value {
     let mut spec = spec.clone();
-    for list in CONTAINER_LISTS {
+    for list in FIXED_LISTS {
         for container in items_mut(&mut spec, list) {
             remove(container, "image");
         }
@@ -104,7 +106,7 @@ fn fixed(spec: &Value) -> Value {
 }
 
 /// The path and values of the first field that differs, so that the message says what to put back.
-fn first_difference(before: &Value, after: &Value) -> String {
+pub(super) fn first_difference(before: &Value, after: &Value) -> String {
     fn walk(path: &str, before: &Value, after: &Value) -> Option<String> {
         if before == after {
             return None;
