@@ -21,10 +21,14 @@ fn debug(kubectl: &Kubectl, arguments: &str, script: &str) -> Output {
     let mut recorded = Command::new("script");
     recorded.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let recorded = recorded.env("SHELL", "/bin/sh").args(["-qec", &line, "/dev/null"]);
-    recorded
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program `script` (bsdutils) runs")
+    let pipes = recorded.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.spawn().expect("the program `script` (bsdutils) runs");
+    // Kept open: its end would end the terminal.
+    let mut typed = child.stdin.take().expect("a pipe");
+    std::io::Write::write_all(&mut typed, b"go\n").expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    drop(typed);
+    output
 }
 
 fn a_debugger_sees_the_processes_of_its_target(cluster: &Cluster) {
@@ -35,7 +39,7 @@ fn a_debugger_sees_the_processes_of_its_target(cluster: &Cluster) {
     let output = debug(
         &kubectl,
         &arguments,
-        "ps; test -t 0 && echo terminal; echo word=$WORD; hostname; exit 3",
+        "read word; ps; test -t 0 && echo terminal; echo word=$WORD; hostname; exit 3",
     );
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     for part in ["sleep 4321", "terminal", "word=sesame", "debugged"] {

@@ -70,8 +70,9 @@ async fn begin(
     let (streams, begun) = match plan.work {
         Work::Exec(spec) => (spec.streams, doors.exec(&plan.node, spec, input).await),
         Work::Attach(spec) => {
+            let streams = spec.streams;
             let begun = doors.attach(&plan.node, spec, input).await;
-            (spec.streams, begun.map(|output| output.map(attached).boxed()))
+            (streams, begun.map(|output| output.map(attached).boxed()))
         }
         Work::Ports(_) => return Err(Status::internal("ports are not forwarded by this session")),
     };
