@@ -333,7 +333,10 @@ async fn run_agent(store: Arc<MemoryStore>, members: Arc<Members>, holds_pods: A
             if !holds_pods.load(Ordering::Acquire) {
                 remove(store.as_ref(), &event.key, &object).await;
             }
-        } else if pod["status"]["phase"] != "Running" {
+        } else if !matches!(
+            pod["status"]["phase"].as_str(),
+            Some("Running" | "Succeeded" | "Failed")
+        ) {
             addresses += 1;
             let ip = format!("10.244.{}.{}", addresses / 250, addresses % 250 + 1);
             let now = SystemClock.now().rfc3339();
