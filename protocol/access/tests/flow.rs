@@ -379,6 +379,37 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..120)
 }
 
+#[test]
+fn the_only_request_of_a_flow_runs_at_once_beside_a_flood() {
+    let mut server = Server::new(FlowControl::new(FlowLimits {
+        seats: 16,
+        wait_max: 50_000,
+    }));
+    let mut effects = Vec::new();
+    let object = level("l", 1000, 0, 8, 50);
+    server
+        .control
+        .upsert(Micros(0), "prioritylevelconfigurations", &object, &mut effects);
+    for _ in 0..40 {
+        server.arrive(&flow("l", "flood"), 4, 10_000);
+    }
+    let begun = |server: &Server| server.started.len();
+    let flooded = begun(&server);
+    assert!(flooded < 40, "the flood waits");
+    server.arrive(&flow("l", "reader"), 1, 10_000);
+    assert_eq!(begun(&server), flooded + 1, "one reader runs at once");
+    server.arrive(&flow("l", "reader"), 1, 10_000);
+    assert_eq!(begun(&server), flooded + 1, "its second request waits");
+    server.arrive(&flow("l", "lister"), 2, 10_000);
+    assert_eq!(begun(&server), flooded + 1, "what takes more than one seat waits");
+    for user in 0..30 {
+        server.arrive(&flow("l", &format!("u{user}")), 1, 10_000);
+    }
+    assert_eq!(begun(&server), flooded + 2, "an eighth of the seats bounds how many do");
+    server.until(10_000_000);
+    assert_eq!(server.started.len() + server.refused.len(), server.next_id as usize);
+}
+
 proptest! {
     /// Whatever happens: each request is answered once or was cancelled, and in the end nothing is left behind.
     #[test]

@@ -1,5 +1,5 @@
 //! Priority and fairness: a client that floods the API waits in its own queues, and another one hardly notices. The flood lists,
-//! as fast as many connections can, what another reads one by one; figures are printed.
+//! as fast as many connections can, what another lists now and then and reads one by one; figures are printed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +18,9 @@ const CONTENT_BYTES: usize = 2000;
 const FLOODERS: usize = 96;
 /// Reads of the other client in each measurement.
 const READS: usize = 100;
-/// So many times shorter must the other client's reads be in the middle than beside a flood that nothing holds back.
+/// Lists of the other client in each measurement.
+const LISTS: usize = 20;
+/// So many times shorter must the other client's lists be in the middle than beside a flood that nothing holds back.
 const BETTER: u32 = 2;
 
 fn client_of(cluster: &Cluster, admin: &Kubectl, account: &str) -> Client {
@@ -48,14 +50,22 @@ async fn read_times(client: &Client) -> Vec<Duration> {
     times
 }
 
+/// Sorted times of lists one after the other.
+async fn list_times(client: &Client) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(LISTS);
+    for _ in 0..LISTS {
+        let begun = Instant::now();
+        let path = "/api/v1/namespaces/flooded/configmaps";
+        client.get(path).await.expect("a list of another client is served");
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    times
+}
+
 fn told(what: &str, times: &[Duration]) {
     let at = |part: usize| times[(times.len() - 1) * part / 100].as_secs_f64() * 1000.0;
-    println!(
-        "{what}: p50 {:.1} ms, p99 {:.1} ms, of {} reads",
-        at(50),
-        at(99),
-        times.len()
-    );
+    println!("{what}: p50 {:.1} ms, p99 {:.1} ms, of {}", at(50), at(99), times.len());
 }
 
 #[derive(Default)]
@@ -104,7 +114,7 @@ fn prepare(admin: &Kubectl) {
     }
 }
 
-/// The other client's reads while a flood goes on.
+/// The other client's reads while a flood goes on, and then its lists, whose times are the answer.
 async fn beside_flood(other: &Client, flooding: Arc<Client>, what: &str) -> Vec<Duration> {
     let flood = Arc::new(Flood::default());
     let connections: Vec<_> = (0..FLOODERS)
@@ -119,9 +129,10 @@ async fn beside_flood(other: &Client, flooding: Arc<Client>, what: &str) -> Vec<
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let (begun, before) = (Instant::now(), flood.served.load(Ordering::Relaxed));
-    let times = read_times(other).await;
+    told(&format!("reads beside {what}"), &read_times(other).await);
+    let times = list_times(other).await;
     let served = flood.served.load(Ordering::Relaxed) - before;
-    told(what, &times);
+    told(&format!("lists beside {what}"), &times);
     let rate = served as f64 / begun.elapsed().as_secs_f64();
     println!(
         "  the flood: {rate:.0} lists/s, {} refused",
@@ -148,9 +159,10 @@ pub fn a_flood_does_not_slow_others(cluster: &Cluster, admin: &Kubectl) {
         .expect("threads");
     let (limited, unlimited) = runtime.block_on(async {
         told("reads without a flood", &read_times(&other).await);
-        let limited = beside_flood(&other, flooding, "reads beside a flood").await;
-        let unlimited = beside_flood(&other, exempt, "reads beside a flood that is exempt").await;
-        (limited[READS / 2], unlimited[READS / 2])
+        told("lists without a flood", &list_times(&other).await);
+        let limited = beside_flood(&other, flooding, "a flood").await;
+        let unlimited = beside_flood(&other, exempt, "a flood that is exempt").await;
+        (limited[LISTS / 2], unlimited[LISTS / 2])
     });
     assert!(
         limited * BETTER <= unlimited,

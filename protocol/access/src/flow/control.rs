@@ -2,6 +2,9 @@
 //!
 //! Invariants: the seats in use of all limited levels never exceed the server's; each level always has the seats that it does
 //! not lend, whatever the others do; a request that arrived is run or refused once, unless it is cancelled first.
+//!
+//! Beside its seats a level with queues has a few stools, which Kubernetes has not: a flow's only request, if it takes one seat,
+//! runs on one at once. Reading an object takes less time than the next end of a long list.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -83,6 +86,10 @@ pub enum FlowEffect {
 #[derive(Clone, Debug)]
 struct Place {
     level: String,
+    /// The flow's hash.
+    flow: u64,
+    /// It runs beside the level's seats.
+    stool: bool,
     /// The queue that it came through; `None` where it ran without waiting in a level without queues.
     queue: Option<usize>,
     width: u32,
@@ -168,8 +175,7 @@ impl FlowControl {
     }
 
     fn share_seats(&mut self) {
-        self.levels
-            .retain(|_, level| !level.leaving || level.in_use > 0 || level.queues.waiting() > 0);
+        self.levels.retain(|_, level| !level.leaving || !level.is_empty());
         let shares: u64 = self.levels.values().map(Level::shares).sum();
         for level in self.levels.values_mut() {
             level.set_seats(self.limits.seats, shares);
@@ -240,8 +246,11 @@ impl FlowControl {
         let Some(level) = self.levels.get_mut(name) else { return };
         // Nothing takes more seats than a level has of its own, or it could never run.
         let width = u64::from(seats.max(1)).min(level.nominal.max(1)) as u32;
+        let hash = flow.hash();
         let place = |queue, started| Place {
             level: name.to_owned(),
+            flow: hash,
+            stool: false,
             queue,
             width,
             started,
@@ -253,13 +262,27 @@ impl FlowControl {
             return;
         }
         if level.response == Response::Queue {
+            if level.offers_stool(hash, width) {
+                level.enter(hash);
+                level.stools_in_use += 1;
+                let stool = Place {
+                    stool: true,
+                    ..place(None, Some(now))
+                };
+                self.requests.insert(request, stool);
+                effects.push(FlowEffect::Run { request });
+                return;
+            }
             let waiting = Waiting {
                 request,
                 width,
                 since: now,
             };
-            match level.queues.enqueue(now, flow.hash(), waiting, level.nominal) {
-                Some(queue) => drop(self.requests.insert(request, place(Some(queue), None))),
+            match level.queues.enqueue(now, hash, waiting, level.nominal) {
+                Some(queue) => {
+                    level.enter(hash);
+                    self.requests.insert(request, place(Some(queue), None));
+                }
                 None => effects.push(FlowEffect::Refuse {
                     request,
                     why: WaitRefusal::QueueFull,
@@ -315,9 +338,15 @@ impl FlowControl {
         let Some(level) = self.levels.get_mut(&place.level) else {
             return;
         };
-        level.give_back(place.width);
+        if place.stool {
+            level.leave(place.flow);
+            level.stools_in_use -= 1;
+        } else {
+            level.give_back(place.width);
+        }
         if let Some(queue) = place.queue {
             let seats = level.nominal;
+            level.leave(place.flow);
             level.queues.finish(now, queue, place.width, started, seats);
         }
         if level.leaving {
@@ -333,6 +362,7 @@ impl FlowControl {
             return;
         };
         if let Some(level) = self.levels.get_mut(&place.level) {
+            level.leave(place.flow);
             level.queues.remove(queue, request);
         }
         self.requests.remove(&request);
@@ -345,7 +375,9 @@ impl FlowControl {
         for level in self.levels.values_mut() {
             while let Some((queue, waiting)) = level.queues.overdue(Micros(before)) {
                 level.queues.remove(queue, waiting.request);
-                self.requests.remove(&waiting.request);
+                if let Some(place) = self.requests.remove(&waiting.request) {
+                    level.leave(place.flow);
+                }
                 let why = WaitRefusal::TimeOut;
                 effects.push(FlowEffect::Refuse {
                     request: waiting.request,
@@ -403,7 +435,7 @@ impl FlowControl {
         let counted: usize = self
             .levels
             .values()
-            .map(|level| level.queues.waiting() + level.running)
+            .map(|level| level.queues.waiting() + level.running + level.stools_in_use)
             .sum();
         assert_eq!(counted, self.requests.len(), "requests are lost or counted twice");
         assert!(self.levels.contains_key(CATCH_ALL) && self.levels.contains_key(EXEMPT));

@@ -1,6 +1,8 @@
 //! Priority levels: how many seats each has of its own, how many it lends and may borrow, and what becomes of a request that
 //! finds none.
 
+use std::collections::HashMap;
+
 use api::access::Access;
 use serde_json::Value;
 
@@ -50,6 +52,10 @@ pub(super) struct Level {
     /// How many requests use them.
     pub running: usize,
     pub queues: Queues,
+    /// How many requests run beside the seats.
+    pub stools_in_use: usize,
+    /// How many requests of each flow wait or run, by the flow's hash.
+    flows: HashMap<u64, usize>,
     /// It was deleted: what is in it ends, nothing more comes.
     pub leaving: bool,
 }
@@ -63,8 +69,16 @@ impl Level {
         let queuing = response.at(&["queuing"]);
         // Absent numbers mean what the API defaults them to.
         let number = |value: &Value, name: &str, default: i64| value.int(name).unwrap_or(default).max(0) as u64;
-        let before = before.map(|level| (level.queues, level.in_use, level.running));
-        let (mut queues, in_use, running) = before.unwrap_or_default();
+        let before = before.map(|level| {
+            (
+                level.queues,
+                level.in_use,
+                level.running,
+                level.stools_in_use,
+                level.flows,
+            )
+        });
+        let (mut queues, in_use, running, stools_in_use, flows) = before.unwrap_or_default();
         let waits = response.text("type") == "Queue";
         if waits {
             let deck = number(queuing, "queues", 64).clamp(1, QUEUES_MAX) as usize;
@@ -86,6 +100,8 @@ impl Level {
             in_use,
             running,
             queues,
+            stools_in_use,
+            flows,
             leaving: false,
         }
     }
@@ -103,6 +119,33 @@ impl Level {
             .borrowing_percent
             .map(|percent| (self.nominal * percent + 50) / 100);
         self.most = borrowed.map_or(u64::MAX, |borrowed| self.nominal.saturating_add(borrowed));
+    }
+
+    /// Whether a request that takes so many seats runs at once, beside them: the only one of its flow may, if it takes one. An
+    /// eighth of the level's seats bounds what so many flows cost.
+    pub fn offers_stool(&self, flow: u64, width: u32) -> bool {
+        let stools = self.nominal.div_ceil(8) as usize;
+        width == 1 && self.stools_in_use < stools && !self.flows.contains_key(&flow)
+    }
+
+    /// A request of a flow waits or runs from now on.
+    pub fn enter(&mut self, flow: u64) {
+        *self.flows.entry(flow).or_default() += 1;
+    }
+
+    /// A request of a flow is over.
+    pub fn leave(&mut self, flow: u64) {
+        if let Some(count) = self.flows.get_mut(&flow) {
+            *count -= 1;
+            if *count == 0 {
+                self.flows.remove(&flow);
+            }
+        }
+    }
+
+    /// Whether nothing waits or runs.
+    pub fn is_empty(&self) -> bool {
+        self.in_use == 0 && self.stools_in_use == 0 && self.queues.waiting() == 0
     }
 
     /// A request begins to run.
