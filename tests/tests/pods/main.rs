@@ -335,7 +335,7 @@ volumes: [{name: scratch, emptyDir: {}}]";
 volumeMounts: [{name: scratch, mountPath: /scratch}]
 securityContext: {readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}";
     let default = "
-cat /proc/self/status
+cat /proc/self/status; echo files: $(ulimit -Sn)
 for place in /tmp /dev /dev/shm; do mknod $place/disk b 254 0 && head -c 1 $place/disk 2>&1; done; mount -t tmpfs none /mnt 2>&1; unshare -U true 2>&1
 (echo 1 > /proc/sys/kernel/panic) 2>&1; ls /proc/1/root/ > /dev/null && echo done";
     [
@@ -389,6 +389,7 @@ fn containers_are_confined(cluster: &Cluster) {
     ] {
         assert!(log.contains(refused), "{refused} is not in\n{log}");
     }
+    assert_eq!(field(&log, "files:"), "1024", "the node's own limit is not its pods'");
     assert!(log.contains("/proc/sys/kernel/panic: Read-only file system"), "{log}");
 
     let status = await_status(cluster, "must-not-be-root", "is refused", |status| {
