@@ -124,8 +124,8 @@ fn block_on(work: impl Future<Output = Result<(), String>>) -> Result<(), String
 /// Each client is a descriptor, and a thousand of them are few. What this node's pods get is the pod's parent's business.
 fn raise_open_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit of open files stays as it was: about a thousand clients at most");
     }
