@@ -2,10 +2,13 @@
 //! goes on, its turn (`fairness`). And what its answer passes on the way out. What it may is `rights`' business, once it is in.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use access::{Attributes, User};
 use api::kinds::Subresource;
 use api::status::Status;
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
 use protocol::{Uid, UnixMillis};
 
 use crate::audit::{Audit, Notes, Record};
@@ -19,6 +22,9 @@ use crate::route::{Route, verb};
 const AUDIT_ID_HEADER: &str = "audit-id";
 /// The longest id that a client may choose, as Kubernetes bounds it.
 const AUDIT_ID_MAX: usize = 64;
+
+/// How long a list that is read keeps its seat because its client takes it slowly.
+const SENDING_MAX: Duration = Duration::from_secs(1);
 
 /// What stands before the API.
 pub struct Doorway {
@@ -129,14 +135,7 @@ impl Passage {
         };
         if let Some(seat) = seat {
             response.headers.extend(seat.headers.iter().cloned());
-            if let ResponseBody::Parts { read, .. } = &mut response.body {
-                // A list that is read while it is sent keeps its seat until it is read, however slowly it is taken.
-                let read = std::mem::replace(read, Box::pin(std::future::ready(())));
-                tokio::spawn(async move {
-                    read.await;
-                    drop(seat);
-                });
-            }
+            keep_while_sent(&mut response.body, seat);
         }
         response.headers.push((AUDIT_ID_HEADER, self.audit_id));
         response
@@ -161,6 +160,35 @@ impl Passage {
         }
         SessionRecord(record, code)
     }
+}
+
+/// A list that is read while it is sent keeps its seat until it is sent, for most of its work is that; but for a moment longer
+/// than it is read at most, however slowly its client takes it.
+fn keep_while_sent(body: &mut ResponseBody, seat: Seat) {
+    /// Gives the seat back.
+    struct Sent(Arc<Mutex<Option<Seat>>>);
+    impl Drop for Sent {
+        fn drop(&mut self) {
+            self.0.lock().take();
+        }
+    }
+    let ResponseBody::Parts { parts, read } = body else {
+        return;
+    };
+    let seat = Arc::new(Mutex::new(Some(seat)));
+    let (late, sent) = (Arc::downgrade(&seat), Sent(seat));
+    let taken = std::mem::replace(parts, Box::pin(stream::empty()));
+    *parts = Box::pin(taken.inspect(move |_| {
+        let _kept = &sent;
+    }));
+    let read = std::mem::replace(read, Box::pin(std::future::ready(())));
+    tokio::spawn(async move {
+        read.await;
+        tokio::time::sleep(SENDING_MAX).await;
+        if let Some(seat) = late.upgrade() {
+            seat.lock().take();
+        }
+    });
 }
 
 /// The audit record of a session or a proxied connection; dropped at its end.

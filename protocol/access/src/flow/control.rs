@@ -3,8 +3,8 @@
 //! Invariants: the seats in use of all limited levels never exceed the server's; each level always has the seats that it does
 //! not lend, whatever the others do; a request that arrived is run or refused once, unless it is cancelled first.
 //!
-//! Beside its seats a level with queues has a few stools, which Kubernetes has not: a flow's only request, if it takes one seat,
-//! runs on one at once. Reading an object takes less time than the next end of a long list.
+//! Beside its seats a level with queues has a few stools, which Kubernetes has not: a flow's only request, if it takes one seat
+//! and none is free, runs on one at once. Reading an object takes less time than the next end of a long list.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -243,6 +243,8 @@ impl FlowControl {
         } else {
             CATCH_ALL
         };
+        let waits = |level: &Level| level.queues.waiting() > 0 || !self.may_take(name, seats.max(1));
+        let would_wait = self.levels.get(name).is_some_and(waits);
         let Some(level) = self.levels.get_mut(name) else { return };
         // Nothing takes more seats than a level has of its own, or it could never run.
         let width = u64::from(seats.max(1)).min(level.nominal.max(1)) as u32;
@@ -262,7 +264,7 @@ impl FlowControl {
             return;
         }
         if level.response == Response::Queue {
-            if level.offers_stool(hash, width) {
+            if would_wait && level.offers_stool(hash, width) {
                 level.enter(hash);
                 level.stools_in_use += 1;
                 let stool = Place {
